@@ -1,0 +1,26 @@
+# make train   makes the environment, then trains recipes/medical_qa.yaml end to end
+# make test    makes the environment if need be, then checks and tests everything
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test env check lock clean
+
+train: env
+	$(BIN)/llm-lora train recipes/medical_qa.yaml
+
+test: env check
+	$(BIN)/python -m pytest
+
+env:
+	@$(PYTHON) install.py
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock:
+	$(PYTHON) install.py --lock
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,191 @@
+"""An adapter: LoRA weights plus everything that serving them faithfully needs, in one folder.
+
+adapter_model.safetensors  adapter_config.json   what PEFT and vLLM read
+llm_lora.json              base digest, schema, system prompt, sampling, scores, versions
+answer.schema.json         the schema as it was written
+chat_template.jinja        the template that the training examples were rendered with
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_lora import files
+from llm_lora.base import Base
+from llm_lora.errors import UserError
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+MANIFEST = "llm_lora.json"
+SCHEMA = "answer.schema.json"
+TEMPLATE = "chat_template.jinja"
+
+_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>A|B)\.weight$")
+# No header of a LoRA adapter comes near this; a larger figure is a damaged or hostile file.
+_MAX_HEADER = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A verified adapter folder."""
+
+    path: Path
+    digest: str
+    rank: int
+    alpha: int
+    modules: tuple[str, ...]
+    manifest: dict[str, Any]
+
+    @property
+    def base_name(self) -> str:
+        return str(self.manifest["base"]["name"])
+
+    @property
+    def base_digest(self) -> str:
+        return str(self.manifest["base"]["digest"])
+
+    @property
+    def schema_path(self) -> Path | None:
+        path = self.path / SCHEMA
+        return path if path.is_file() else None
+
+
+def digest(folder: Path) -> str:
+    """Hex digest of the weights and of how PEFT applies them."""
+    parts = (files.file_sha256(folder / WEIGHTS), files.file_sha256(folder / CONFIG))
+    return files.sha256("\n".join(parts))
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor names with dtype and shape of a safetensors file, checked against its size.
+
+    Format: 8 bytes little-endian header length, JSON header, data
+    (https://huggingface.co/docs/safetensors).
+
+    Raises:
+        UserError: the file is missing, cut off, or no safetensors file.
+    """
+    damaged = UserError(
+        "damaged or incomplete safetensors file",
+        where=str(path),
+        fix="copy the adapter folder again, or train again",
+    )
+    if not path.is_file():
+        raise UserError("missing", where=str(path), fix="copy the whole adapter folder")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise damaged
+        (length,) = struct.unpack("<Q", start)
+        if length > min(size - 8, _MAX_HEADER):
+            raise damaged
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            raise damaged from None
+    tensors = {key: value for key, value in header.items() if key != "__metadata__"}
+    try:
+        end = max((value["data_offsets"][1] for value in tensors.values()), default=0)
+    except (KeyError, TypeError):
+        raise damaged from None
+    if 8 + length + end != size:
+        raise damaged
+    return tensors
+
+
+def read(folder: Path) -> Adapter:
+    """Read and verify an adapter folder; nothing of it is executed or unpickled.
+
+    Raises:
+        UserError: a file is missing or damaged, weights and manifest do not belong together,
+            or tensors are not the LoRA pairs that the configuration announces.
+    """
+    if not folder.is_dir():
+        raise UserError("no adapter folder here", where=str(folder), fix="check the path")
+    if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
+        raise UserError(
+            "the weights are pickled (adapter_model.bin), which may run code on loading",
+            where=str(folder),
+            fix="save them as safetensors",
+        )
+    tensors = read_header(folder / WEIGHTS)
+    config = _json(folder / CONFIG)
+    manifest = _json(folder / MANIFEST)
+    modules = _modules(tensors, folder, int(config.get("r", 0)))
+    found = digest(folder)
+    if manifest.get("digest") != found:
+        raise UserError(
+            "the weights were changed after training: their digest is not the manifest's",
+            where=str(folder / MANIFEST),
+            fix="copy the adapter folder again, or train again",
+        )
+    return Adapter(
+        path=folder,
+        digest=found,
+        rank=int(config["r"]),
+        alpha=int(config["lora_alpha"]),
+        modules=modules,
+        manifest=manifest,
+    )
+
+
+def require_base(adapter: Adapter, base: Base) -> None:
+    """Refuse to put an adapter onto a base that it was not trained on.
+
+    Raises:
+        UserError: the digests differ.
+    """
+    if adapter.base_digest != base.digest:
+        raise UserError(
+            f"this adapter was trained on {adapter.base_name} "
+            f"({adapter.base_digest[:12]}), not on {base.name} ({base.digest[:12]})",
+            where=str(adapter.path),
+            fix="use the base it was trained on, or train again on this one",
+        )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError("missing", where=str(path), fix="copy the whole adapter folder")
+    try:
+        value = json.loads(files.read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", fix="restore the file"
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError("not a JSON object", where=str(path), fix="restore the file")
+    return value
+
+
+def _modules(tensors: dict[str, dict[str, Any]], folder: Path, rank: int) -> tuple[str, ...]:
+    """Names of the adapted modules; every one must have both halves, of the announced rank."""
+    sides: dict[str, set[str]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.match(key)
+        if match is None:
+            raise UserError(
+                f"unexpected tensor {key}", where=str(folder / WEIGHTS), fix="is this a LoRA?"
+            )
+        side = match["side"]
+        if tensor["shape"][0 if side == "A" else 1] != rank:
+            raise UserError(
+                f"{key} has shape {tensor['shape']}, but the rank is {rank}",
+                where=str(folder / WEIGHTS),
+                fix="weights and adapter_config.json are of different adapters",
+            )
+        sides.setdefault(match["module"], set()).add(side)
+    halves = [module for module, found in sides.items() if len(found) == 1]
+    if halves or not sides:
+        raise UserError(
+            f"half a pair is missing for {', '.join(halves[:3])}" if halves else "no weights",
+            where=str(folder / WEIGHTS),
+            fix="copy the adapter folder again, or train again",
+        )
+    return tuple(sorted(sides))

@@ -1,0 +1,362 @@
+"""The one place where messages become token ids and a loss mask.
+
+It renders as transformers' `apply_chat_template` does and encodes as `AutoTokenizer(…,
+add_special_tokens=False)` does, without importing transformers; tests compare the two token for
+token. Serving builds its prompt from the same template, so what is trained is what is served:
+
+    prompt ids   the messages with the generation prompt: what the server feeds the model
+    input ids    the prompt ids, then the answer, its end-of-turn token and the template's rest;
+                 the ids of the whole text, unless they would not begin with the prompt ids
+    mask         1 on the answer and on its end-of-turn token, 0 elsewhere
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llm_lora import base, files
+from llm_lora.errors import UserError
+from llm_lora.formats import Example, Message, make_example
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+GENERATION_CONFIG = "generation_config.json"
+
+# The tokens that transformers hands to a template by name
+# (PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES).
+_NAMED_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+_PROBE = make_example(
+    (Message("user", "What is two plus two?"),), '{"sum": 4}', part=None, where="probe"
+)
+
+
+class Unencodable(ValueError):
+    """Why one example cannot become token ids faithfully."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of one example; `mask` is 1 where the loss counts."""
+
+    input_ids: list[int]
+    mask: list[int]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens before the answer: what the server feeds the model."""
+        return self.mask.index(1)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer, its end-of-turn token among them."""
+        return sum(self.mask)
+
+
+class Chat:
+    """A base's tokenizer with its chat template."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str,
+        *,
+        named_tokens: dict[str, str],
+        eos_ids: tuple[int, ...],
+        pad_id: int,
+        context_length: int | None,
+        where: str,
+    ) -> None:
+        self.template = template
+        self.template_digest = files.sha256(template)
+        self.eos_ids = eos_ids
+        self.pad_id = pad_id
+        self.context_length = context_length
+        self.template_kwargs: dict[str, object] = {}
+        self._tokenizer = tokenizer
+        self._named_tokens = named_tokens
+        self._where = where
+        try:
+            self._compiled = _environment().from_string(template)
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(
+                f"the chat template is broken: {error.message}",
+                where=f"{where}:{error.lineno}",
+                fix="restore the template of the model",
+            ) from None
+        self._choose_switches()
+
+    @classmethod
+    def load(cls, folder: Path) -> Chat:
+        """Read tokenizer.json, tokenizer_config.json and the chat template of a model folder.
+
+        Raises:
+            UserError: a file is missing or broken, or the template cannot be trained on.
+        """
+        from tokenizers import Tokenizer
+
+        path = folder / base.TOKENIZER
+        try:
+            tokenizer: Tokenizer = Tokenizer.from_str(files.read_text(path))
+        except UserError:
+            raise
+        except Exception as error:  # tokenizers raises nothing more specific
+            raise UserError(
+                f"not a tokenizer: {error}", where=str(path), fix="restore the file"
+            ) from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        settings = _optional(folder / base.TOKENIZER_CONFIG)
+        if "added_tokens_decoder" not in settings:
+            settings |= _optional(folder / "special_tokens_map.json")
+        config = base.read_config(folder)
+        named = {name: _content(settings[name]) for name in _NAMED_TOKENS if settings.get(name)}
+        eos_ids = _eos_ids(folder, config, tokenizer, named.get("eos_token"))
+        pad_id = tokenizer.token_to_id(named["pad_token"]) if "pad_token" in named else None
+        template, where = base.chat_template(folder)
+        return cls(
+            tokenizer,
+            template,
+            named_tokens=named,
+            eos_ids=eos_ids,
+            # Padding is masked out wherever it stands, so an end token serves as well.
+            pad_id=eos_ids[0] if pad_id is None else pad_id,
+            context_length=base.context_length(config),
+            where=str(where),
+        )
+
+    @cached_property
+    def special_tokens(self) -> frozenset[str]:
+        """Texts that the tokenizer turns into control tokens wherever they stand."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if token.special)
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that the template reads from outside, its switches among them."""
+        tree = _environment().parse(self.template)
+        return frozenset(meta.find_undeclared_variables(tree))
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """The text of a conversation, as the template writes it.
+
+        Raises:
+            UserError: the template refuses these messages, for instance a system message.
+        """
+        try:
+            return self._compiled.render(
+                messages=[{"role": m.role, "content": m.content} for m in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._named_tokens,
+                **self.template_kwargs,
+            )
+        except jinja2.TemplateError as error:
+            has_system = any(message.role == "system" for message in messages)
+            raise UserError(
+                f"the chat template refuses these messages: {error.message}",
+                where=self._where,
+                fix="leave out data.system and the rows' system texts; say it in the prompt"
+                if has_system
+                else "choose another base",
+            ) from None
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """What the model is fed for these messages: the server builds the same ids.
+
+        Raises:
+            UserError: as `render`.
+        """
+        return self._ids(self.render(messages, add_generation_prompt=True))
+
+    def encode(self, example: Example) -> Encoded:
+        """Token ids and loss mask of an example, at full length: nothing is cut.
+
+        Raises:
+            Unencodable: its texts hold a special token, or the template drops or changes them.
+            UserError: as `render`.
+        """
+        answer = Message("assistant", example.answer)
+        self._require_plain((*example.prompt, answer))
+        before = self.render(example.prompt, add_generation_prompt=True)
+        whole = self.render((*example.prompt, answer), add_generation_prompt=False)
+        for message in example.prompt:
+            # Earlier answers are exempt: templates take thinking out of them.
+            if message.role != "assistant" and message.content.strip() not in before:
+                raise Unencodable(f"the chat template drops or changes the {message.role} message")
+        text = example.answer.strip()
+        after = whole[len(before) :].lstrip()
+        if not whole.startswith(before) or not after.startswith(text):
+            written = _continuation(whole, before)
+            raise Unencodable(f"the chat template changes the answer: it writes {written!r}")
+        rest = after[len(text) :].lstrip()
+        if not rest.startswith(self._end_texts):
+            raise Unencodable(
+                f"no end token follows the answer: the template writes {rest!r}, "
+                f"but this base stops at {' or '.join(self._end_texts)}"
+            )
+        prompt, ids = self._ids(before), self._ids(whole)
+        if ids[: len(prompt)] != prompt:
+            # The tokenizer joins the prompt's last characters with the answer's first. Serving
+            # cannot: it feeds the prompt alone, and the model goes on from there.
+            apart = prompt + self._ids(whole[len(before) :])
+            if self.decode(apart, skip_special=False) != self.decode(ids, skip_special=False):
+                raise Unencodable("the answer's first characters melt into the prompt's last token")
+            ids = apart
+        end = next(i for i in range(len(prompt), len(ids)) if ids[i] in self.eos_ids)
+        mask = [0] * len(prompt) + [1] * (end + 1 - len(prompt)) + [0] * (len(ids) - end - 1)
+        return Encoded(ids, mask)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of token ids, without control tokens unless they are asked for."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        # The empty alternation would match everywhere; this one matches nowhere.
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @cached_property
+    def _end_texts(self) -> tuple[str, ...]:
+        return tuple(self.decode([i], skip_special=False) for i in self.eos_ids)
+
+    def _require_plain(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if found := self._special.search(message.content):
+                raise Unencodable(f"the {message.role} message holds the control token {found[0]}")
+
+    def _choose_switches(self) -> None:
+        """Set `template_kwargs` so that an answer directly follows the prompt.
+
+        A template with a thinking switch is used with thinking off: an answer that fits a
+        schema fits it from its first token. Serving must pass the same arguments.
+        """
+        choices: list[dict[str, object]] = [{}]
+        if "enable_thinking" in self.variables:
+            choices.insert(0, {"enable_thinking": False})
+        reasons = []
+        for choice in choices:
+            self.template_kwargs = choice
+            try:
+                self.encode(_PROBE)
+                return
+            except Unencodable as error:
+                reasons.append(str(error))
+        raise UserError(
+            f"this chat template cannot be trained on: {reasons[0]}",
+            where=self._where,
+            fix="choose an instruct base that answers without thinking aloud"
+            if "end token" not in reasons[0]
+            else f"add that token's id to eos_token_id in {GENERATION_CONFIG}",
+        )
+
+
+class _Generation(Extension):
+    """The `{% generation %}` tag, which marks what the assistant says; it writes its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - the attribute as jinja2 declares it
+
+    def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_write"), [], [], body).set_lineno(line)
+
+    def _write(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+def _continuation(whole: str, before: str) -> str:
+    """What `whole` holds where `before` ends or where the two part, cut to a readable length."""
+    parts = next((i for i, (a, b) in enumerate(zip(whole, before, strict=False)) if a != b), None)
+    start = len(before) if parts is None else parts
+    return whole[start : start + 60]
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as transformers sets it up (utils/chat_template_utils.py), so templates agree."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return base.read_object(path) if path.is_file() else {}
+
+
+def _content(token: object) -> str:
+    """The text of a token, which may be written as an object with its options."""
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _eos_ids(
+    folder: Path, config: dict[str, Any], tokenizer: Tokenizer, eos_token: str | None
+) -> tuple[int, ...]:
+    """The ids that end generation in transformers and vLLM: the model's and the tokenizer's."""
+    generation = _optional(folder / GENERATION_CONFIG)
+    ids = generation.get("eos_token_id", config.get("eos_token_id"))
+    found = [] if ids is None else list(ids) if isinstance(ids, list) else [ids]
+    if eos_token is not None:
+        own = tokenizer.token_to_id(eos_token)
+        if own is None:
+            raise UserError(
+                f"eos_token {eos_token!r} is not in {base.TOKENIZER}",
+                where=str(folder / base.TOKENIZER_CONFIG),
+                fix="restore the files of the model",
+            )
+        found.insert(0, own)
+    if not found:
+        raise UserError(
+            "no end token: neither eos_token nor eos_token_id",
+            where=str(folder),
+            fix=f"add eos_token to {base.TOKENIZER_CONFIG}",
+        )
+    return tuple(dict.fromkeys(int(i) for i in found))

@@ -1,0 +1,124 @@
+"""`llm-lora doctor`: what this machine has, and what differs from what was tested."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+
+from llm_lora import base, plan
+from llm_lora.cli.show import console
+from llm_lora.errors import UserError
+
+_FREE_DISK = 10 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `fix` says what to do where it is not well."""
+
+    what: str
+    status: Literal["good", "note", "wrong"]
+    found: str
+    fix: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at Python, hardware, disk, library versions, the embedded base and the hub; no torch."""
+    return [_python(), *_hardware(), _disk(), *_libraries(), _tiny(), _hub()]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    fine = sys.version_info >= (3, 11)
+    return Finding(
+        "Python", "good" if fine else "wrong", version, None if fine else "use 3.11 or newer"
+    )
+
+
+def _hardware() -> list[Finding]:
+    machine = plan.detect()
+    memory = f"{machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB memory"
+    gpu = (
+        f"{machine.gpu}, {machine.gpu_memory_bytes / 2**30:.1f} GiB"
+        if machine.gpu
+        else "none: the cpu profile and the embedded tiny base are used"
+    )
+    bf16 = "yes" if machine.bf16 else "no: training computes in fp32, several times slower"
+    return [
+        Finding("Machine", "good", memory),
+        Finding("NVIDIA GPU", "good" if machine.gpu else "note", gpu),
+        Finding("bf16 arithmetic", "good" if machine.bf16 else "note", bf16),
+    ]
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    fine = free >= _FREE_DISK
+    return Finding(
+        "Free disk here",
+        "good" if fine else "note",
+        f"{free / 2**30:.0f} GiB",
+        None if fine else "bases from the hub take 4 to 16 GiB",
+    )
+
+
+def _libraries() -> list[Finding]:
+    """Compare what is installed with what llm-lora was tested with and asks for."""
+    try:
+        wanted = metadata.requires("llm-lora") or []
+    except metadata.PackageNotFoundError:
+        return [Finding("llm-lora", "wrong", "not installed", "make env")]
+    findings = []
+    for requirement in map(Requirement, wanted):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            findings.append(
+                Finding(requirement.name, "wrong", "not installed", "make the environment: make env")
+            )
+            continue
+        fine = requirement.specifier.contains(found, prereleases=True)
+        findings.append(
+            Finding(
+                requirement.name,
+                "good" if fine else "wrong",
+                found,
+                None if fine else f"tested with {requirement.specifier}: make env",
+            )
+        )
+    return findings
+
+
+def _tiny() -> Finding:
+    try:
+        tiny = base.resolve("tiny")
+    except UserError as error:
+        return Finding("Embedded tiny base", "wrong", str(error), "install llm-lora again")
+    return Finding("Embedded tiny base", "good", f"{tiny.architecture}, {tiny.digest[:12]}")
+
+
+def _hub() -> Finding:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return Finding("Model hub", "note", "offline (HF_HUB_OFFLINE is set)")
+    return Finding("Model hub", "good", "online use allowed; asked only for a base that is not here")
+
+
+def show(findings: list[Finding]) -> None:
+    """Print the findings, one a line, with remedies below."""
+    marks = {"good": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
+    for finding in findings:
+        console.print(f"{marks[finding.status]} {finding.what:<20} {finding.found}")
+        if finding.fix:
+            console.print(f"    → {finding.fix}")

@@ -1,0 +1,96 @@
+"""The order of training: every batch of a whole run, fixed before the first step.
+
+One list for all epochs makes a resumed run equal to an unbroken one: resuming skips the batches
+already done, and no random state decides what comes next.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+IGNORED = -100
+"""Label of a token that carries no loss (torch's cross entropy)."""
+
+_POOL = 16
+"""Batches sorted by length together: near-equal lengths, yet every epoch is shuffled anew."""
+
+
+def plan(
+    lengths: Sequence[int], *, epochs: float, batch_size: int, grouped: bool, seed: int
+) -> list[list[int]]:
+    """Indices of every batch of the run.
+
+    Args:
+        lengths: tokens of each example.
+        epochs: passes over the examples; a fraction ends within the last pass.
+        batch_size: examples in a batch.
+        grouped: put examples of near-equal length together, so that little is padding.
+        seed: decides the order, alone.
+    """
+    generator = random.Random(seed)
+    batches: list[list[int]] = []
+    per_epoch = -(-len(lengths) // batch_size)
+    while len(batches) < round(epochs * per_epoch):
+        order = list(range(len(lengths)))
+        generator.shuffle(order)
+        if grouped:
+            pool = batch_size * _POOL
+            order = [
+                index
+                for start in range(0, len(order), pool)
+                for index in sorted(order[start : start + pool], key=lambda i: lengths[i])
+            ]
+        epoch = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        if grouped:
+            generator.shuffle(epoch)
+        batches += epoch
+    return batches[: max(1, round(epochs * per_epoch))]
+
+
+class Order(Sampler[list[int]]):
+    """A planned order as a torch batch sampler."""
+
+    def __init__(self, batches: Sequence[list[int]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def pad(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Rows of `input_ids` and `labels` → tensors [rows, longest], padded on the right."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id)
+    labels = torch.full((len(rows), longest), IGNORED)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids[i, :length] = torch.tensor(row["input_ids"])
+        labels[i, :length] = torch.tensor(row["labels"])
+        mask[i, :length] = 1
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+def concatenate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Rows → one row [1, tokens] without padding; positions restart with each example.
+
+    transformers builds a block-diagonal attention mask from restarting positions, when no
+    attention mask is given: the examples of a row do not see each other.
+    """
+    ids = [token for row in rows for token in row["input_ids"]]
+    # The first token of an example would be predicted from the end of the one before it.
+    labels = [token for row in rows for token in [IGNORED, *row["labels"][1:]]]
+    positions = [position for row in rows for position in range(len(row["input_ids"]))]
+    return {
+        "input_ids": torch.tensor([ids]),
+        "labels": torch.tensor([labels]),
+        "position_ids": torch.tensor([positions]),
+    }

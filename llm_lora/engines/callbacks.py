@@ -1,0 +1,161 @@
+"""What happens beside the training loop: records, live progress, whole checkpoints, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from llm_lora import files
+from llm_lora.engines.events import Listener, Progress
+
+_COMPLETE = "complete"
+"""Marker in a checkpoint folder, written after all else: without it, a kill came in between."""
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{_COMPLETE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+class Complete(TrainerCallback):
+    """Marks each checkpoint as whole once everything of it is on the disk."""
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        files.write_text(folder / _COMPLETE, "")
+
+
+class StopOnSignal(TrainerCallback):
+    """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        if self.requested:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class Metrics(TrainerCallback):
+    """Writes `metrics.jsonl` and TensorBoard events, and tells the listener."""
+
+    def __init__(
+        self, path: Path, tensorboard: Path, listener: Listener, steps: int, steps_per_epoch: float
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.tokens = 0
+        self.peak_memory: Callable[[], int] = lambda: 0
+        self._path = path
+        self._tensorboard = tensorboard
+        self._listener = listener
+        self._steps = steps
+        self._steps_per_epoch = steps_per_epoch
+        self._started = 0.0
+        self._first_step = 0
+        self._first_tokens = 0
+        self._last_loss: float | None = None
+        self._last_validation: float | None = None
+
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        # After a resume, what was recorded beyond the checkpoint happened to nobody.
+        if state.global_step and self._path.is_file():
+            kept = [json.loads(line) for line in files.read_text(self._path).splitlines()]
+            self.rows = [row for row in kept if row["step"] <= state.global_step]
+        files.write_jsonl(self._path, self.rows)
+        self.tokens = self._first_tokens = int(self.rows[-1]["tokens"]) if self.rows else 0
+        self._writer = SummaryWriter(str(self._tensorboard), purge_step=state.global_step + 1)
+        self._started = time.monotonic()
+        self._first_step = state.global_step
+
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **rest: Any,
+    ) -> None:
+        names = {
+            "loss": "loss",
+            "eval_loss": "validation_loss",
+            "learning_rate": "learning_rate",
+            "grad_norm": "gradient_norm",
+            "mean_token_accuracy": "token_accuracy",
+        }
+        logged = logs or {}
+        values = {ours: float(logged[theirs]) for theirs, ours in names.items() if theirs in logged}
+        if "loss" not in values and "validation_loss" not in values:
+            return
+        self.tokens = max(self.tokens, int(logged.get("num_tokens", 0)))
+        self._last_loss = values.get("loss", self._last_loss)
+        self._last_validation = values.get("validation_loss", self._last_validation)
+        progress = self._progress(state.global_step)
+        row = {
+            "step": state.global_step,
+            "epoch": round(state.global_step / self._steps_per_epoch, 3),
+            **values,
+            "tokens": self.tokens,
+            "tokens_per_second": round(progress.tokens_per_second or 0.0, 1),
+            "seconds": round(time.monotonic() - self._started, 1),
+        }
+        self.rows.append(row)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, state.global_step)
+        self._listener(progress)
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        self._listener(self._progress(state.global_step))
+
+    def on_train_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        self._writer.close()
+
+    def _progress(self, step: int) -> Progress:
+        elapsed = max(time.monotonic() - self._started, 1e-6)
+        done = step - self._first_step
+        return Progress(
+            stage="training",
+            done=step,
+            total=self._steps,
+            loss=self._last_loss,
+            validation_loss=self._last_validation,
+            tokens_per_second=(self.tokens - self._first_tokens) / elapsed,
+            memory_bytes=self.peak_memory(),
+            seconds_left=(self._steps - step) * elapsed / done if done else None,
+        )

@@ -1,0 +1,71 @@
+"""The decoding constraint: at every token, only what keeps the answer within the schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import llguidance
+import llguidance.hf
+import llguidance.torch
+import torch
+from outlines.backends.llguidance import LLGuidanceLogitsProcessor
+
+from llm_lora.errors import UserError
+from llm_lora.schema import AnswerSchema
+
+COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+"""The canonical form of training targets; it leaves a weak model no white space to get lost in."""
+
+
+class Constraint(LLGuidanceLogitsProcessor):
+    """Outlines' llguidance processor for a batch whose rows finish at different times.
+
+    Outlines feeds the padding of finished rows to their matchers, which fails and warns at every
+    token; here a finished row is left alone.
+    """
+
+    def process_logits(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Mask `logits` [rows, vocabulary] after the tokens `input_ids` [rows, length]."""
+        if self.is_first_token:
+            self._setup(len(input_ids))
+            self.is_first_token = False
+        else:
+            for matcher, token in zip(self.ll_matchers, input_ids[:, -1].tolist(), strict=True):
+                if not matcher.is_stopped():
+                    matcher.consume_token(token)
+        allowed = self.bitmask.fill_(-1)
+        for row, matcher in enumerate(self.ll_matchers):
+            if not matcher.is_stopped():
+                llguidance.torch.fill_next_token_bitmask(matcher, allowed, row)
+        llguidance.torch.apply_token_bitmask_inplace(logits, allowed.to(logits.device))
+        return logits
+
+
+class Constraints:
+    """Compiled once for a schema, used for any number of batches."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = llguidance.hf.from_tokenizer(tokenizer)
+        self._grammars: dict[str, str] = {}
+
+    def of(self, schema: AnswerSchema) -> Constraint:
+        """A fresh logits processor for one batch.
+
+        Raises:
+            UserError: the grammar compiler refuses the schema (llguidance refuses rather than
+                accept what it cannot enforce).
+        """
+        grammar = self._grammars.get(schema.digest)
+        if grammar is None:
+            text = json.dumps({**schema.document, "x-guidance": COMPACT})
+            grammar = llguidance.grammar_from("json_schema", text)
+            error = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
+            if error:
+                raise UserError(
+                    f"the decoder cannot enforce this schema: {error.splitlines()[0]}",
+                    where=schema.where,
+                    fix="simplify the keyword it names",
+                )
+            self._grammars[schema.digest] = grammar
+        return Constraint(grammar, self._tokenizer, "torch")

@@ -1,0 +1,62 @@
+"""What an engine tells its caller while it works; free of torch, for those who draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One moment of training or answering.
+
+    `seconds_left` is an estimate from the mean speed so far; `memory_bytes` is the peak so far
+    (resident memory on a CPU, allocated device memory on a GPU).
+    """
+
+    stage: str
+    done: int
+    total: int
+    loss: float | None = None
+    validation_loss: float | None = None
+    tokens_per_second: float | None = None
+    memory_bytes: int | None = None
+    seconds_left: float | None = None
+
+
+Listener = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """A listener that does nothing."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training did. `curve` holds one row per log: step, epoch, loss, validation_loss, …"""
+
+    steps: int
+    planned_steps: int
+    tokens: int
+    seconds: float
+    cpu_seconds: float
+    best_step: int
+    best_validation_loss: float | None
+    stopped_early: bool
+    trainable_parameters: int
+    base_parameters: int
+    peak_memory_bytes: int
+    decisions: tuple[str, ...]
+    curve: tuple[dict[str, Any], ...]
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; a checkpoint was saved."""
+
+    def __init__(self, step: int, total: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped at step {step} of {total}")
+        self.step = step
+        self.total = total
+        self.checkpoint = checkpoint

@@ -1,0 +1,155 @@
+"""Loading a base: NF4 with double quantisation, also on a CPU, or 16 bit; decisions are told."""
+
+from __future__ import annotations
+
+import resource
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import logging as transformers_logging
+
+from llm_lora.base import Base
+from llm_lora.errors import UserError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base ready for training or answering, and what was decided on the way."""
+
+    model: Any
+    device: torch.device
+    compute: torch.dtype
+    decisions: tuple[str, ...]
+
+
+def device() -> torch.device:
+    """The device that everything runs on: the first GPU, or the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def compute_dtype(precision: str) -> tuple[torch.dtype, str]:
+    """bf16 where the machine multiplies it fast, else fp32; with the reason.
+
+    On a CPU without bf16 instructions torch emulates bf16 products, slower than fp32.
+
+    Raises:
+        UserError: bf16 was demanded and is not there.
+    """
+    if torch.cuda.is_available():
+        has_bf16, what = torch.cuda.is_bf16_supported(), torch.cuda.get_device_name(0)
+    else:
+        has_bf16, what = _cpu_has("avx512_bf16", "amx_bf16"), "this CPU"
+    if precision == "fp32" or (precision == "auto" and not has_bf16):
+        reason = "as the recipe says" if precision == "fp32" else f"{what} has no bf16 instructions"
+        return torch.float32, f"computing in fp32: {reason}"
+    if not has_bf16:
+        raise UserError(
+            f"train.precision is bf16, but {what} has no bf16 instructions",
+            fix="set train.precision to auto or fp32",
+        )
+    return torch.bfloat16, f"computing in bf16: {what} supports it"
+
+
+def _cpu_has(*flags: str) -> bool:
+    info = Path("/proc/cpuinfo")
+    words = info.read_text(errors="replace").split() if info.is_file() else []
+    return any(flag in words for flag in flags)
+
+
+def peak_memory_bytes() -> int:
+    """Peak so far: allocated device memory on a GPU, resident memory of this process on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def load_base(base: Base, *, bits: int, precision: str) -> Loaded:
+    """Load the frozen model.
+
+    Args:
+        base: where it lies.
+        bits: 4 for NF4 with double quantisation (QLoRA, arXiv 2305.14314), 16 for none.
+        precision: the recipe's `train.precision`.
+
+    Raises:
+        UserError: memory ran out, the files cannot be read, or quantisation did not happen.
+    """
+    compute, reason = compute_dtype(precision)
+    where = device()
+    transformers_logging.disable_progress_bar()
+    options: dict[str, Any] = {}
+    if bits == 4:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+    try:
+        with warnings.catch_warnings():
+            # bitsandbytes speaks of a faster single-token path that CPU users cannot get.
+            warnings.filterwarnings("ignore", message=".*kernels.*")
+            model = AutoModelForCausalLM.from_pretrained(
+                base.path,
+                dtype=compute,
+                device_map={"": where},
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                **options,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"cannot load the base: {str(error).splitlines()[0]}",
+            where=str(base.path),
+            fix="check that the folder is a whole transformers model",
+        ) from error
+    decisions = [reason, _weights_decision(model, bits)]
+    return Loaded(model, where, compute, tuple(decisions))
+
+
+def _weights_decision(model: Any, bits: int) -> str:
+    if bits == 16:
+        return "base in 16 bit, as the recipe says (lora.bits: 16)"
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    nested = [layer for layer in layers if getattr(layer.weight.quant_state, "nested", False)]
+    if not layers or len(nested) != len(layers):
+        raise UserError(
+            f"only {len(nested)} of {len(layers)} linear layers could be quantised to NF4",
+            where=model.config._name_or_path,
+            fix="set lora.bits to 16, or choose another base",
+        )
+    megabytes = model.get_memory_footprint() / 1e6
+    return f"base in NF4 with double quantisation: {len(layers)} linear layers, {megabytes:.1f} MB"
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Turns the many faces of exhausted memory into one `UserError` with the ladder to climb.
+
+    The order follows what each step frees: activations dominate, the rank hardly matters.
+
+    Raises:
+        UserError: memory ran out within the block.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a plain one.
+        if isinstance(error, RuntimeError) and not (
+            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        ):
+            raise
+        raise UserError(
+            "out of memory",
+            fix="in this order: train.checkpointing=true, half train.batch_size with double "
+            "train.accumulate, smaller train.max_tokens, a smaller base (--set KEY=VALUE)",
+        ) from error

@@ -1,0 +1,282 @@
+"""The text engine: QLoRA with TRL's SFTTrainer and PEFT on a bitsandbytes NF4 base."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from peft import LoraConfig
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, EarlyStoppingCallback
+from trl import SFTConfig, SFTTrainer
+
+from llm_lora import files
+from llm_lora.adapter import CONFIG
+from llm_lora.base import Base
+from llm_lora.chat import Chat
+from llm_lora.engines import batches
+from llm_lora.engines.answers import Answerer, Sampling
+from llm_lora.engines.callbacks import Complete, Metrics, StopOnSignal, newest_checkpoint
+from llm_lora.engines.events import Fit, Interrupted, Listener, silent
+from llm_lora.engines.loading import load_base, out_of_memory, peak_memory_bytes
+from llm_lora.errors import UserError
+from llm_lora.formats import Example
+from llm_lora.recipe import Recipe
+
+__all__ = ["Answerer", "Sampling", "fit", "peak_memory_bytes"]
+
+_OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw-8bit": "adamw_bnb_8bit",
+    "paged-adamw-8bit": "paged_adamw_8bit",
+}
+_LOG_EVERY = 5
+
+
+def fit(
+    recipe: Recipe,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    base: Base,
+    chat: Chat,
+    *,
+    adapter: Path,
+    checkpoints: Path,
+    metrics: Path,
+    tensorboard: Path,
+    resume: bool = False,
+    listener: Listener = silent,
+) -> Fit:
+    """Train a LoRA adapter and leave it, whole, in the folder `adapter`.
+
+    Args:
+        recipe: decides everything that is not a path.
+        train, validation: checked examples; validation decides when to stop and what is best.
+        base, chat: the frozen model and its tokenizer with template.
+        adapter, checkpoints, metrics, tensorboard: where to write.
+        resume: continue from the newest whole checkpoint.
+        listener: told about progress.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
+        UserError: out of memory, a loss that is not a number, an `extra` key that TRL refuses.
+    """
+    _quiet()
+    started, cpu_started = time.monotonic(), time.process_time()
+    rows = [_row(chat, example) for example in train]
+    order = batches.plan(
+        [len(row["input_ids"]) for row in rows],
+        epochs=recipe.train.epochs,
+        batch_size=recipe.train.batch_size,
+        grouped=recipe.train.batching == "grouped",
+        seed=recipe.train.seed,
+    )
+    micro_per_epoch = -(-len(rows) // recipe.train.batch_size)
+    steps = -(-len(order) // recipe.train.accumulate)
+    if recipe.train.max_steps is not None:
+        steps = min(steps, recipe.train.max_steps)
+    order = order[: steps * recipe.train.accumulate]
+    steps_per_epoch = micro_per_epoch / recipe.train.accumulate
+
+    with out_of_memory():
+        loaded = load_base(base, bits=recipe.lora.bits, precision=recipe.train.precision)
+        arguments = _arguments(recipe, checkpoints, steps, steps_per_epoch, loaded.compute)
+        record = Metrics(metrics, tensorboard, listener, steps, steps_per_epoch)
+        stop = StopOnSignal()
+        trainer = _Trainer(
+            order=order,
+            pad_id=chat.pad_id,
+            concatenated=recipe.train.batching == "packed",
+            model=loaded.model,
+            args=arguments,
+            train_dataset=datasets.Dataset.from_list(rows),
+            eval_dataset=datasets.Dataset.from_list([_row(chat, one) for one in validation]),
+            processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True),
+            peft_config=LoraConfig(
+                r=recipe.lora.rank,
+                lora_alpha=recipe.lora.alpha,
+                lora_dropout=recipe.lora.dropout,
+                target_modules=_targets(recipe),
+                task_type="CAUSAL_LM",
+            ),
+            callbacks=[
+                EarlyStoppingCallback(early_stopping_patience=recipe.train.patience),
+                record,
+                stop,
+                Complete(),
+            ],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        _keep_adapter_in_fp32(trainer.model)
+        trainable, total = trainer.model.get_nb_trainable_parameters()
+        record.peak_memory = peak_memory_bytes
+        checkpoint = newest_checkpoint(checkpoints) if resume else None
+        with stop:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    state = trainer.state
+    if stop.requested and state.global_step < steps:
+        saved = newest_checkpoint(checkpoints)
+        raise Interrupted(state.global_step, steps, saved or checkpoints)
+    if any(not math.isfinite(row.get("loss", 0.0)) for row in state.log_history):
+        raise UserError(
+            "the loss is not a number any more",
+            where="train.learning_rate",
+            fix="divide it by 3 or more and train again",
+        )
+    _save(trainer, adapter, base)
+    best = state.best_global_step or state.global_step
+    return Fit(
+        steps=state.global_step,
+        planned_steps=steps,
+        tokens=record.tokens,
+        seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - cpu_started,
+        best_step=best,
+        best_validation_loss=state.best_metric,
+        stopped_early=state.global_step < steps,
+        trainable_parameters=trainable,
+        base_parameters=total - trainable,
+        peak_memory_bytes=peak_memory_bytes(),
+        decisions=loaded.decisions,
+        curve=tuple(record.rows),
+    )
+
+
+class _Trainer(SFTTrainer):
+    """SFTTrainer over examples that are already token ids, in an order that is already planned."""
+
+    def __init__(
+        self, *, order: list[list[int]], pad_id: int, concatenated: bool, **options: Any
+    ) -> None:
+        self._order = order
+        self._collate = (
+            batches.concatenate if concatenated else lambda rows: batches.pad(rows, pad_id)
+        )
+        super().__init__(data_collator=self._collate, **options)
+
+    def get_train_dataloader(self) -> Any:
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches.Order(self._order),
+            collate_fn=self._collate,
+            # A generator of its own: drawing the worker seed must not move the global state.
+            generator=torch.Generator(),
+        )
+        return self.accelerator.prepare(loader)
+
+
+def _row(chat: Chat, example: Example) -> dict[str, list[int]]:
+    encoded = chat.encode(example)
+    labels = [
+        token if scored else batches.IGNORED
+        for token, scored in zip(encoded.input_ids, encoded.mask, strict=True)
+    ]
+    return {"input_ids": list(encoded.input_ids), "labels": labels}
+
+
+def _targets(recipe: Recipe) -> str | list[str]:
+    targets = recipe.lora.targets
+    return targets if isinstance(targets, str) else list(targets)
+
+
+def _every(value: float | int, steps_per_epoch: float) -> int:
+    """`evaluate_every` in steps: a float is a share of an epoch, a whole number is steps."""
+    return value if isinstance(value, int) else max(1, round(value * steps_per_epoch))
+
+
+def _arguments(
+    recipe: Recipe, checkpoints: Path, steps: int, steps_per_epoch: float, compute: torch.dtype
+) -> SFTConfig:
+    train = recipe.train
+    every = _every(train.evaluate_every, steps_per_epoch)
+    options: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "max_steps": steps,
+        "per_device_train_batch_size": train.batch_size,
+        "per_device_eval_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.accumulate,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": train.schedule,
+        "warmup_steps": max(1, round(train.warmup * steps)) if train.warmup else 0,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "optim": _OPTIMIZERS[train.optimizer],
+        "gradient_checkpointing": train.checkpointing,
+        "seed": train.seed,
+        "bf16": compute == torch.bfloat16,
+        "use_cpu": not torch.cuda.is_available(),
+        "max_length": None,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "logging_steps": _LOG_EVERY,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": [],
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    clashes = sorted(set(options) & set(recipe.extra))
+    if clashes:
+        raise UserError(
+            f"extra repeats what the recipe has its own key for: {', '.join(clashes)}",
+            where="extra",
+            fix="set the recipe's own key",
+        )
+    try:
+        return SFTConfig(**options, **recipe.extra)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"TRL's SFTConfig refuses it: {error}", where="extra", fix="see TRL's SFTConfig"
+        ) from error
+
+
+def _keep_adapter_in_fp32(model: Any) -> None:
+    """Undo TRL's cast of LoRA weights to bf16: small updates would round to nothing.
+
+    Under autocast the products are bf16 all the same, so it costs no speed.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _save(trainer: SFTTrainer, adapter: Path, base: Base) -> None:
+    """Write the adapter beside its place, make its configuration reproducible, move it there."""
+    unfinished = adapter.with_name(f".{adapter.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        trainer.model.save_pretrained(unfinished, safe_serialization=True)
+    except OSError as error:
+        raise files.write_error(error, adapter) from error
+    path = unfinished / CONFIG
+    config = json.loads(files.read_text(path))
+    # PEFT keeps the targets in a set, whose order changes from process to process.
+    config["target_modules"] = sorted(config["target_modules"])
+    config["base_model_name_or_path"] = str(base.path if base.embedded else base.name)
+    files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (unfinished / "README.md").unlink(missing_ok=True)
+    shutil.rmtree(adapter, ignore_errors=True)
+    unfinished.replace(adapter)
+
+
+def _quiet() -> None:
+    """Silence what repeats itself or speaks to programmers; errors still come through."""
+    datasets.disable_progress_bars()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,118 @@
+"""Reading text with errors a user can act on, and writing that is never seen half done."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_lora.errors import UserError
+
+
+def sha256(data: bytes | str) -> str:
+    """Hex digest of bytes, or of text in UTF-8."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UserError: the file is missing, a folder, or may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError("no such file", where=str(path), fix="check the path") from None
+    except IsADirectoryError:
+        raise UserError("this is a folder", where=str(path), fix="name a file in it") from None
+    except PermissionError:
+        raise UserError(
+            "no permission to read this file", where=str(path), fix="check its owner and mode"
+        ) from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        UserError: as for `read_bytes`, or the file is not UTF-8 (names the line).
+    """
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}",
+            where=f"{path}:{line}",
+            fix="save the file as UTF-8",
+        ) from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, synced, then renamed.
+
+    Raises:
+        UserError: the disk is full or the folder may not be written.
+    """
+    write_chunks(path, (data,))
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Like `write_bytes`, for data that comes in pieces."""
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for the owner only; a run is meant to be shared.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        temporary = None
+    except OSError as error:
+        raise write_error(error, path) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_error(error: OSError, path: Path) -> UserError:
+    """The user's view of a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            "the disk is full", where=str(path), fix="free some space and run the command again"
+        )
+    return UserError(
+        f"cannot write: {error.strerror or error}", where=str(path), fix="check the folder"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_chunks(path, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))

@@ -1,0 +1,325 @@
+"""Raw rows of any known shape → `Example`, with a plain reason for each row that is set aside.
+
+Shapes (JSON Lines, or one JSON array; UTF-8):
+
+    prompt-response   {"prompt": "…", "response": "…" or an object, "part": "…"?, "system": "…"?}
+                      also question/answer, input/output, prompt/completion
+    alpaca            {"instruction": "…", "input": "…"?, "output": "…"}
+    messages          {"messages": [{"role": "user", "content": "…"}, …]}
+    sharegpt          {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", …}, …]}
+
+A conversation of several turns becomes one example: earlier turns belong to the prompt and only
+the last assistant turn is trained. An answer that is not a string is taken as JSON. A row's own
+system text goes before the recipe's; an empty one (`"system": ""`) means none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_lora import files, rows
+from llm_lora.errors import UserError
+from llm_lora.rows import Row
+
+Role = Literal["system", "user", "assistant"]
+Shape = Literal["prompt-response", "alpaca", "messages", "sharegpt"]
+
+RAW_LIMIT = 2000
+"""Characters of a rejected row that are kept: enough to find and mend it."""
+
+_PROMPT_KEYS = ("prompt", "question", "input")
+_ANSWER_KEYS = ("response", "answer", "output", "completion")
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+_DETECT_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training pair; `prompt` ends with the user's turn that `answer` replies to."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    answer: str
+    part: str | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that was set aside: where it came from ("file:line"), why, and how it begins."""
+
+    where: str
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said; `finish` is "length" when the token limit cut it off."""
+
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"]
+
+
+class _Unusable(Exception):
+    """Why a row cannot become an example."""
+
+
+def make_example(
+    prompt: tuple[Message, ...], answer: str, *, part: str | None, where: str
+) -> Example:
+    """An example with its id: 16 hex digits over the texts alone, never over place or part."""
+    turns = [[message.role, message.content] for message in prompt]
+    content = json.dumps([turns, answer], ensure_ascii=False)
+    return Example(files.sha256(content)[:16], prompt, answer, part, where)
+
+
+def detect(path: Path) -> Shape:
+    """The shape of most of a file's first rows.
+
+    Raises:
+        UserError: as for `read`.
+    """
+    return _detect(path, list(islice(rows.read(path), _DETECT_ROWS)))
+
+
+def read(
+    path: Path, *, format: Literal["auto"] | Shape = "auto", system: str | None = None
+) -> Iterator[Example | Rejected]:
+    """Every row of a file, in its order, as an example or with the reason why it is none.
+
+    Args:
+        path: JSON Lines, or one JSON array of objects.
+        format: the shape of the rows; "auto" takes the shape that `detect` finds.
+        system: system text for rows that bring none of their own.
+
+    Raises:
+        UserError: the file cannot be read, is empty, is not UTF-8 text or has no known shape.
+    """
+    lines = rows.read(path)
+    if format == "auto":
+        first = list(islice(lines, _DETECT_ROWS))
+        return _examples(path, chain(first, lines), _detect(path, first), system)
+    return _examples(path, lines, format, system)
+
+
+def _examples(
+    path: Path, lines: Iterable[Row], shape: Shape, system: str | None
+) -> Iterator[Example | Rejected]:
+    name = _printable(path)
+    for row in lines:
+        where = f"{name}:{row.line}"
+        try:
+            if row.problem is not None:
+                raise _Unusable(row.problem)
+            yield _example(row.value, shape, system, where)
+        except _Unusable as error:
+            yield Rejected(where, str(error), row.raw[:RAW_LIMIT])
+
+
+def _printable(path: Path) -> str:
+    """A file name as text that UTF-8 can write, whatever bytes the file system holds."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+# Shapes
+
+
+def _detect(path: Path, first: Sequence[Row]) -> Shape:
+    if not first:
+        raise UserError("the array is empty", where=str(path), fix="put JSON objects into it")
+    shapes = (_shape(row.value) for row in first if isinstance(row.value, dict))
+    votes = Counter(shape for shape in shapes if shape is not None)
+    if votes:
+        return votes.most_common(1)[0][0]
+    line, _, value, problem = first[0]
+    keys = f"keys found: {_names(value)}" if isinstance(value, dict) else f"found {_kind(value)}"
+    found = problem or keys
+    raise UserError(
+        f"the first rows have no known shape ({found})",
+        where=f"{path}:{line}",
+        fix="put one JSON object on each line, with prompt and response (or question and answer, "
+        "input and output), instruction and output, messages, or conversations",
+    )
+
+
+def _shape(row: dict[str, Any]) -> Shape | None:
+    if "messages" in row:
+        return "messages"
+    if "conversations" in row:
+        return "sharegpt"
+    if "instruction" in row:
+        return "alpaca"
+    return "prompt-response" if row.keys() & {*_PROMPT_KEYS, *_ANSWER_KEYS} else None
+
+
+_Turn = tuple[Role, object]
+
+
+def _prompt_response(row: dict[str, Any]) -> list[_Turn]:
+    return [
+        ("user", row[_one_of(row, _PROMPT_KEYS, "prompt")]),
+        ("assistant", _as_text(row[_one_of(row, _ANSWER_KEYS, "response")])),
+    ]
+
+
+def _alpaca(row: dict[str, Any]) -> list[_Turn]:
+    if row.get("history"):
+        raise _Unusable("'history' is not read: write the turns as messages")
+    task = _text(row[_one_of(row, ("instruction",), "instruction")], "the instruction")
+    more = "" if row.get("input") is None else _text(row["input"], "the input")
+    answer = _as_text(row[_one_of(row, _ANSWER_KEYS, "output")])
+    return [("user", f"{task}\n\n{more}" if more else task), ("assistant", answer)]
+
+
+def _messages(row: dict[str, Any]) -> list[_Turn]:
+    return _turns(row[_one_of(row, ("messages",), "messages")])
+
+
+def _sharegpt(row: dict[str, Any]) -> list[_Turn]:
+    return _turns(row[_one_of(row, ("conversations",), "conversations")])
+
+
+def _turns(items: object) -> list[_Turn]:
+    if not isinstance(items, list) or not items:
+        raise _Unusable("no messages: expected a list with at least one")
+    turns: list[_Turn] = []
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            raise _Unusable(f"message {number} is {_kind(item)}, expected an object")
+        name = item.get("role", item.get("from"))
+        role = _ROLES.get(name) if isinstance(name, str) else None
+        if role is None:
+            known = ", ".join(_ROLES)
+            raise _Unusable(f"unknown role: message {number} has {name!r}; known are {known}")
+        if item.get("tool_calls"):
+            raise _Unusable(f"message {number} calls tools, which is not trained")
+        content = item.get("content", item.get("value"))
+        if role == "assistant" and isinstance(content, dict):
+            content = _as_text(content)
+        turns.append((role, content))
+    return turns
+
+
+_READERS: dict[Shape, Callable[[dict[str, Any]], list[_Turn]]] = {
+    "prompt-response": _prompt_response,
+    "alpaca": _alpaca,
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+}
+
+
+def _as_text(answer: object) -> object:
+    """An answer that is no string is JSON (its canonical form comes with the schema)."""
+    if answer is None or isinstance(answer, str):
+        return answer
+    return json.dumps(answer, ensure_ascii=False)
+
+
+def _one_of(row: dict[str, Any], keys: tuple[str, ...], what: str) -> str:
+    found = [key for key in keys if key in row]
+    if not found:
+        raise _Unusable(f"no {what}: expected {' or '.join(keys)}; keys found: {_names(row)}")
+    if len(found) > 1:
+        raise _Unusable(f"more than one {what}: {' and '.join(found)}; keep one")
+    return found[0]
+
+
+# Rows → examples
+
+
+def _example(row: object, shape: Shape, system: str | None, where: str) -> Example:
+    if not isinstance(row, dict):
+        raise _Unusable(f"the row is {_kind(row)}, expected an object")
+    turns = _READERS[shape](row)
+    own = row.get("system")
+    if own is not None:
+        system = _text(own, "the system text")
+    if turns[0][0] == "system":
+        first = _text(turns.pop(0)[1], "the system text")
+        if own is not None and first != system:
+            raise _Unusable("two different system texts: in 'system' and in the first message")
+        system = first
+    part = row.get("part")
+    if not isinstance(part, str | None):
+        raise _Unusable(f"the part is {_kind(part)}, expected text")
+    _require_alternation(turns)
+    prompt = [Message(role, _filled(content, role)) for role, content in turns[:-1]]
+    answer = turns[-1][1]
+    if answer is None:
+        raise _Unusable("the response is null")
+    if system:
+        prompt.insert(0, Message("system", system))
+    return make_example(tuple(prompt), _filled(answer, "assistant"), part=part, where=where)
+
+
+def _require_alternation(turns: list[_Turn]) -> None:
+    for number, (role, _) in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if role != expected:
+            raise _Unusable(
+                f"wrong order of roles: turn {number + 1} is from the {role}, "
+                f"expected the {expected}"
+            )
+    if len(turns) % 2 or not turns:
+        raise _Unusable("no response: the last message is not from the assistant")
+
+
+def _filled(content: object, role: Role) -> str:
+    what = "the response" if role == "assistant" else "the prompt"
+    text = _text(content, what)
+    if not text.strip():
+        raise _Unusable(f"{what} is empty")
+    return text
+
+
+def _text(content: object, what: str) -> str:
+    """Text as it is, or the text parts of OpenAI's list form."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and content:
+        parts = [p.get("text") if isinstance(p, dict) else None for p in content]
+        if all(isinstance(part, str) for part in parts):
+            return "".join(str(part) for part in parts)
+    raise _Unusable(f"{what} is {_kind(content)}, expected text")
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+    return "an object"
+
+
+def _names(row: dict[str, Any]) -> str:
+    return ", ".join(islice(row, 8)) or "none"

@@ -1,0 +1,286 @@
+"""The straight line: recipe → dataset → run → fit → adapter → answers → report → manifest."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llm_lora import adapter as adapters
+from llm_lora import dataset as datasets
+from llm_lora import engines, files, report, run, versions
+from llm_lora import base as bases
+from llm_lora.adapter import Adapter
+from llm_lora.base import Base
+from llm_lora.chat import Chat
+from llm_lora.dataset import Dataset
+from llm_lora.engines.events import Fit, Progress
+from llm_lora.errors import UserError
+from llm_lora.formats import Answer
+from llm_lora.recipe import Recipe
+from llm_lora.run import Run
+from llm_lora.schema import AnswerSchema
+
+FORMS = ("unconstrained", "constrained")
+_TOKENS_HEADROOM = 1.25
+
+
+class Watcher(Protocol):
+    """Whoever shows the pipeline's progress: the command line, or nobody."""
+
+    def stage(self, title: str) -> None:
+        """A new stage begins."""
+
+    def say(self, text: str) -> None:
+        """A decision or a fact worth a line."""
+
+    def progress(self, progress: Progress) -> None:
+        """Work goes on."""
+
+    def checked(self, dataset: Dataset) -> None:
+        """The dataset passed its check."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with everything that it names, read and checked."""
+
+    recipe: Recipe
+    base: Base
+    chat: Chat
+    schema: AnswerSchema | None
+    dataset: Dataset
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Read the base's tokenizer, the schema and the data, and check them; no heavy import.
+
+    Raises:
+        UserError: whatever is wrong with any of them.
+    """
+    base = bases.resolve(recipe.base, recipe.revision)
+    chat = Chat.load(base.path)
+    path = recipe.data.answer_schema
+    schema = AnswerSchema.load(path) if path is not None else None
+    return Prepared(recipe, base, chat, schema, datasets.prepare(recipe, schema, chat))
+
+
+def train(
+    recipe: Recipe, watch: Watcher, *, root: Path = Path("runs"), resume: bool = False
+) -> Run:
+    """Run the whole line; what an earlier, interrupted run has finished is not done again.
+
+    Raises:
+        Interrupted: the user stopped it; `resume=True` continues.
+        UserError: a mistake in recipe, data or machine.
+    """
+    started = time.monotonic()
+    watch.stage("Checking data")
+    prepared = prepare(recipe)
+    watch.checked(prepared.dataset)
+    text = recipe.to_yaml()
+    here = run.unfinished(root, recipe.name, text) if resume else run.create(root, recipe.name, text)
+    prepared.dataset.write(here.dataset)
+    watch.say(f"run: {here.folder}")
+
+    watch.stage("Training")
+    fit = _fit(prepared, here, watch, resume=resume)
+    seal(prepared, here)
+
+    document = evaluate(prepared, here, watch, fit=fit, started=started)
+    shutil.rmtree(here.checkpoints, ignore_errors=True)
+    finish(prepared, here, fit, document)
+    return here
+
+
+def _fit(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
+    if here.fit.is_file():
+        watch.say("training was finished before; its adapter is used")
+        return Fit(**here.read(here.fit))
+    engine = engines.load(prepared.recipe.task)
+    fit: Fit = engine.fit(
+        prepared.recipe,
+        prepared.dataset.train,
+        prepared.dataset.validation,
+        prepared.base,
+        prepared.chat,
+        adapter=here.adapter,
+        checkpoints=here.checkpoints,
+        metrics=here.metrics,
+        tensorboard=here.folder / "tensorboard",
+        resume=resume,
+        listener=watch.progress,
+    )
+    for decision in fit.decisions:
+        watch.say(decision)
+    files.write_json(here.fit, asdict(fit))
+    return fit
+
+
+def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) -> Adapter:
+    """Put into the adapter folder what serving it faithfully needs, then verify it from disk."""
+    recipe, base, chat, schema = (
+        prepared.recipe,
+        prepared.base,
+        prepared.chat,
+        prepared.schema,
+    )
+    if schema is not None:
+        files.write_text(here.adapter / adapters.SCHEMA, schema.text)
+    files.write_text(here.adapter / adapters.TEMPLATE, chat.template)
+    files.write_json(
+        here.adapter / adapters.MANIFEST,
+        {
+            "format": 1,
+            "name": recipe.name,
+            "task": recipe.task,
+            "digest": adapters.digest(here.adapter),
+            "base": {
+                "name": base.name,
+                "revision": base.revision,
+                "digest": base.digest,
+                "architecture": base.architecture,
+                "bits": recipe.lora.bits,
+            },
+            "schema_digest": schema.digest if schema else None,
+            "chat_template_digest": chat.template_digest,
+            "chat_template_options": chat.template_kwargs,
+            "system": recipe.data.system,
+            "sampling": {
+                "temperature": recipe.generate.temperature,
+                "top_p": recipe.generate.top_p,
+                "max_new_tokens": max_new_tokens(prepared),
+            },
+            "dataset_fingerprint": prepared.dataset.fingerprint,
+            "recipe_digest": recipe.digest(),
+            "scores": scores,
+            "versions": versions.installed(),
+        },
+    )
+    return adapters.read(here.adapter)
+
+
+def max_new_tokens(prepared: Prepared) -> int:
+    """The recipe's limit, or else what the longest training answer needs, with a quarter more."""
+    if prepared.recipe.generate.max_new_tokens is not None:
+        return prepared.recipe.generate.max_new_tokens
+    rows = (prepared.chat.encode(example) for example in prepared.dataset.train)
+    longest = max(sum(row.mask) for row in rows)
+    return -(-int(longest * _TOKENS_HEADROOM) // 16) * 16
+
+
+def evaluate(
+    prepared: Prepared, here: Run, watch: Watcher, *, fit: Fit, started: float
+) -> dict[str, Any]:
+    """Answer the held-out prompts with base and adapter, free and constrained, and report.
+
+    Returns:
+        the document written to `report.json`.
+    """
+    recipe, schema = prepared.recipe, prepared.schema
+    adapter = adapters.read(here.adapter)
+    adapters.require_base(adapter, prepared.base)
+    engine = engines.load(recipe.task)
+    answerer = engine.Answerer(
+        prepared.base,
+        prepared.chat,
+        adapter=here.adapter,
+        bits=recipe.lora.bits,
+        precision=recipe.train.precision,
+    )
+    sampling = engine.Sampling(
+        max_new_tokens=max_new_tokens(prepared),
+        temperature=recipe.generate.temperature,
+        top_p=recipe.generate.top_p,
+        batch_size=recipe.generate.batch_size,
+    )
+    held_out = prepared.dataset.held_out
+    answers: dict[str, dict[str, Sequence[Answer]]] = {}
+    for model in ("adapter", "base"):
+        answers[model] = {}
+        for form in FORMS if schema is not None else FORMS[:1]:
+            watch.stage(f"Answering {len(held_out)} held-out prompts: {model}, {form}")
+            answers[model][form] = answerer.answer(
+                [example.prompt for example in held_out],
+                sampling,
+                schema=schema if form == "constrained" else None,
+                base_only=model == "base",
+                seed=recipe.train.seed,
+                listener=watch.progress,
+            )
+    answerer.close()
+    watch.stage("Judging answers")
+    document = report.build(
+        recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
+        base={"name": prepared.base.name, "digest": prepared.base.digest},
+        adapter={"digest": adapter.digest, "rank": adapter.rank, "bits": recipe.lora.bits},
+        schema=schema,
+        held_out=held_out,
+        answers=answers,
+        gates=recipe.check.gates(),
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=max(fit.peak_memory_bytes, engine.peak_memory_bytes()),
+    )
+    report.write(
+        here.folder,
+        document,
+        schema=schema,
+        held_out=held_out,
+        answers=answers,
+        curve=fit.curve,
+        lengths=prepared.dataset.stats["tokens"],
+    )
+    return document
+
+
+def finish(prepared: Prepared, here: Run, fit: Fit, document: dict[str, Any]) -> None:
+    """Write scores into the adapter's manifest, and then the run's manifest: finished."""
+    adapter = seal(prepared, here, scores=headline(document))
+    here.finish(
+        {
+            "format": 1,
+            "name": prepared.recipe.name,
+            "recipe_digest": prepared.recipe.digest(),
+            "profile": prepared.recipe.profile,
+            "seed": prepared.recipe.train.seed,
+            "base": {"name": prepared.base.name, "digest": prepared.base.digest},
+            "dataset_fingerprint": prepared.dataset.fingerprint,
+            "adapter_digest": adapter.digest,
+            "steps": fit.steps,
+            "passed": document["passed"],
+            "seconds": document["seconds"],
+            "peak_memory_bytes": document["peak_memory_bytes"],
+            "versions": versions.installed(),
+            "files": {
+                path.name: files.file_sha256(path)
+                for path in (here.recipe, here.metrics, here.answers, here.report, here.page)
+            },
+        }
+    )
+
+
+def headline(document: dict[str, Any]) -> dict[str, Any]:
+    """The few figures of a report that travel with the adapter: its own, over all held-out."""
+    keys = ("n", "parsed", "schema_valid", "exact_match", "field_f1")
+    return {
+        form: {part: {key: block[key] for key in keys} for part, block in parts.items()}
+        for form, parts in document["scores"]["adapter"].items()
+    }
+
+
+def reopen(here: Run, load: Callable[[Path], Recipe]) -> Prepared:
+    """What a finished run was made from, read from its own folder.
+
+    Raises:
+        UserError: the base or a file of the run is gone or was changed.
+    """
+    recipe = load(here.recipe)
+    base = bases.resolve(recipe.base, recipe.revision)
+    schema_path = here.adapter / adapters.SCHEMA
+    schema = AnswerSchema.load(schema_path) if schema_path.is_file() else None
+    if not here.dataset.is_dir():
+        raise UserError("the run has no dataset folder", where=str(here.folder), fix="train again")
+    return Prepared(recipe, base, Chat.load(base.path), schema, Dataset.read(here.dataset))

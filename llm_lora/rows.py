@@ -1,0 +1,122 @@
+"""JSON rows of a file (JSON Lines, or one JSON array), each with its line or its flaw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_lora import files, jsontext
+from llm_lora.errors import Problem, UserError
+
+_FOREIGN = (
+    (b"\xff\xfe", "UTF-16 text", "save the file as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text", "save the file as UTF-8"),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it first (gunzip)"),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as JSONL"),
+    (b"PAR1", "a Parquet file", "export it as JSONL"),
+)
+
+
+class Row(NamedTuple):
+    """One row: line number from 1, the text it had, and its value or the problem with it."""
+
+    line: int
+    raw: str
+    value: object
+    problem: str | None = None
+
+
+def read(path: Path) -> Iterator[Row]:
+    """The rows of a file in their order; blank lines and a byte order mark are skipped.
+
+    Raises:
+        UserError: at once, when the file is missing, empty or not UTF-8 text at all, or is a
+            JSON array with a mistake (behind which no row can be told apart).
+    """
+    data = files.read_bytes(path)
+    for magic, what, fix in _FOREIGN:
+        if data.startswith(magic):
+            raise UserError(f"this is {what}, not UTF-8 text", where=str(path), fix=fix)
+    if b"\0" in data[:4096]:
+        raise UserError(
+            "this is a binary file or UTF-16 text", where=str(path), fix="save it as UTF-8 JSONL"
+        )
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise UserError("the file is empty", where=str(path), fix="put one JSON object on a line")
+    if not _is_array(data):
+        return _lines(data)
+    text = files.read_text(path)
+    _require_json(path, text)
+    return _items(text)
+
+
+def _is_array(data: bytes) -> bool:
+    """Whether the file is one JSON array, rather than lines that happen to be arrays."""
+    text = data.strip()
+    if not text.startswith(b"["):
+        return False
+    line, _, rest = text.partition(b"\n")
+    return not rest or not line.rstrip().endswith(b"]")
+
+
+def _lines(data: bytes) -> Iterator[Row]:
+    start = number = 0
+    while start < len(data):
+        number += 1
+        end = data.find(b"\n", start)
+        end = len(data) if end < 0 else end
+        if line := data[start:end].rstrip():
+            yield _line(number, line, start)
+        start = end + 1
+
+
+def _line(number: int, line: bytes, start: int) -> Row:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8: byte 0x{line[error.start]:02x} at offset {start + error.start}"
+        return Row(number, line.decode("utf-8", "backslashreplace"), None, problem)
+    try:
+        return Row(number, text, jsontext.parse(text))
+    except jsontext.NotJson as error:
+        # The row is one line: its number is the file's, known to the caller.
+        return Row(
+            number, text, None, f"not JSON: {error}".replace("at line 1, column", "at column")
+        )
+
+
+def _require_json(path: Path, text: str) -> None:
+    try:
+        jsontext.parse(text)
+    except jsontext.NotJson as error:
+        fix = "mend it, or save one JSON object a line: then only that row is set aside"
+        raise UserError(
+            Problem(
+                f"not JSON: {flaw.message}",
+                f"{path}:{jsontext.line_column(text, flaw.position)[0]}",
+                fix,
+            )
+            for flaw in error.flaws
+        ) from None
+
+
+def _items(text: str) -> Iterator[Row]:
+    """The items of a valid array, each with the line that it begins on."""
+    decoder = json.JSONDecoder()
+    position, line, counted = _skip(text, text.index("[") + 1), 1, 0
+    while text[position] != "]":
+        line, counted = line + text.count("\n", counted, position), position
+        value, end = decoder.raw_decode(text, position)
+        yield Row(line, text[position:end], value)
+        position = _skip(text, end)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+
+
+def _skip(text: str, position: int) -> int:
+    while text[position].isspace():
+        position += 1
+    return position

@@ -1,0 +1,173 @@
+"""A run: one execution of a recipe, one folder; its manifest is written last: finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llm_lora import files
+from llm_lora.errors import UserError
+
+LATEST = "latest"
+STAMP = "%Y-%m-%dT%H-%M-%S"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one execution; every property is a path in it."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the recipe that made the run."""
+        return self.folder.parent.name
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def dataset(self) -> Path:
+        return self.folder / "dataset"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def fit(self) -> Path:
+        """What training did (steps, curves, decisions); written when training has ended."""
+        return self.folder / "fit.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        return self.folder / "answers.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.json"
+
+    @property
+    def page(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def finished(self) -> bool:
+        """True once the manifest, the last file of a run, is in place."""
+        return self.manifest.is_file()
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """One of the run's JSON files.
+
+        Raises:
+            UserError: the run has not come that far, or the file was damaged.
+        """
+        if not path.is_file():
+            raise UserError(
+                f"this run has no {path.name} yet",
+                where=str(self.folder),
+                fix="finish it: llm-lora train RECIPE --resume",
+            )
+        try:
+            value: dict[str, Any] = json.loads(files.read_text(path))
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"damaged: {error.msg}",
+                where=f"{path}:{error.lineno}",
+                fix="train again, or restore the file",
+            ) from None
+        return value
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest and point `latest` at this run; nothing may be written afterwards."""
+        files.write_json(self.manifest, manifest)
+        link = self.folder.parent / LATEST
+        temporary = link.with_name(f".{LATEST}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.folder.name)
+        temporary.replace(link)
+
+
+def create(root: Path, name: str, recipe_yaml: str) -> Run:
+    """A new run folder holding the resolved recipe; never an existing one.
+
+    Args:
+        root: the folder of all runs, usually `runs`.
+        name: the recipe's name.
+        recipe_yaml: the resolved recipe.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    stamp = datetime.now(UTC).strftime(STAMP)
+    mark = files.sha256(f"{recipe_yaml}{datetime.now(UTC).isoformat()}{os.getpid()}")[:4]
+    run = Run(root / name / f"{stamp}-{mark}")
+    try:
+        run.folder.mkdir(parents=True)
+    except OSError as error:
+        raise files.write_error(error, run.folder) from error
+    files.write_text(run.recipe, recipe_yaml)
+    return run
+
+
+def find(path: Path) -> Run:
+    """The run that a user means by a path: a run folder, `runs/NAME/latest` or `runs/NAME`.
+
+    Raises:
+        UserError: there is no run at that place.
+    """
+    for folder in (path, path / LATEST):
+        if (folder / "recipe.yaml").is_file():
+            return Run(folder.resolve())
+    root = path.parent if path.parent.is_dir() else Path("runs")
+    known = [str(run.folder) for run in every(root)]
+    raise UserError(
+        "no run here",
+        where=str(path),
+        fix=f"known runs: {', '.join(known[:5])}" if known else "list them: llm-lora runs",
+    )
+
+
+def every(root: Path) -> list[Run]:
+    """All runs below a folder, oldest first."""
+    recipes = [*root.glob("*/recipe.yaml"), *root.glob("*/*/recipe.yaml")]
+    folders = {file.parent.resolve() for file in recipes}
+    return [Run(folder) for folder in sorted(folders, key=lambda folder: folder.name)]
+
+
+def unfinished(root: Path, name: str, recipe_yaml: str) -> Run:
+    """The newest unfinished run of the same resolved recipe: the one that `--resume` continues.
+
+    Raises:
+        UserError: there is none, or the recipe was changed since (names the run).
+    """
+    candidates = [run for run in every(root / name) if not run.finished]
+    for run in reversed(candidates):
+        if files.read_text(run.recipe) == recipe_yaml:
+            return run
+    if candidates:
+        raise UserError(
+            "the recipe was changed since that run was interrupted",
+            where=str(candidates[-1].folder),
+            fix="undo the change, or start anew without --resume",
+        )
+    raise UserError(
+        f"no unfinished run of {name}", where=str(root / name), fix="leave --resume out"
+    )

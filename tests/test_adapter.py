@@ -1,0 +1,120 @@
+"""Adapter folders are verified from disk before anything trusts them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from llm_lora import adapter as adapters
+from llm_lora import files
+from llm_lora.base import Base
+from llm_lora.errors import UserError
+
+MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+def write(folder: Path, *, rank: int = 4, tensors: dict[str, tuple[int, int]] | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    shapes = tensors or {
+        f"{MODULE}.lora_A.weight": (rank, 8),
+        f"{MODULE}.lora_B.weight": (8, rank),
+    }
+    save_file(
+        {key: np.ones(shape, np.float32) for key, shape in shapes.items()},
+        folder / adapters.WEIGHTS,
+    )
+    files.write_json(folder / adapters.CONFIG, {"r": rank, "lora_alpha": 8})
+    files.write_json(
+        folder / adapters.MANIFEST,
+        {"digest": adapters.digest(folder), "base": {"name": "tiny", "digest": "d" * 64}},
+    )
+    return folder
+
+
+def test_a_whole_adapter_is_read(tmp_path: Path) -> None:
+    adapter = adapters.read(write(tmp_path / "a"))
+    assert (adapter.rank, adapter.alpha, adapter.base_name) == (4, 8, "tiny")
+    assert adapter.modules == ("model.layers.0.self_attn.q_proj",)
+    assert adapter.schema_path is None
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / adapters.WEIGHTS
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def huge_header(folder: Path) -> None:
+    (folder / adapters.WEIGHTS).write_bytes(b"\xff" * 16)
+
+
+def other_weights(folder: Path) -> None:
+    path = folder / adapters.WEIGHTS
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def other_rank(folder: Path) -> None:
+    files.write_json(folder / adapters.CONFIG, {"r": 8, "lora_alpha": 8})
+
+
+def pickled(folder: Path) -> None:
+    (folder / adapters.WEIGHTS).rename(folder / "adapter_model.bin")
+
+
+def no_manifest(folder: Path) -> None:
+    (folder / adapters.MANIFEST).unlink()
+
+
+def broken_manifest(folder: Path) -> None:
+    (folder / adapters.MANIFEST).write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_weights, "damaged or incomplete safetensors file; copy the adapter folder again"),
+        (huge_header, "damaged or incomplete safetensors file"),
+        (other_weights, "the weights were changed after training"),
+        (other_rank, "lora_A.weight has shape .*, but the rank is 8"),
+        (pickled, r"the weights are pickled \(adapter_model.bin\)"),
+        (no_manifest, "llm_lora.json: missing; copy the whole adapter folder"),
+        (broken_manifest, "llm_lora.json:1: not JSON"),
+    ],
+)
+def test_damage_is_refused_by_name(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = write(tmp_path / "a")
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        adapters.read(folder)
+
+
+def test_half_a_pair_and_foreign_tensors_are_refused(tmp_path: Path) -> None:
+    half = write(tmp_path / "half", tensors={f"{MODULE}.lora_A.weight": (4, 8)})
+    with pytest.raises(UserError, match="half a pair is missing for model.layers.0"):
+        adapters.read(half)
+    foreign = write(tmp_path / "foreign", tensors={"model.embed_tokens.weight": (4, 8)})
+    with pytest.raises(UserError, match=r"unexpected tensor model.embed_tokens.weight"):
+        adapters.read(foreign)
+
+
+def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
+    adapter = adapters.read(write(tmp_path / "a"))
+    other = Base("other", tmp_path, "e" * 64, "Qwen3ForCausalLM", 2048, None, False)
+    with pytest.raises(UserError, match=r"was trained on tiny \(dddddddddddd\), not on other"):
+        adapters.require_base(adapter, other)
+    same = Base("tiny", tmp_path, "d" * 64, "Qwen3ForCausalLM", 2048, None, True)
+    adapters.require_base(adapter, same)
+
+
+def test_the_manifest_is_json_a_person_can_read(tmp_path: Path) -> None:
+    text = (write(tmp_path / "a") / adapters.MANIFEST).read_text()
+    assert json.loads(text)["base"]["name"] == "tiny"
+    assert text.count("\n") > 3

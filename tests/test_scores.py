@@ -1,0 +1,293 @@
+"""Field scores against cases worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_lora import fields, scores
+from llm_lora.report import Judged
+from llm_lora.schema import AnswerSchema, Verdict
+from llm_lora.scores import FieldScore, assign, exact_match, same, score, summarise, token_f1
+
+
+def make(document: dict[str, Any]) -> AnswerSchema:
+    return AnswerSchema.from_text(json.dumps(document))
+
+
+def record(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+SPAN = {"type": "string", "maxLength": 40}
+VISIT = make(
+    record(
+        symptoms={"type": "array", "items": SPAN},
+        severity={"enum": ["low", "high"]},
+        urgent={"type": "boolean"},
+        temperature={"type": ["number", "null"]},
+        duration={"anyOf": [SPAN, {"type": "null"}]},
+        medications={"type": "array", "items": {"$ref": "#/$defs/medication"}},
+        patient=record(age={"type": "integer"}, born={"type": "string", "format": "date"}),
+        reply={"type": "string"},
+    )
+    | {"$defs": {"medication": record(name=SPAN, dose={"type": ["string", "null"]})}}
+)
+REFERENCE = {
+    "symptoms": ["dry cough", "fever"],
+    "severity": "high",
+    "urgent": True,
+    "temperature": 38.5,
+    "duration": None,
+    "medications": [{"name": "Ibuprofen", "dose": "400 mg"}, {"name": "Aspirin", "dose": None}],
+    "patient": {"age": 40, "born": "1986-01-02"},
+    "reply": "See a doctor today.",
+}
+
+
+def scored(
+    answer: object, reference: object = REFERENCE, schema: AnswerSchema = VISIT
+) -> dict[str, float]:
+    """Field → score."""
+    found = score(schema, reference, schema.judge(json.dumps(answer)))
+    return {name: field.score for name, field in found.items()}
+
+
+def changed(**values: Any) -> dict[str, float]:
+    return scored(REFERENCE | values)
+
+
+# --- fields ---------------------------------------------------------------------------------------
+
+
+def test_fields_come_from_the_schema() -> None:
+    assert dict(fields.leaves(fields.shape(VISIT))) == {
+        "symptoms[]": "list",
+        "severity": "closed",
+        "urgent": "closed",
+        "temperature": "number",
+        "duration": "span",
+        "medications[].name": "span",
+        "medications[].dose": "text",
+        "patient.age": "number",
+        "patient.born": "exact",
+        "reply": "text",
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"type": "string", "maxLength": 120}, {"$": "span"}),
+        ({"type": "string", "maxLength": 121}, {"$": "text"}),
+        ({"type": "array", "items": {"enum": ["a"]}}, {"[]": "list"}),
+        ({"type": "array", "items": record(a=SPAN)}, {"[].a": "span"}),
+        (record(a={"const": 1}), {"a": "closed"}),
+        (record(a={}), {"a": "exact"}),
+        (record(a={"type": "object"}), {"a": "exact"}),
+        (record(a={"prefixItems": [SPAN]}), {"a": "exact"}),
+        (record(a={"enum": [[1], [2]]}), {"a": "exact"}),
+        (record(a={"anyOf": [{"const": "x"}, SPAN]}), {"a": "span"}),
+        (record(a={"anyOf": [{"type": "number"}, SPAN]}), {"a": "exact"}),
+        (record(a={"allOf": [{"type": "string"}, {"enum": ["x"]}]}), {"a": "closed"}),
+        ({"anyOf": [record(a=SPAN), record(b=SPAN, a=SPAN)]}, {"a": "span", "b": "span"}),
+        (record(a={"anyOf": [{"type": "null"}, record(b=SPAN)]}), {"a.b": "span"}),
+        (record(child={"$ref": "#"}, a=SPAN), {"child": "exact", "a": "span"}),
+        (record(**{"a.b": SPAN}), {'["a.b"]': "span"}),
+    ],
+)
+def test_shapes(document: dict[str, Any], expected: dict[str, str]) -> None:
+    assert dict(fields.leaves(fields.shape(make(document)))) == expected
+
+
+# --- one answer -----------------------------------------------------------------------------------
+
+
+def test_the_reference_itself_is_all_right() -> None:
+    assert set(scored(REFERENCE).values()) == {1.0}
+
+
+def test_closed_fields_are_right_or_wrong() -> None:
+    assert changed(severity="low")["severity"] == 0
+    assert changed(severity="High")["severity"] == 0  # not in the schema, scored on what is there
+    assert changed(urgent=1)["urgent"] == 0  # true is no number
+    assert changed(patient={"age": 40, "born": "1986-01-03"})["patient.born"] == 0
+
+
+def test_numbers_have_a_tolerance() -> None:
+    assert changed(temperature=38.50000001)["temperature"] == 1
+    assert changed(temperature=38.51)["temperature"] == 0
+    assert changed(patient=REFERENCE["patient"] | {"age": 40.0})["patient.age"] == 1  # type: ignore[operator]
+    assert changed(temperature="38.5")["temperature"] == 0
+    assert changed(temperature=10**400)["temperature"] == 0
+
+
+def test_nulls_are_honest() -> None:
+    assert changed(duration=None)["duration"] == 1
+    assert changed(duration="two days")["duration"] == 0
+    assert changed(temperature=None)["temperature"] == 0
+    without = {key: value for key, value in REFERENCE.items() if key != "duration"}
+    assert scored(without)["duration"] == 0  # leaving it out does not say null
+    assert scored(without, without)["duration"] == 1
+
+
+def test_spans_and_texts_score_by_words() -> None:
+    # "see a doctor today" against "see the doctor": 2 of 4 and 3 words, F1 = 2*2/7
+    assert changed(reply="See the doctor!")["reply"] == pytest.approx(4 / 7)
+    assert changed(reply="")["reply"] == 0
+    assert changed(reply="SEE a  doctor, today")["reply"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "expected"),
+    [
+        ("a a b", "a b b", 2 / 3),  # multiset: one a and one b are common
+        ("400 mg", "400mg", 1.0),
+        ("1.5 mg", "5 mg", 0.5),  # numbers stay whole
+        ("", "", 1.0),
+        ("", "word", 0.0),
+        ("?!", "?!", 1.0),
+        ("?!", "!", 0.0),
+        ("頭痛", "頭", 2 / 3),  # by character where no spaces are written
+        ("Straße", "STRASSE", 1.0),
+    ],
+)
+def test_token_f1(reference: str, answer: str, expected: float) -> None:
+    assert token_f1(reference, answer) == pytest.approx(expected)
+    assert token_f1(answer, reference) == pytest.approx(expected)
+
+
+def test_lists_score_by_items() -> None:
+    # one of two found, one spurious: F1 = 2*1/(2+2)
+    assert changed(symptoms=["Dry  Cough", "rash"])["symptoms[]"] == 0.5
+    assert changed(symptoms=["fever", "dry cough"])["symptoms[]"] == 1  # in any order
+    assert changed(symptoms=["fever"])["symptoms[]"] == pytest.approx(2 / 3)
+    assert changed(symptoms=["fever"] * 2)["symptoms[]"] == 0.5  # a repetition is spurious
+    assert changed(symptoms=[])["symptoms[]"] == 0
+    assert changed(symptoms="fever")["symptoms[]"] == 0
+    empty = REFERENCE | {"symptoms": []}
+    assert scored(empty, empty)["symptoms[]"] == 1
+    assert scored(REFERENCE, empty)["symptoms[]"] == 0
+    mixed = make({"type": "array"})
+    assert scored([1, True, {"a": [1]}], [1.0, True, {"a": [1]}], mixed) == {"[]": 1.0}
+    assert scored([1], [True], mixed) == {"[]": 0.0}
+
+
+def test_objects_are_paired_for_the_best_sum() -> None:
+    names, doses = "medications[].name", "medications[].dose"
+    swapped = changed(medications=list(reversed(REFERENCE["medications"])))  # type: ignore[call-overload]
+    assert swapped[names] == swapped[doses] == 1
+    # One missing: 1 pair of 2 references and 1 answer, F1 = 2*1/3
+    missing = changed(medications=[{"name": "Ibuprofen", "dose": "400 mg"}])
+    assert missing[names] == missing[doses] == pytest.approx(2 / 3)
+    # One spurious and a wrong dose: names 2*2/5; doses 2*(1/2 + 1)/5, as "400" is in "400 g"
+    spurious = changed(
+        medications=[
+            {"name": "Zinc", "dose": "1 g"},
+            {"name": "Aspirin", "dose": None},
+            {"name": "Ibuprofen", "dose": "400 g"},
+        ]
+    )
+    assert spurious[names] == pytest.approx(4 / 5)
+    assert spurious[doses] == pytest.approx(2 * 1.5 / 5)
+    assert changed(medications=[])[names] == 0
+    assert changed(medications=[7])[names] == 0
+    assert changed(medications=None)[names] == 0
+    none = REFERENCE | {"medications": []}
+    assert scored(none, none)[doses] == 1
+
+
+def test_a_nested_object_that_is_not_there() -> None:
+    assert changed(patient=None)["patient.age"] == 0
+    nobody = REFERENCE | {"patient": None}
+    assert scored(nobody, nobody)["patient.age"] == 1
+    assert scored(REFERENCE, nobody)["patient.age"] == 0
+
+
+def test_an_answer_that_is_no_json_scores_nothing() -> None:
+    found = score(VISIT, {"duration": None}, VISIT.judge("sorry"))
+    assert {field.score for field in found.values()} == {0.0}
+    assert not exact_match({}, VISIT.judge("sorry"))
+
+
+def test_without_a_schema_the_text_is_scored() -> None:
+    found = score(None, "See a doctor today.", Verdict("valid", (), "See the doctor!"))
+    assert found == {"$": FieldScore(4 / 7, "text", True)}
+
+
+def test_exact_match_compares_values() -> None:
+    judge = make({}).judge
+    assert exact_match({"a": 1, "b": [2]}, judge('{"b":[2.0],"a":1}'))
+    for other in ('{"a":1}', '{"a":true,"b":[2]}', '{"a":1,"b":[2,3]}', '{"a":"1","b":[2]}', "{"):
+        assert not exact_match({"a": 1, "b": [2]}, judge(other))
+    assert not same({"a": None}, {})
+
+
+# --- assignment -----------------------------------------------------------------------------------
+
+gain = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(st.integers(0, 5), st.integers(0, 5)).flatmap(
+    lambda size: st.lists(st.lists(gain, min_size=size[1], max_size=size[1]),
+                          min_size=size[0], max_size=size[0])))  # fmt: skip
+def test_assignment_is_optimal(gains: list[list[float]]) -> None:
+    pairs = assign(gains)
+    rows, columns = len(gains), len(gains[0]) if gains else 0
+    assert len(pairs) == min(rows, columns)
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
+    table = gains if rows <= columns else [list(column) for column in zip(*gains, strict=True)]
+    choices = itertools.permutations(range(max(rows, columns)), min(rows, columns))
+    best = max(
+        (sum(row[c] for row, c in zip(table, choice, strict=True)) for choice in choices), default=0
+    )
+    assert sum(gains[row][column] for row, column in pairs) == pytest.approx(best)
+
+
+# --- many answers ---------------------------------------------------------------------------------
+
+
+def judged(reference: object, answer: str) -> Judged:
+    verdict = SMALL.judge(answer)
+    return Judged("id", None, "", json.dumps(reference), answer, "stop", 1, verdict,
+                  exact_match(reference, verdict), score(SMALL, reference, verdict))  # fmt: skip
+
+
+SMALL = make(
+    record(level={"enum": ["low", "high"]}, items={"type": "array", "items": {"type": "string"}})
+)
+
+
+def test_summary_is_the_mean_over_fields_of_the_mean_over_examples() -> None:
+    rows = [
+        judged({"level": "low", "items": []}, '{"level":"low","items":[]}'),
+        judged({"level": "low", "items": ["a"]}, '{"level":"high","items":["a"]}'),
+        judged({"level": "low", "items": ["a", "b"]}, '{"level":"mid","items":["a"]}'),
+        judged({"level": "low", "items": []}, "oh"),
+    ]
+    assert summarise(rows) == {
+        "n": 4,
+        "parsed": 0.75,
+        "schema_valid": 0.5,
+        "exact_match": 0.25,
+        # level: 1, 0, 0, 0 → 1/4; items: 1, 1, 2/3, 0 → 2/3
+        "field_f1": pytest.approx((1 / 4 + 2 / 3) / 2, abs=1e-6),
+        "fields": {
+            "level": {"score": 0.25, "kind": "closed", "n": 4,
+                      "score_present": 0.25, "n_present": 4},
+            "items[]": {"score": pytest.approx(2 / 3, abs=1e-6), "kind": "list", "n": 4,
+                        "score_present": pytest.approx(5 / 6, abs=1e-6), "n_present": 2},
+        },
+    }  # fmt: skip
+
+
+def test_a_summary_of_nothing_claims_nothing() -> None:
+    empty = scores.summarise([])
+    assert empty["n"] == 0
+    assert empty["schema_valid"] is empty["field_f1"] is None
