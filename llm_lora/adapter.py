@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm_lora import files
-from llm_lora.base import Base
+from llm_lora.base import Base, safetensors_header
 from llm_lora.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -26,8 +25,6 @@ SCHEMA = "answer.schema.json"
 TEMPLATE = "chat_template.jinja"
 
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>A|B)\.weight$")
-# No header of a LoRA adapter comes near this; a larger figure is a damaged or hostile file.
-_MAX_HEADER = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -61,44 +58,6 @@ def digest(folder: Path) -> str:
     return files.sha256("\n".join(parts))
 
 
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensor names with dtype and shape of a safetensors file, checked against its size.
-
-    Format: 8 bytes little-endian header length, JSON header, data
-    (https://huggingface.co/docs/safetensors).
-
-    Raises:
-        UserError: the file is missing, cut off, or no safetensors file.
-    """
-    damaged = UserError(
-        "damaged or incomplete safetensors file",
-        where=str(path),
-        fix="copy the adapter folder again, or train again",
-    )
-    if not path.is_file():
-        raise UserError("missing", where=str(path), fix="copy the whole adapter folder")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if len(start) < 8:
-            raise damaged
-        (length,) = struct.unpack("<Q", start)
-        if length > min(size - 8, _MAX_HEADER):
-            raise damaged
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            raise damaged from None
-    tensors = {key: value for key, value in header.items() if key != "__metadata__"}
-    try:
-        end = max((value["data_offsets"][1] for value in tensors.values()), default=0)
-    except (KeyError, TypeError):
-        raise damaged from None
-    if 8 + length + end != size:
-        raise damaged
-    return tensors
-
-
 def read(folder: Path) -> Adapter:
     """Read and verify an adapter folder; nothing of it is executed or unpickled.
 
@@ -114,7 +73,9 @@ def read(folder: Path) -> Adapter:
             where=str(folder),
             fix="save them as safetensors",
         )
-    tensors = read_header(folder / WEIGHTS)
+    if not (folder / WEIGHTS).is_file():
+        raise UserError("missing", where=str(folder / WEIGHTS), fix="copy the whole adapter folder")
+    tensors = safetensors_header(folder / WEIGHTS)
     config = _json(folder / CONFIG)
     manifest = _json(folder / MANIFEST)
     modules = _modules(tensors, folder, int(config.get("r", 0)))

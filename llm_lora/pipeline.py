@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm_lora import adapter as adapters
+from llm_lora import base as bases
 from llm_lora import dataset as datasets
 from llm_lora import engines, files, report, run, versions
-from llm_lora import base as bases
 from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.chat import Chat
@@ -81,8 +81,8 @@ def train(
     watch.stage("Checking data")
     prepared = prepare(recipe)
     watch.checked(prepared.dataset)
-    text = recipe.to_yaml()
-    here = run.unfinished(root, recipe.name, text) if resume else run.create(root, recipe.name, text)
+    open_run = run.unfinished if resume else run.create
+    here = open_run(root, recipe.name, recipe.to_yaml)
     prepared.dataset.write(here.dataset)
     watch.say(f"run: {here.folder}")
 
@@ -167,8 +167,8 @@ def max_new_tokens(prepared: Prepared) -> int:
     """The recipe's limit, or else what the longest training answer needs, with a quarter more."""
     if prepared.recipe.generate.max_new_tokens is not None:
         return prepared.recipe.generate.max_new_tokens
-    rows = (prepared.chat.encode(example) for example in prepared.dataset.train)
-    longest = max(sum(row.mask) for row in rows)
+    answers = prepared.dataset.stats["tokens"]["answer"]
+    longest = max(answers[: len(prepared.dataset.train)])
     return -(-int(longest * _TOKENS_HEADROOM) // 16) * 16
 
 

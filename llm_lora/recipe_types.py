@@ -238,8 +238,12 @@ class TrainRecipe(_Block):
 class GenerateRecipe(_Block):
     """How to answer; these defaults travel with the adapter."""
 
-    max_new_tokens: Whole = Field(
-        default=512, ge=1, le=1_048_576, description="Longest answer in tokens."
+    max_new_tokens: Whole | None = Field(
+        default=None,
+        ge=1,
+        le=1_048_576,
+        description="Longest answer in tokens; without it a quarter more than the longest answer "
+        "in train takes, so that nothing runs on for ever.",
     )
     temperature: Number = Field(
         default=0.0,
@@ -285,6 +289,10 @@ class CheckRecipe(_Block):
     better_than_base: Switch = Field(
         default=True, description="The adapter must score above its base, unconstrained."
     )
+
+    def gates(self) -> dict[str, float | bool]:
+        """The gates that are set, by name, with what each demands."""
+        return self.model_dump(exclude_none=True)
 
 
 class Recipe(_Block):
@@ -386,7 +394,7 @@ class Recipe(_Block):
             ),
             f"generate.max_new_tokens {generate.max_new_tokens} is more than the longest example "
             f"trained on, train.max_tokens {train.max_tokens}": (
-                generate.max_new_tokens > train.max_tokens
+                generate.max_new_tokens is not None and generate.max_new_tokens > train.max_tokens
             ),
             f"base {self.base} has no revision; what the hub holds under that name may change": (
                 self.base != "tiny" and not is_path(self.base) and self.revision is None

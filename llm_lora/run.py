@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,25 +107,24 @@ class Run:
         temporary.replace(link)
 
 
-def create(root: Path, name: str, recipe_yaml: str) -> Run:
+def create(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run:
     """A new run folder holding the resolved recipe; never an existing one.
 
     Args:
         root: the folder of all runs, usually `runs`.
         name: the recipe's name.
-        recipe_yaml: the resolved recipe.
+        recipe_yaml: gives the resolved recipe as it reads from the run's folder.
 
     Raises:
         UserError: the folder cannot be made.
     """
     stamp = datetime.now(UTC).strftime(STAMP)
-    mark = files.sha256(f"{recipe_yaml}{datetime.now(UTC).isoformat()}{os.getpid()}")[:4]
-    run = Run(root / name / f"{stamp}-{mark}")
+    run = Run(root / name / f"{stamp}-{secrets.token_hex(2)}")
     try:
         run.folder.mkdir(parents=True)
     except OSError as error:
         raise files.write_error(error, run.folder) from error
-    files.write_text(run.recipe, recipe_yaml)
+    files.write_text(run.recipe, recipe_yaml(run.folder))
     return run
 
 
@@ -152,7 +153,7 @@ def every(root: Path) -> list[Run]:
     return [Run(folder) for folder in sorted(folders, key=lambda folder: folder.name)]
 
 
-def unfinished(root: Path, name: str, recipe_yaml: str) -> Run:
+def unfinished(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run:
     """The newest unfinished run of the same resolved recipe: the one that `--resume` continues.
 
     Raises:
@@ -160,7 +161,7 @@ def unfinished(root: Path, name: str, recipe_yaml: str) -> Run:
     """
     candidates = [run for run in every(root / name) if not run.finished]
     for run in reversed(candidates):
-        if files.read_text(run.recipe) == recipe_yaml:
+        if files.read_text(run.recipe) == recipe_yaml(run.folder):
             return run
     if candidates:
         raise UserError(

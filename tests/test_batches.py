@@ -86,9 +86,7 @@ def model() -> torch.nn.Module:
 
 def test_concatenated_examples_do_not_see_each_other(model: torch.nn.Module) -> None:
     def logits(first: list[int]) -> torch.Tensor:
-        rows = [
-            {"input_ids": ids, "labels": ids} for ids in (first, [20, 21, 22, 23, 24, 25])
-        ]
+        rows = [{"input_ids": ids, "labels": ids} for ids in (first, [20, 21, 22, 23, 24, 25])]
         batch = batches.concatenate(rows)
         assert batch["labels"][0, len(first)] == batches.IGNORED
         del batch["labels"]

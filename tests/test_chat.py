@@ -138,6 +138,16 @@ def test_a_thinking_template_is_used_with_thinking_off(tmp_path: Path) -> None:
     assert "think" not in chat.decode(trained)
 
 
+def test_thinking_is_off_even_where_the_template_could_do_with_it(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% if enable_thinking is not defined %}{% endif %}"
+    )
+    chat = Chat.load(write_folder(tmp_path, FAMILIES["qwen2.5"], template))
+    assert chat.template_kwargs == {"enable_thinking": False}
+
+
 def test_a_template_that_always_thinks_is_refused(tmp_path: Path) -> None:
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"

@@ -22,7 +22,7 @@ from llm_lora.findings import Finding
 from llm_lora.formats import Example, Message, Rejected, make_example
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
-from llm_lora.split import SIDES, fingerprint, split
+from llm_lora.split import SIDES, fingerprint, side_of, split
 
 WORDS = [f"{a}{b}{c}" for a in "bdk" for b in "aeiou" for c in "lmnrst"]
 SCHEMA = AnswerSchema.from_text(
@@ -257,6 +257,15 @@ def test_shares_are_what_was_asked_for() -> None:
     assert abs(sizes["validation"] - 320) < 70
 
 
+def test_the_side_follows_the_words_alone() -> None:
+    texts = [sentence(i) for i in range(200)]
+    loud = [text.upper().replace(" ", ",  ") + "!" for text in texts]
+    sides = [side_of(text, 0.3, 0.3) for text in texts]
+    assert sides == [side_of(text, 0.3, 0.3) for text in loud]
+    assert set(sides) == set(SIDES)
+    assert side_of("?!", 0.5, 0.5) in SIDES
+
+
 def test_validation_is_never_empty_and_takes_whole_clusters() -> None:
     for seed in range(20):
         texts = [sentence((seed, i), 60) for i in range(12)]
@@ -412,6 +421,18 @@ def test_any_text_survives_writing_and_reading(
     )
     made.write(tmp_path)
     assert Dataset.read(tmp_path) == made
+
+
+def test_a_row_taken_out_or_moved_is_noticed(tmp_path: Path) -> None:
+    prepare(tmp_path / "t.jsonl", [row(i) for i in range(60)]).write(tmp_path)
+    first, _, rest = (tmp_path / "held_out.jsonl").read_text().partition("\n")
+    (tmp_path / "held_out.jsonl").write_text(rest)
+    with pytest.raises(UserError, match="changed after it was checked"):
+        Dataset.read(tmp_path)
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(first + "\n")
+    with pytest.raises(UserError, match="changed after it was checked"):
+        Dataset.read(tmp_path)
 
 
 @pytest.mark.parametrize("file", ["train.jsonl", "held_out.jsonl", "check.json"])

@@ -19,7 +19,7 @@ def test_a_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) 
     files.write_json(target, {"ü": 1})
     files.write_json(target, {"ü": 2})
     assert json.loads(target.read_text()) == {"ü": 2}
-    assert os.listdir(target.parent) == ["a.json"]
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_a_write_that_fails_half_way_keeps_the_old_file(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_write_that_fails_half_way_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         files.write_chunks(target, broken())
     assert target.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_full_disk_is_the_users_error(tmp_path: Path, monkeypatch: Any) -> None:
@@ -43,12 +43,12 @@ def test_a_full_disk_is_the_users_error(tmp_path: Path, monkeypatch: Any) -> Non
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="the disk is full; free some space"):
         files.write_text(tmp_path / "a.txt", "x")
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_is_really_full() -> None:
-    with pytest.raises(OSError) as caught, open("/dev/full", "wb", buffering=0) as file:
+    with pytest.raises(OSError) as caught, Path("/dev/full").open("wb", buffering=0) as file:
         file.write(b"x")
     assert "disk is full" in str(files.write_error(caught.value, Path("/dev/full")))
 

@@ -11,12 +11,12 @@ from llm_lora.errors import UserError
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
-    folders = {run.create(tmp_path, "demo", "name: demo\n").folder for _ in range(20)}
+    folders = {run.create(tmp_path, "demo", lambda _: "name: demo\n").folder for _ in range(20)}
     assert len(folders) == 20
 
 
 def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
-    here = run.create(tmp_path, "demo", "name: demo\n")
+    here = run.create(tmp_path, "demo", lambda _: "name: demo\n")
     assert not here.finished
     with pytest.raises(UserError, match=r"no report.json yet; finish it: llm-lora train"):
         here.read(here.report)
@@ -26,9 +26,9 @@ def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
 
 
 def test_runs_are_found_by_folder_by_name_and_by_latest(tmp_path: Path) -> None:
-    first = run.create(tmp_path, "demo", "a: 1\n")
+    first = run.create(tmp_path, "demo", lambda _: "a: 1\n")
     first.finish({})
-    second = run.create(tmp_path, "demo", "a: 2\n")
+    second = run.create(tmp_path, "demo", lambda _: "a: 2\n")
     assert run.find(tmp_path / "demo").folder == first.folder.resolve()
     second.finish({})
     for path in (tmp_path / "demo", tmp_path / "demo" / "latest", second.folder):
@@ -43,16 +43,16 @@ def test_runs_are_found_by_folder_by_name_and_by_latest(tmp_path: Path) -> None:
 
 def test_resuming_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no unfinished run of demo"):
-        run.unfinished(tmp_path, "demo", "a: 1\n")
-    here = run.create(tmp_path, "demo", "a: 1\n")
-    run.create(tmp_path, "demo", "a: 1\n").finish({})
-    assert run.unfinished(tmp_path, "demo", "a: 1\n").folder == here.folder.resolve()
+        run.unfinished(tmp_path, "demo", lambda _: "a: 1\n")
+    here = run.create(tmp_path, "demo", lambda _: "a: 1\n")
+    run.create(tmp_path, "demo", lambda _: "a: 1\n").finish({})
+    assert run.unfinished(tmp_path, "demo", lambda _: "a: 1\n").folder == here.folder.resolve()
     with pytest.raises(UserError, match="the recipe was changed since"):
-        run.unfinished(tmp_path, "demo", "a: 2\n")
+        run.unfinished(tmp_path, "demo", lambda _: "a: 2\n")
 
 
 def test_a_damaged_file_of_a_run_is_told_with_its_line(tmp_path: Path) -> None:
-    here = run.create(tmp_path, "demo", "a: 1\n")
+    here = run.create(tmp_path, "demo", lambda _: "a: 1\n")
     here.report.write_text('{"a":\n')
     with pytest.raises(UserError, match=r"report.json:2: damaged"):
         here.read(here.report)

@@ -19,10 +19,14 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Look at training data before anything is trained.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Look at training data before anything is trained.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, e.g. recipes/x.yaml.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, e.g. recipes/x.yaml.")
+]
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run, e.g. runs/medical_qa/latest.")
 ]

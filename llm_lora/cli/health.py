@@ -50,7 +50,7 @@ def _hardware() -> list[Finding]:
     memory = f"{machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB memory"
     gpu = (
         f"{machine.gpu}, {machine.gpu_memory_bytes / 2**30:.1f} GiB"
-        if machine.gpu
+        if machine.gpu and machine.gpu_memory_bytes
         else "none: the cpu profile and the embedded tiny base are used"
     )
     bf16 = "yes" if machine.bf16 else "no: training computes in fp32, several times slower"
@@ -86,7 +86,9 @@ def _libraries() -> list[Finding]:
             found = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             findings.append(
-                Finding(requirement.name, "wrong", "not installed", "make the environment: make env")
+                Finding(
+                    requirement.name, "wrong", "not installed", "make the environment: make env"
+                )
             )
             continue
         fine = requirement.specifier.contains(found, prereleases=True)
@@ -112,7 +114,9 @@ def _tiny() -> Finding:
 def _hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return Finding("Model hub", "note", "offline (HF_HUB_OFFLINE is set)")
-    return Finding("Model hub", "good", "online use allowed; asked only for a base that is not here")
+    return Finding(
+        "Model hub", "good", "online use allowed; asked only for a base that is not here"
+    )
 
 
 def show(findings: list[Finding]) -> None:

@@ -46,14 +46,23 @@ class Live:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
 
     def profile(self, recipe: Recipe, reason: str) -> None:
         """Which profile was picked, and why."""
-        chosen = f"profile [bold]{recipe.profile}[/]: {escape(reason)}" if recipe.profile else "no profile"
-        self._console.print(f"[bold]{recipe.name}[/] · {chosen} · base [bold]{escape(recipe.base)}[/]")
+        chosen = (
+            f"profile [bold]{recipe.profile}[/]: {escape(reason)}"
+            if recipe.profile
+            else "no profile"
+        )
+        self._console.print(
+            f"[bold]{recipe.name}[/] · {chosen} · base [bold]{escape(recipe.base)}[/]"
+        )
         for warning in recipe.warnings():
             self._console.print(f"  [yellow]note[/] {escape(str(warning))}")
 
@@ -119,7 +128,9 @@ def dataset_lines(dataset: Dataset) -> str:
             f"  [yellow]{len(dataset.rejected)} records set aside[/], the first: "
             f"{escape(first.where)}: {escape(first.reason)}"
         )
-    lines += [f"  [yellow]note[/] {escape(str(finding))}" for finding in dataset.findings]
+    for finding in dataset.findings:
+        place = f" ({finding.where})" if finding.where else ""
+        lines.append(f"  [yellow]note[/] {escape(finding.message + place)}")
     return "\n".join(lines)
 
 

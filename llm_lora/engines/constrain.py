@@ -25,6 +25,8 @@ class Constraint(LLGuidanceLogitsProcessor):
     token; here a finished row is left alone.
     """
 
+    is_first_token: bool
+
     def process_logits(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Mask `logits` [rows, vocabulary] after the tokens `input_ids` [rows, length]."""
         if self.is_first_token:

@@ -14,21 +14,31 @@ Maker = Callable[[Random], Value]
 
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*\|[^\[\]]*)\]")
 _NUMBER = re.compile(r"\{(\d+)-(\d+)\}")
-_UNITS = """kg g mg ml cl l litres metres m cm mm km tons pieces packs bags boxes crates sets rolls
-sheets bottles cups spoons buckets units drops bars grams volts watts percent points cans jars
-handfuls barrels trays""".split()
-_PARTS = """left right upper lower front back inner outer main second third old new north south
-east west middle top bottom rear far side""".split()
-_MANNERS = """rattling squeaking dripping flickering humming leaking buzzing scraping grinding
-clicking whistling wobbling sticking blinking fading cracking peeling creaking knocking hissing
-sagging sinking drifting shaking slipping smoking glowing ringing rusting loose torn bent dull
-sharp dry wet stiff heavy slight strong weak slow sudden constant sore odd dark pale sticky hollow
-deep brown grey yellow dirty dusty cold hot soft hard uneven frequent daily stubborn light faint
-lasting recurring nightly growing""".split()
-_FAULTS = """noise crack leak stain smell dent hole gap scratch spot shake drip glow draught
-mark ring tear bump drop jam hum loss rust fog dust bend lump knock echo delay click drift gust
-heat pressure burn weight pull twist strain stop error noise lag""".split()
-_PREPOSITIONS = "in on under near behind above around inside below at along between across".split()
+_UNITS = """
+    kg g mg ml cl l litres metres m cm mm km tons pieces packs bags boxes crates sets rolls
+    sheets bottles cups spoons buckets units drops bars grams volts watts percent points cans
+    jars handfuls barrels trays
+""".split()
+_PARTS = """
+    left right upper lower front back inner outer main second third old new north south east
+    west middle top bottom rear far side
+""".split()
+_MANNERS = """
+    rattling squeaking dripping flickering humming leaking buzzing scraping grinding clicking
+    whistling wobbling sticking blinking fading cracking peeling creaking knocking hissing
+    sagging sinking drifting shaking slipping smoking glowing ringing rusting loose torn bent
+    dull sharp dry wet stiff heavy slight strong weak slow sudden constant odd dark pale
+    sticky hollow deep brown grey yellow dirty dusty cold hot soft hard uneven frequent daily
+    stubborn light faint lasting recurring nightly growing
+""".split()
+_FAULTS = """
+    noise crack leak stain smell dent hole gap scratch spot shake drip glow draught mark ring
+    tear drop jam hum loss rust fog dust bend knock echo delay click drift gust heat pressure
+    burn weight pull twist strain stop error lag
+""".split()
+_PREPOSITIONS = """
+    in on under near behind above around inside below at along between across
+""".split()
 _TIMES = """in the morning|at noon|at night|in the evening|every morning|every evening|every night
 |every day|every Monday|every Friday|every weekend|every other day|on Sundays|on weekdays|daily
 |weekly|monthly|hourly|once|now and then|when needed|only when it rains|at sunrise|before lunch
@@ -126,7 +136,9 @@ def finding(rng: Random) -> str:
     if rng.random() < 0.25:
         text = f"{what}" if rng.random() < 0.4 else f"{rng.choice(_MANNERS)} {text}"
     if rng.random() < 0.5:
-        where = word(rng, rng.choice(("tool", "common", "noun"))) if rng.random() < 0.8 else thing(rng)
+        where = (
+            word(rng, rng.choice(("tool", "common", "noun"))) if rng.random() < 0.8 else thing(rng)
+        )
         part = f"{rng.choice(_PARTS)} " if rng.random() < 0.5 else ""
         text += f" {rng.choice(_PREPOSITIONS)} the {part}{where}"
     return text
@@ -135,7 +147,9 @@ def finding(rng: Random) -> str:
 def phrase(rng: Random) -> str:
     """A few words that belong together."""
     word = pools().word
-    shape = rng.choice(("{a} {n}", "the {a} {n}", "{n} and {m}", "{n} of the {m}", "{a} {n} for {m}"))
+    shape = rng.choice(
+        ("{a} {n}", "the {a} {n}", "{n} and {m}", "{n} of the {m}", "{a} {n} for {m}")
+    )
     return shape.format(a=word(rng, "adjective"), n=word(rng, "common"), m=word(rng, "noun"))
 
 

@@ -31,27 +31,37 @@ MEDICAL = re.compile(
 _BODY, _STATE = 8, 26
 _ACT, _ANIMAL, _ARTIFACT, _FOOD, _PLACE, _PERSON, _PLANT, _SUBSTANCE = 4, 5, 6, 13, 15, 18, 20, 27
 
-FIRST_NAMES = """Ada Agnes Alan Albert Alma Amir Ana Anders Anton Aria Arthur Astrid Bao Beatrice
-Ben Bianca Bodo Boris Carla Cecil Cem Chen Clemens Colin Cora Dana Della Diego Dora Edgar Edwin
-Elena Eli Ella Emil Enzo Esra Ezra Farah Fergus Fiona Floyd Gita Gloria Gustav Hana Harold Hedda
-Ida Igor Imani Ines Iris Jack Jana Joel Jonas Judith Kai Keiko Kira Lars Leo Levi Lina Lionel Luca
-Magda Maja Marco Marta Mei Milan Mina Moritz Nell Nico Noor Oleg Olga Orla Otto Paula Pavel Petra
-Piotr Priya Quentin Quinn Rafael Rana Rita Ruben Sabine Sam Sara Selim Sven Tara Theo Tilda Tom Uma
-Ursula Vera Viktor Vito Wanda Wei Willa Xenia Yara Yusuf Zelda""".split()
-LAST_NAMES = """Abbott Adler Almeida Andersson Bakker Bauer Beck Bennett Bianchi Brandt Byrne
-Carter Castro Chavez Conti Crane Dahl Diaz Doyle Duran Egger Eriksen Faber Ferrari Flores Fontaine
-Frost Garza Graf Gruber Haas Hansen Hofer Holt Hughes Ito Ivanov Jansen Kaya Klein Koch Kovac Kumar
-Lang Leclerc Lind Lowe Maier Marino Mendes Morris Nagy Nash Novotny Nunez Okafor Olson Osman Patel
-Pereira Pohl Popov Quade Ramos Reyes Richter Roth Sato Schmid Sharma Sorensen Stone Suzuki Takeda
-Thorne Toth Urban Vargas Vogel Wagner Walsh Weiss Winter Wolf Yang Yilmaz Zhang Zimmer""".split()
+FIRST_NAMES = """
+    Ada Agnes Alan Albert Alma Amir Ana Anders Anton Aria Arthur Astrid Bao Beatrice Ben
+    Bianca Bodo Boris Carla Cecil Cem Chen Clemens Colin Cora Dana Della Diego Dora Edgar
+    Edwin Elena Eli Ella Emil Enzo Esra Ezra Farah Fergus Fiona Floyd Gita Gloria Gustav Hana
+    Harold Hedda Ida Igor Imani Ines Iris Jack Jana Joel Jonas Judith Kai Keiko Kira Lars Leo
+    Levi Lina Lionel Luca Magda Maja Marco Marta Mei Milan Mina Moritz Nell Nico Noor Oleg
+    Olga Orla Otto Paula Pavel Petra Piotr Priya Quentin Quinn Rafael Rana Rita Ruben Sabine
+    Sam Sara Selim Sven Tara Theo Tilda Tom Uma Ursula Vera Viktor Vito Wanda Wei Willa Xenia
+    Yara Yusuf Zelda
+""".split()
+LAST_NAMES = """
+    Abbott Adler Almeida Andersson Bakker Bauer Beck Bennett Bianchi Brandt Byrne Carter
+    Castro Chavez Conti Crane Dahl Diaz Doyle Duran Egger Eriksen Faber Ferrari Flores
+    Fontaine Frost Garza Graf Gruber Haas Hansen Hofer Holt Hughes Ito Ivanov Jansen Kaya
+    Klein Koch Kovac Kumar Lang Leclerc Lind Lowe Maier Marino Mendes Morris Nagy Nash Novotny
+    Nunez Okafor Olson Osman Patel Pereira Pohl Popov Quade Ramos Reyes Richter Roth Sato
+    Schmid Sharma Sorensen Stone Suzuki Takeda Thorne Toth Urban Vargas Vogel Wagner Walsh
+    Weiss Winter Wolf Yang Yilmaz Zhang Zimmer
+""".split()
 
-_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
-fifteen sixteen seventeen eighteen nineteen""".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
+    fifteen sixteen seventeen eighteen nineteen
+""".split()
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
-_VOWELS = "a e i o u a e i o u ai ea ou y io ie".split()
-_CONSONANTS = """b c d f g h j k l m n p qu r s t v w x z br cl cr dr fl gr kl pl pr sc st str tr
-th sh ch sp zy xe""".split()
+_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "ou", "y", "io", "ie"]
+_CONSONANTS = """
+    b c d f g h j k l m n p qu r s t v w x z br cl cr dr fl gr kl pl pr sc st str tr th sh ch
+    sp zy xe
+""".split()
 _ENDS = ["", "", "n", "r", "s", "l", "x", "nd", "t", "m", "ck", "rg", "v", "z", "ph", "nt", "ne"]
 
 
