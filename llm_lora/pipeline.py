@@ -113,9 +113,8 @@ def _fit(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
         tensorboard=here.folder / "tensorboard",
         resume=resume,
         listener=watch.progress,
+        tell=watch.say,
     )
-    for decision in fit.decisions:
-        watch.say(decision)
     files.write_json(here.fit, asdict(fit))
     return fit
 
@@ -197,12 +196,16 @@ def evaluate(
         top_p=recipe.generate.top_p,
         batch_size=recipe.generate.batch_size,
     )
+    watch.stage("Answering held-out prompts")
+    watch.say(
+        f"{len(prepared.dataset.held_out)} prompts, at most {sampling.max_new_tokens} tokens each"
+    )
     held_out = prepared.dataset.held_out
     answers: dict[str, dict[str, Sequence[Answer]]] = {}
     for model in ("adapter", "base"):
         answers[model] = {}
         for form in FORMS if schema is not None else FORMS[:1]:
-            watch.stage(f"Answering {len(held_out)} held-out prompts: {model}, {form}")
+            watch.stage(f"{model}, {form}")
             answers[model][form] = answerer.answer(
                 [example.prompt for example in held_out],
                 sampling,
@@ -212,7 +215,6 @@ def evaluate(
                 listener=watch.progress,
             )
     answerer.close()
-    watch.stage("Judging answers")
     document = report.build(
         recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
         base={"name": prepared.base.name, "digest": prepared.base.digest},

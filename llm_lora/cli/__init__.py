@@ -6,10 +6,8 @@ import json
 import os
 import sys
 
+from llm_lora.cli.exits import EXIT_INTERRUPTED
 from llm_lora.errors import EXIT_USER_ERROR, UserError
-
-EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells count it."""
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from llm_lora import __version__
+from llm_lora.cli.exits import EXIT_INTERRUPTED
 
 app = typer.Typer(
     name="llm-lora",
@@ -78,9 +79,9 @@ def train(
         watch.profile(loaded, reason)
         try:
             run = pipeline.train(loaded, watch, root=root, resume=resume)
-        except Interrupted as stopped:
+        except (Interrupted, KeyboardInterrupt) as stopped:
             watch.interrupted(stopped, _again(recipe, overrides, profile, root))
-            raise typer.Exit(130) from None
+            raise typer.Exit(EXIT_INTERRUPTED) from None
     document = run.read(run.report)
     if as_json:
         _print_json({"run": str(run.folder), "report": document})

@@ -40,6 +40,7 @@ class Live:
         )
         self._task: TaskID | None = None
         self._title = ""
+        self._titled = True
 
     def __enter__(self) -> Live:
         self._progress.start()
@@ -67,32 +68,42 @@ class Live:
             self._console.print(f"  [yellow]note[/] {escape(str(warning))}")
 
     def stage(self, title: str) -> None:
-        """A new stage begins; its bar appears with its first progress."""
-        self._task, self._title = None, title
-        self._console.print(f"[bold cyan]{escape(title)}[/]")
+        """A new stage begins; its title appears with its first line or as that of its bar."""
+        self._task, self._title, self._titled = None, title, False
 
     def say(self, text: str) -> None:
         """A line below the stage's title."""
-        self._console.print(f"  {escape(text)}")
+        self._print(f"  {escape(text)}")
 
     def checked(self, dataset: Dataset) -> None:
         """The data check in short."""
-        self._console.print(dataset_lines(dataset))
+        self._print(dataset_lines(dataset))
+
+    def _print(self, text: str) -> None:
+        if not self._titled:
+            self._console.print(f"[bold cyan]{escape(self._title)}[/]")
+            self._titled = True
+        self._console.print(text)
 
     def progress(self, progress: Moment) -> None:
         """Move the stage's bar."""
         if self._task is None:
-            self._task = self._progress.add_task(progress.stage, total=progress.total, facts="")
+            title = progress.stage if self._titled else self._title
+            self._task = self._progress.add_task(title, total=progress.total, facts="")
         self._progress.update(
             self._task, completed=progress.done, total=progress.total, facts=_facts(progress)
         )
 
-    def interrupted(self, stopped: Interrupted, command: str) -> None:
+    def interrupted(self, stopped: Interrupted | KeyboardInterrupt, command: str) -> None:
         """Where it stopped and how to go on."""
         self._progress.stop()
+        if isinstance(stopped, Interrupted):
+            place = f" at step {stopped.step} of {stopped.total}"
+            place += f"; checkpoint saved in {stopped.checkpoint}"
+        else:
+            place = "; what was finished is kept"
         self._console.print(
-            f"\n[yellow]Stopped[/] at step {stopped.step} of {stopped.total}; checkpoint saved in "
-            f"{stopped.checkpoint}\nContinue with: [bold]{escape(command)}[/]"
+            f"\n[yellow]Stopped[/]{place}\nContinue with: [bold]{escape(command)}[/]"
         )
 
 
@@ -158,6 +169,7 @@ def outcome(run: Run, document: Mapping[str, Any]) -> None:
         console.print(
             f"  gate {mark}  {escape(gate['name'])}: {_figure(gate['value'])} "
             f"(wanted {_figure(gate['threshold'])})"
+            + (f"; {escape(gate['reason'])}" if gate.get("reason") else "")
         )
     samples(run)
     console.print(
@@ -183,16 +195,17 @@ def _short(run: Run) -> str:
 def score_table(document: Mapping[str, Any]) -> Table:
     """Base against adapter, free and constrained, on seen and unseen patterns."""
     table = Table(title="Held-out answers", title_justify="left", title_style="bold")
-    for column in ("", "", "part", "n", "parsed", "schema valid", "exact match", "field F1"):
-        table.add_column(column, justify="left" if column in ("", "part") else "right")
+    table.add_column("model, form", no_wrap=True)
+    table.add_column("part")
+    for column in ("n", "parsed", "valid", "exact", "field F1"):
+        table.add_column(column, justify="right", no_wrap=True)
     for model, forms in document["scores"].items():
         for form, parts in forms.items():
             for part in (name for name in _PARTS if name in parts):
                 block = parts[part]
                 first = part == "all"
                 table.add_row(
-                    model if first and form == "unconstrained" else "",
-                    form if first else "",
+                    f"{model}, {form}" if first else "",
                     part,
                     str(block["n"]),
                     *(_figure(block[key]) for key in ("parsed", "schema_valid", "exact_match")),

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def fit(
     tensorboard: Path,
     resume: bool = False,
     listener: Listener = silent,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
     """Train a LoRA adapter and leave it, whole, in the folder `adapter`.
 
@@ -66,6 +67,7 @@ def fit(
         adapter, checkpoints, metrics, tensorboard: where to write.
         resume: continue from the newest whole checkpoint.
         listener: told about progress.
+        tell: told every decision, as a sentence, before training begins.
 
     Raises:
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
@@ -119,6 +121,13 @@ def fit(
         trainer.remove_callback(transformers.PrinterCallback)
         _keep_adapter_in_fp32(trainer.model)
         trainable, total = trainer.model.get_nb_trainable_parameters()
+        for decision in loaded.decisions:
+            tell(decision)
+        tell(
+            f"adapter of rank {recipe.lora.rank}: {trainable:,} parameters, "
+            f"{trainable / total:.1%} of all; {steps} steps of "
+            f"{recipe.train.batch_size * recipe.train.accumulate} examples"
+        )
         record.peak_memory = peak_memory_bytes
         checkpoint = newest_checkpoint(checkpoints) if resume else None
         with stop:

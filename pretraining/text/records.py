@@ -1,35 +1,192 @@
 """Extraction: a text goes in, a JSON record comes out.
 
-Three ways to know what is wanted, from easy to general: the kind of text tells it (as after
+Three ways to know what is wanted, from narrow to general: the kind of text tells it (as after
 fine-tuning), the prompt names the properties, or earlier turns of the conversation show it.
 """
 
 from __future__ import annotations
 
-_CHATTER = """Thank you.|Best regards.|Let me know.|That is all.|See you soon.|Have a nice day.
-|I wrote this on the train.|More details later.|Sorry for the short note.|We talked yesterday.
-|By the way, the sun is shining.|Please confirm.|I live alone.|My sister told me to write.
-|You reach me at extension {10-99}.|I have lived here for {2-40} years.|My bus leaves at {7-19}.
-|Call me before {1-11} o'clock.|I am in room {1-400}.|My brother is {20-70}.|I saw it on page {2-99}.
-|I have two cats.|It is my first time.|The last visit was in {2001-2024}.|I hope you can help.
-|My number is {200-999} {1000-9999}.|I will be away until May.|We are {2-9} at home.|Not urgent.
-|I have tried everything.|The neighbours have the same.|My house number is {1-150}.|Sent at night.
-|It was {2-30} degrees outside.|I paid {5-90} last time.|So much for now.|I wonder what it is.
-|We have never had this before.|I am [happy|tired|busy|curious] today.|No questions.|As agreed.
-|I slept [well|badly].|My [wife|husband|boss|friend] said so.|Second try.|Copy to the office.
-|I [think|hope|believe] it will [pass|change|help].|The parking lot was full.|{2-9} people waited."""
-_CHATTERS = [line.strip() for line in _CHATTER.replace("\n", "").split("|I ")]
-_CHATTERS = _CHATTER.replace("\n|", "\x00").split("\x00")
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from pretraining.text.document import Document, compact, some_system, turns
+from pretraining.text.domains import Domain, load
+from pretraining.text.inventing import invent_domain
+from pretraining.text.slots import Slot
+from pretraining.text.values import MAKERS, Json, expand, first_name, full_name
+from pretraining.text.words import capital
+
+Named = tuple[Slot, str]
+"""A slot with the property name that was chosen for it."""
+
+_TYPES = {
+    "list": "list",
+    "objects": "list of objects",
+    "flag": "true or false",
+    "count": "number",
+    "integer": "number",
+    "years": "number",
+    "decimal": "number",
+    "money": "number",
+    "days": "number of days",
+}
 
 
-def _chatter_lines() -> list[str]:
-    lines: list[str] = []
-    depth, line = 0, ""
-    for letter in _CHATTER.replace("\n", ""):
-        depth += (letter == "[") - (letter == "]")
-        if letter == "|" and depth == 0:
-            lines.append(line)
-            line = ""
-        else:
-            line += letter
-    return [*lines, line]
+@cache
+def _chatter() -> tuple[str, ...]:
+    return tuple((Path(__file__).parent / "chatter.txt").read_text().splitlines())
+
+
+def _aside(rng: Random) -> str:
+    """A sentence that tells nothing that is asked for."""
+    chance = rng.random()
+    if chance < 0.7:
+        return expand(rng, rng.choice(_chatter()))
+    if chance < 0.8:
+        return f"{full_name(rng)} {rng.choice(('knows', 'was there', 'says hello', 'asked me'))}."
+    if chance < 0.9:
+        return f"The neighbours wait for {MAKERS['span'](rng)[0]} already."
+    return f"{first_name(rng)} is {rng.randint(5, 80)} years old."
+
+
+def _tell(rng: Random, wanted: Sequence[Named], others: Sequence[Slot]) -> tuple[str, Json]:
+    """A text that tells the wanted slots among other things, and its record."""
+    record: dict[str, Json] = {}
+    by_first_name: dict[str, Json] = {}
+    sentences: list[str] = []
+    for slot, name in wanted:
+        if slot.kind == "rule":
+            record[name] = slot.derive(by_first_name)
+            by_first_name[slot.names[0]] = record[name]
+            continue
+        sentence, value = slot.tell(rng)
+        record[name] = by_first_name[slot.names[0]] = value
+        sentences.append(sentence)
+    sentences += [slot.tell(rng)[0] for slot in others if slot.kind != "rule"]
+    sentences += [_aside(rng) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
+    if rng.random() < 0.75:
+        rng.shuffle(sentences)
+    return _layout(rng, [s for s in sentences if s]), record
+
+
+def _layout(rng: Random, sentences: list[str]) -> str:
+    """Sentences as a message, as lines, or as a note that drops its full stops."""
+    chance = rng.random()
+    if chance < 0.7:
+        return " ".join(sentences)
+    if chance < 0.82:
+        return "\n".join(sentences)
+    if chance < 0.88:
+        return "\n".join(f"- {sentence}" for sentence in sentences)
+    return rng.choice(("; ", " / ", "\n")).join(s.removesuffix(".") for s in sentences)
+
+
+def _sample(rng: Random, slots: Sequence[Slot], least: int, most: int) -> list[Slot]:
+    """Some slots, rules last, without rules that need a slot which was not drawn."""
+    drawn = rng.sample(slots, rng.randint(min(least, len(slots)), min(most, len(slots))))
+    names = {slot.names[0] for slot in drawn}
+    told = [slot for slot in drawn if slot.kind != "rule"]
+    return told + [s for s in drawn if s.kind == "rule" and s.needs <= names]
+
+
+def _hint(rng: Random, slot: Slot, name: str) -> str:
+    """A property's name with what may stand there."""
+    if slot.kind == "choice":
+        options = sorted({label for label, _ in slot.telling})
+        rng.shuffle(options)
+        return f"{name} ({' or '.join(options)})"
+    if slot.kind == "rule":
+        return f'{name} ("{slot.telling[-1][1]}")'
+    kind = _TYPES.get(slot.kind, "text")
+    if slot.kind == "objects":
+        kind += " with " + ", ".join(key for key, _ in slot.fields)
+    if slot.absent and slot.kind not in ("list", "objects"):
+        kind += " or null"
+    return f"{name} ({kind})"
+
+
+def _ask(rng: Random, text: str, title: str, hints: list[str]) -> tuple[str | None, str]:
+    """A system text and a user text that name the properties."""
+    keys = rng.choice((", ", ", ", "\n- ", "; ")).join(hints)
+    if rng.random() < 0.4:
+        system = rng.choice(
+            (
+                f"Extract from each {title}: {keys}",
+                f"Answer with a JSON object with the properties {keys}.",
+                f"You file every {title} as JSON with {keys}.",
+                f"Properties: {keys}",
+            )
+        )
+        return system, text
+    user = rng.choice(
+        (
+            f"Extract {keys} from the {title}.\n\n{text}",
+            f"Return a JSON object with the keys {keys}.\n\nText: {text}",
+            f"{text}\n\nFill in: {keys}.",
+            f"Keys: {keys}\nText: {text}",
+            f"Read the {title} and give {keys} as JSON.\n{text}",
+            f"{text}\n\nWrite JSON with {keys}.",
+            f"JSON ({keys}): {text}",
+        )
+    )
+    return some_system(rng, 0.2), user
+
+
+def asked(rng: Random, domain: Domain, *, always_hint: bool) -> Document:
+    """The prompt names some properties of a domain."""
+    plain = [slot for slot in domain.slots if always_hint or slot.kind != "rule"]
+    chosen = _sample(rng, plain, 2, 9)
+    wanted = [(slot, rng.choice(slot.names)) for slot in chosen]
+    others = [slot for slot in plain if slot not in chosen and rng.random() < 0.4]
+    text, record = _tell(rng, wanted, others)
+    # What a choice or a rule may say cannot be guessed: the prompt has to show it.
+    hinted = always_hint or rng.random() < 0.4
+    hints = [
+        _hint(rng, slot, name) if hinted or slot.kind == "choice" else name for slot, name in wanted
+    ]
+    system, user = _ask(rng, text, rng.choice(domain.titles), hints)
+    return turns([(user, compact(record))], system=system)
+
+
+def known(rng: Random) -> Document:
+    """A trained domain whose prompt names the properties."""
+    return asked(rng, rng.choice(load("trained")), always_hint=False)
+
+
+def whole(rng: Random) -> Document:
+    """A trained domain whose whole record is wanted: nothing but its text says so."""
+    domain = rng.choice(load("trained"))
+    text, record = _tell(rng, [(slot, slot.names[0]) for slot in domain.slots], [])
+    title = rng.choice(domain.titles)
+    user = rng.choice(
+        (text, text, text, f"{capital(title)}: {text}", f"{text}\n\nFile this {title}.")
+    )
+    return turns([(user, compact(record))], system=some_system(rng, 0.5))
+
+
+def invented(rng: Random) -> Document:
+    """A domain that nobody has met: the prompt names the properties."""
+    return asked(rng, invent_domain(rng, cued=False), always_hint=True)
+
+
+def shown(rng: Random, domain: Domain | None = None) -> Document:
+    """A domain that only the earlier turns of the conversation explain."""
+    domain = domain or invent_domain(rng, cued=True)
+    wanted = [(slot, slot.names[0]) for slot in _sample(rng, domain.slots, 2, 5)]
+    exchanges = []
+    for _ in range(rng.randint(3, 4)):
+        text, record = _tell(rng, wanted, [])
+        exchanges.append((text, compact(record)))
+    return turns(exchanges, system=some_system(rng, 0.3), first_answer=0.2)
+
+
+def unknown(rng: Random) -> Document:
+    """For the evaluation: a held-out domain whose prompt names the properties."""
+    return asked(rng, rng.choice(load("held_out")), always_hint=False)
+
+
+def unknown_shown(rng: Random) -> Document:
+    """For the evaluation: a held-out domain explained by earlier turns."""
+    return shown(rng, rng.choice(load("held_out")))

@@ -6,6 +6,7 @@ nothing; its value follows from the other properties.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from random import Random
 
@@ -14,6 +15,7 @@ from pretraining.text.values import MAKERS, Json, Value, expand
 Told = tuple[str, Json]
 """A sentence, which may be empty, and the value it tells."""
 
+_MARK = re.compile(r"\{(\w+)\}")
 _ARTICLES = ("the", "some", "a few", "my", "one", "another")
 
 
@@ -35,7 +37,7 @@ def join(rng: Random, items: list[str]) -> str:
         return " and ".join(items)
     if chance < 0.94:
         return first + rng.choice((" plus ", " as well as ", " along with ", " and also ")) + last
-    return "".join(f"\n- {item}" for item in items) + "\n"
+    return "".join(f"\n- {item}" for item in items)
 
 
 def with_article(rng: Random, item: str) -> str:
@@ -64,6 +66,11 @@ class Slot:
     fields: tuple[tuple[str, str], ...] = ()
     forms: tuple[str, ...] = ()
     most: int = 4
+
+    @property
+    def needs(self) -> set[str]:
+        """Names of the slots that a rule's texts are filled in from."""
+        return {name for _, text in self.telling for name in _MARK.findall(text)}
 
     def tell(self, rng: Random) -> Told:
         """A random sentence with its value."""

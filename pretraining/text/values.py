@@ -147,9 +147,7 @@ def finding(rng: Random) -> str:
 def phrase(rng: Random) -> str:
     """A few words that belong together."""
     word = pools().word
-    shape = rng.choice(
-        ("{a} {n}", "the {a} {n}", "{n} and {m}", "{n} of the {m}", "{a} {n} for {m}")
-    )
+    shape = rng.choice(("{a} {n}", "{n} of {m}", "{n} of the {m}", "{a} {n} for {m}"))
     return shape.format(a=word(rng, "adjective"), n=word(rng, "common"), m=word(rng, "noun"))
 
 

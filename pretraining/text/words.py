@@ -23,8 +23,23 @@ MEDICAL = re.compile(
     r"|allerg|surg|doctor|physician|nurse|hospital|pharma|prescri|blood|diagnos|treatment|remedy"
     r"|anesthe|anaesthe|sedat|narcotic|opiate|hormone|cardi|neuro|dermat|gastro|orthop|pill\b"
     r"|tablet|diarrh|itch|dizz|bleed|wound|injur|bacteri|virus|viral|cancer|skin\b|headache"
-    r"|stomach|heart\b|organ\b|bodily|body part|muscle|nerve|gland|tissue|anatom)",
+    r"|stomach|heart\b|organ\b|bodily|body part|muscle|nerve|gland|tissue|anatom|trade name"
+    r"|trademark|antihist|used to treat|relieve|laxative|abortion|ailment|cramp|insomnia|faint"
+    r"|penicill|insulin|aspirin|steroid)",
     re.IGNORECASE,
+)
+# Likewise for what nobody wants to read in generated text.
+UNFIT = re.compile(
+    r"\b(sex|genital|breast|penis|vagin|orgas|masturb|prostitut|vulgar|obscen|offensive|slang|slur"
+    r"|derogat|disparag|racis|negro|ethnic|nazi|rape|incest|nude|naked|corpse|murder|suicid|tortur"
+    r"|lesbian|homosex|whore|excre|feces|urin|buttock|sodom|porn)",
+    re.IGNORECASE,
+)
+
+# Words of that task itself, which must become neither names of properties nor their values.
+_TASK = frozenset(
+    """symptom medication duration severity specialty urgency frequency age reply temperature
+    emergency routine mild moderate severe""".split()
 )
 
 # WordNet's numbers for kinds of noun (lexnames): body parts and states are left out whole.
@@ -78,10 +93,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pools:
-    """Words by kind, WordNet's meanings, and which letters follow which pair of letters."""
+    """Words by kind, WordNet's meanings, adjectives alike, and letters that follow two letters."""
 
     by_kind: dict[str, list[str]]
     entries: list[Entry]
+    synonyms: dict[str, list[str]]
     followers: dict[str, list[str]] = field(repr=False)
 
     def word(self, rng: Random, kind: str) -> str:
@@ -93,13 +109,13 @@ class Pools:
         if rng.random() < 0.5:
             for _ in range(9):
                 word = self._from_letters(rng)
-                if 4 <= len(word) <= 13 and not MEDICAL.search(word):
+                if 4 <= len(word) <= 13 and not _unwanted(word):
                     return word
         while True:
             syllables = rng.choice((1, 2, 2, 3, 3, 4))
             word = "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(syllables))
             word += rng.choice(_ENDS)
-            if not MEDICAL.search(word):
+            if not _unwanted(word):
                 return word
 
     def _from_letters(self, rng: Random) -> str:
@@ -112,6 +128,10 @@ class Pools:
         return word[2:]
 
 
+def _unwanted(text: str) -> bool:
+    return bool(MEDICAL.search(text) or UNFIT.search(text))
+
+
 @cache
 def pools() -> Pools:
     """Read WordNet.
@@ -122,11 +142,11 @@ def pools() -> Pools:
     counts: Counter[tuple[str, str]] = Counter()
     for line in (WORDNET / "cntlist.rev").read_text().splitlines():
         sense, _, count = line.split()
-        word, rest = sense.split("%")
-        counts[word, rest[0]] += int(count)
+        lemma, rest = sense.split("%")
+        counts[lemma, rest[0]] += int(count)
     entries: list[Entry] = []
     seen: dict[str, dict[str, int]] = {}
-    medical: set[str] = set()
+    unwanted = set(_TASK)
     for part, code in (("noun", "1"), ("verb", "2"), ("adj", "3"), ("adv", "4")):
         kinds = seen.setdefault(part, {})
         for line in (WORDNET / f"data.{part}").read_text(errors="ignore").splitlines():
@@ -139,19 +159,16 @@ def pools() -> Pools:
                 re.sub(r"\(.*\)", "", fields[4 + 2 * i]).replace("_", " ")
                 for i in range(int(fields[3], 16))
             ]
-            if (
-                MEDICAL.search(gloss)
-                or any(MEDICAL.search(word) for word in words)
-                or (part == "noun" and kind in (_BODY, _STATE))
-            ):
-                medical.update(words)
+            text = " ".join((gloss, *words))
+            if _unwanted(text) or (part == "noun" and kind in (_BODY, _STATE)):
+                unwanted.update(words)
                 continue
             for word in words:
                 kinds.setdefault(word, kind)
             definition, *rest = gloss.strip().split("; ")
             example = next((r.strip('" ') for r in rest if r.startswith('"')), "")
-            count = sum(counts[word.lower().replace(" ", "_"), code] for word in words)
-            entries.append(Entry(part, tuple(words), definition.strip(), example, count))
+            used = sum(counts[word.lower().replace(" ", "_"), code] for word in words)
+            entries.append(Entry(part, tuple(words), definition.strip(), example, used))
 
     def pick(
         part: str, code: str, kinds: set[int] | None, least: int, *, two: bool = False
@@ -160,7 +177,7 @@ def pools() -> Pools:
         return [
             word
             for word, kind in seen[part].items()
-            if word not in medical
+            if word not in unwanted
             and (kinds is None or kind in kinds)
             and shape.fullmatch(word)
             and counts[word.replace(" ", "_"), code] >= least
@@ -184,7 +201,7 @@ def pools() -> Pools:
         "place": [
             word
             for word, kind in seen["noun"].items()
-            if kind == _PLACE and word.isalpha() and word[0].isupper() and word not in medical
+            if kind == _PLACE and word.isalpha() and word[0].isupper() and word not in unwanted
         ],
     }
     followers: dict[str, list[str]] = defaultdict(list)
@@ -193,7 +210,14 @@ def pools() -> Pools:
             padded = f"^^{word}$"
             for i in range(len(padded) - 2):
                 followers[padded[i : i + 2]].append(padded[i + 2])
-    return Pools(by_kind, entries, dict(followers))
+    common = set(by_kind["adjective"])
+    synonyms: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        same = [word for word in entry.words if word in common]
+        if entry.part == "adj":
+            for word in same:
+                synonyms[word] += [other for other in same if other != word]
+    return Pools(by_kind, entries, dict(synonyms), dict(followers))
 
 
 def spell(number: int) -> str:

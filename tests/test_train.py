@@ -1,0 +1,238 @@
+"""The main job, really done: NF4 on this machine, QLoRA, interruption, resumption, reload."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Command
+
+from llm_lora import adapter as adapters
+from llm_lora import base as bases
+from llm_lora import files
+from llm_lora.chat import Chat
+from llm_lora.dataset import Dataset
+from llm_lora.engines import batches, loading, text
+from llm_lora.recipe import load
+
+pytestmark = pytest.mark.slow
+
+FILES = ("adapter_model.safetensors", "adapter_config.json")
+
+
+def weights(run: Path) -> dict[str, str]:
+    return {name: files.file_sha256(run / "adapter" / name) for name in FILES}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_that_was_promised(small_run: Path) -> None:
+    for name in (
+        "recipe.yaml",
+        "dataset/train.jsonl",
+        "dataset/held_out.jsonl",
+        "dataset/quarantine.jsonl",
+        "dataset/check.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/llm_lora.json",
+        "adapter/answer.schema.json",
+        "adapter/chat_template.jinja",
+        "metrics.jsonl",
+        "answers.jsonl",
+        "report.json",
+        "report.html",
+        "manifest.json",
+    ):
+        assert (small_run / name).is_file(), name
+    assert list((small_run / "tensorboard").iterdir())
+    assert not (small_run / "checkpoints").exists()
+    assert not list(small_run.rglob("*.bin")) + list(small_run.rglob("*.pt"))
+
+
+def test_the_output_tells_what_was_decided_and_what_comes_next(small_run: Path) -> None:
+    output = (small_run.parent.parent / "output.txt").read_text()
+    for part in (
+        "base in NF4 with double quantisation: 42 linear layers",
+        "train · ",
+        "computing in ",
+        "adapter of rank 16: ",
+        "Held-out answers",
+        "adapter      ",
+        "report.html",
+        "Next: llm-lora chat",
+    ):
+        assert part in output, part
+
+
+def test_the_report_has_the_promised_shape(small_run: Path) -> None:
+    report = json.loads((small_run / "report.json").read_text())
+    assert report["held_out"] == {"seen": 6, "unseen": 6}
+    for model in ("base", "adapter"):
+        for form in ("unconstrained", "constrained"):
+            for part, n in (("seen", 6), ("unseen", 6), ("all", 12)):
+                block = report["scores"][model][form][part]
+                assert block["n"] == n
+                assert {"parsed", "schema_valid", "exact_match", "field_f1"} < block.keys()
+                assert block["fields"]["severity"]["kind"] == "closed"
+    assert {"name", "threshold", "value", "passed"} <= report["gates"][0].keys()
+    assert report["seconds"] > 0 and report["peak_memory_bytes"] > 0
+
+
+def test_the_adapter_carries_what_serving_needs(small_run: Path) -> None:
+    adapter = adapters.read(small_run / "adapter")
+    tiny = bases.resolve("tiny")
+    adapters.require_base(adapter, tiny)
+    assert len(adapter.modules) == 42
+    manifest = adapter.manifest
+    assert manifest["system"] == "Read the message and answer with the triage JSON."
+    assert manifest["sampling"] == {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 48}
+    assert manifest["chat_template_digest"] == Chat.load(tiny.path).template_digest
+    assert manifest["dataset_fingerprint"] == Dataset.read(small_run / "dataset").fingerprint
+    assert manifest["scores"]["unconstrained"]["all"]["n"] == 12
+    assert manifest["versions"]["peft"]
+
+
+def test_the_loss_falls(small_run: Path) -> None:
+    losses = [row["loss"] for row in metrics(small_run) if "loss" in row]
+    assert losses[-1] < losses[0]
+
+
+def test_the_same_recipe_gives_the_same_bytes_and_so_does_an_interrupted_run(
+    small_run: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    command = Command("train", small_recipe, "--runs", tmp_path)
+    command.wait_until(lambda: any(tmp_path.glob("small/*/checkpoints/*/complete")))
+    command.interrupt()
+    code, output = command.finish()
+    assert code == 130, output
+    assert "Continue with: llm-lora train" in output and output.rstrip().endswith("--resume")
+    (run,) = tmp_path.glob("small/2*")
+    stopped = int(output.partition("at step ")[2].split()[0])
+    assert 4 <= stopped < 12
+    assert not (run / "manifest.json").exists() and not (run / "adapter").exists()
+
+    code, output = Command("train", small_recipe, "--runs", tmp_path, "--resume").finish()
+    assert code == 0, output
+    assert weights(run) == weights(small_run)
+    steps = [row["step"] for row in metrics(run)]
+    assert steps == sorted(steps)
+    assert [row["step"] for row in metrics(small_run) if "validation_loss" in row] == [
+        row["step"] for row in metrics(run) if "validation_loss" in row
+    ]
+
+
+def test_a_killed_run_is_never_taken_for_finished_and_resumes_to_the_same_adapter(
+    small_run: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    command = Command("train", small_recipe, "--runs", tmp_path)
+    command.wait_until(lambda: any(tmp_path.glob("small/*/checkpoints/*/complete")))
+    command.kill()
+    (run,) = tmp_path.glob("small/2*")
+    assert not (run / "manifest.json").exists()
+    # A checkpoint that the kill cut off must not be resumed from.
+    whole = next(run.glob("checkpoints/*/complete")).parent
+    torn = whole.with_name("checkpoint-999")
+    shutil.copytree(whole, torn)
+    (torn / "complete").unlink()
+    (torn / "trainer_state.json").write_text("{")
+
+    code, output = Command("train", small_recipe, "--runs", tmp_path, "--resume").finish()
+    assert code == 0, output
+    assert weights(run) == weights(small_run)
+
+
+def test_plain_peft_reloads_the_adapter_to_the_same_logits(
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import PeftModel
+
+    recipe = load(small_recipe, overrides=["train.max_steps=4"])
+    base = bases.resolve("tiny")
+    chat = Chat.load(base.path)
+    examples = _examples(recipe, chat)
+    encoded = chat.encode(examples[0])
+    ids = torch.tensor([encoded.input_ids])
+
+    def logits(model: Any) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return model.eval()(input_ids=ids).logits
+
+    trained: list[torch.Tensor] = []
+    save = text._save
+
+    def keep(trainer: Any, *rest: Any) -> None:
+        trained.append(logits(trainer.model))
+        save(trainer, *rest)
+
+    monkeypatch.setattr(text, "_save", keep)
+    text.fit(
+        recipe,
+        examples[:32],
+        examples[32:40],
+        base,
+        chat,
+        adapter=tmp_path / "adapter",
+        checkpoints=tmp_path / "checkpoints",
+        metrics=tmp_path / "metrics.jsonl",
+        tensorboard=tmp_path / "tensorboard",
+    )
+    fresh = loading.load_base(base, bits=4, precision="auto").model
+    plain = logits(fresh)
+    reloaded = logits(PeftModel.from_pretrained(fresh, tmp_path / "adapter"))
+    assert torch.equal(reloaded, trained[0])
+    assert (reloaded - plain).abs().max() > 0.1
+
+
+def _examples(recipe: Any, chat: Chat) -> Any:
+    from llm_lora import dataset
+    from llm_lora.schema import AnswerSchema
+
+    schema = AnswerSchema.load(recipe.data.answer_schema)
+    return dataset.prepare(recipe, schema, chat).train
+
+
+def test_the_loss_counts_the_answer_and_its_end_of_turn_only(small_recipe: Path) -> None:
+    recipe = load(small_recipe)
+    chat = Chat.load(bases.resolve("tiny").path)
+    example = _examples(recipe, chat)[0]
+    row = text._row(chat, example)
+    scored = [token for token in row["labels"] if token != batches.IGNORED]
+    assert chat.decode(scored[:-1]) == example.answer
+    assert scored[-1] in chat.eos_ids
+    prompt = chat.prompt_ids(example.prompt)
+    assert row["input_ids"][: len(prompt)] == prompt
+    assert row["labels"][: len(prompt)] == [batches.IGNORED] * len(prompt)
+
+
+def test_the_base_is_really_nf4_with_double_quantisation() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    loaded = loading.load_base(bases.resolve("tiny"), bits=4, precision="auto")
+    layers = [one for one in loaded.model.modules() if isinstance(one, Linear4bit)]
+    assert len(layers) == 42
+    for layer in layers:
+        state = layer.weight.quant_state
+        assert (state.quant_type, state.nested) == ("nf4", True)
+        assert layer.weight.dtype == torch.uint8
+
+
+def test_an_adapter_is_not_put_on_another_base(small_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    other = tmp_path / "other"
+    shutil.copytree(bases.resolve("tiny").path, other)
+    config = json.loads((other / "config.json").read_text())
+    files.write_json(other / "config.json", {**config, "rope_theta": 20_000.0})
+    recipe = (run / "recipe.yaml").read_text().replace("base: tiny", f"base: {other}")
+    (run / "recipe.yaml").write_text(recipe)
+    code, output = Command("chat", run, "hello").finish()
+    assert code == 2, output
+    assert "this adapter was trained on tiny" in output
+    assert "Traceback" not in output
