@@ -93,6 +93,7 @@ def train(
     document = evaluate(prepared, here, watch, fit=fit, started=started)
     shutil.rmtree(here.checkpoints, ignore_errors=True)
     finish(prepared, here, fit, document)
+    here.become_latest()
     return here
 
 

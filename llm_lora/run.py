@@ -98,8 +98,11 @@ class Run:
         return value
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest and point `latest` at this run; nothing may be written afterwards."""
+        """Write the manifest: from now on the run counts as finished."""
         files.write_json(self.manifest, manifest)
+
+    def become_latest(self) -> None:
+        """Point `runs/NAME/latest` at this run, in one move."""
         link = self.folder.parent / LATEST
         temporary = link.with_name(f".{LATEST}.{os.getpid()}")
         temporary.unlink(missing_ok=True)

@@ -28,9 +28,12 @@ def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
 def test_runs_are_found_by_folder_by_name_and_by_latest(tmp_path: Path) -> None:
     first = run.create(tmp_path, "demo", lambda _: "a: 1\n")
     first.finish({})
+    first.become_latest()
     second = run.create(tmp_path, "demo", lambda _: "a: 2\n")
     assert run.find(tmp_path / "demo").folder == first.folder.resolve()
     second.finish({})
+    assert run.find(tmp_path / "demo").folder == first.folder.resolve()
+    second.become_latest()
     for path in (tmp_path / "demo", tmp_path / "demo" / "latest", second.folder):
         assert run.find(path).folder == second.folder.resolve()
     assert {one.folder for one in run.every(tmp_path)} == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from llm_lora import files
 from llm_lora.engines.events import Listener, Progress
+from llm_lora.errors import UserError
 
 _COMPLETE = "complete"
 """Marker in a checkpoint folder, written after all else: without it, a kill came in between."""
@@ -115,6 +117,12 @@ class Metrics(TrainerCallback):
         values = {ours: float(logged[theirs]) for theirs, ours in names.items() if theirs in logged}
         if "loss" not in values and "validation_loss" not in values:
             return
+        if not math.isfinite(values.get("loss", 0.0)):
+            raise UserError(
+                f"the loss is not a number any more, at step {state.global_step}",
+                where="train.learning_rate",
+                fix="divide it by 3 or more and train again",
+            )
         self.tokens = max(self.tokens, int(logged.get("num_tokens", 0)))
         self._last_loss = values.get("loss", self._last_loss)
         self._last_validation = values.get("validation_loss", self._last_validation)

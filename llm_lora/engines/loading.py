@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import resource
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,27 +127,3 @@ def _weights_decision(model: Any, bits: int) -> str:
         )
     megabytes = model.get_memory_footprint() / 1e6
     return f"base in NF4 with double quantisation: {len(layers)} linear layers, {megabytes:.1f} MB"
-
-
-@contextmanager
-def out_of_memory() -> Iterator[None]:
-    """Turns the many faces of exhausted memory into one `UserError` with the ladder to climb.
-
-    The order follows what each step frees: activations dominate, the rank hardly matters.
-
-    Raises:
-        UserError: memory ran out within the block.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a plain one.
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        ):
-            raise
-        raise UserError(
-            "out of memory",
-            fix="in this order: train.checkpointing=true, half train.batch_size with double "
-            "train.accumulate, smaller train.max_tokens, a smaller base (--set KEY=VALUE)",
-        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 import time
 import warnings
@@ -28,7 +27,8 @@ from llm_lora.engines import batches
 from llm_lora.engines.answers import Answerer, Sampling
 from llm_lora.engines.callbacks import Complete, Metrics, StopOnSignal, newest_checkpoint
 from llm_lora.engines.events import Fit, Interrupted, Listener, silent
-from llm_lora.engines.loading import load_base, out_of_memory, peak_memory_bytes
+from llm_lora.engines.loading import load_base, peak_memory_bytes
+from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.formats import Example
 from llm_lora.recipe import Recipe
@@ -90,7 +90,7 @@ def fit(
     order = order[: steps * recipe.train.accumulate]
     steps_per_epoch = micro_per_epoch / recipe.train.accumulate
 
-    with out_of_memory():
+    with out_of_memory(), full_disk(checkpoints):
         loaded = load_base(base, bits=recipe.lora.bits, precision=recipe.train.precision)
         arguments = _arguments(recipe, checkpoints, steps, steps_per_epoch, loaded.compute)
         record = Metrics(metrics, tensorboard, listener, steps, steps_per_epoch)
@@ -123,6 +123,8 @@ def fit(
         trainable, total = trainer.model.get_nb_trainable_parameters()
         for decision in loaded.decisions:
             tell(decision)
+        if recipe.train.optimizer != "adamw":
+            tell(f"optimizer: {arguments.optim.value}")
         tell(
             f"adapter of rank {recipe.lora.rank}: {trainable:,} parameters, "
             f"{trainable / total:.1%} of all; {steps} steps of "
@@ -136,12 +138,6 @@ def fit(
     if stop.requested and state.global_step < steps:
         saved = newest_checkpoint(checkpoints)
         raise Interrupted(state.global_step, steps, saved or checkpoints)
-    if any(not math.isfinite(row.get("loss", 0.0)) for row in state.log_history):
-        raise UserError(
-            "the loss is not a number any more",
-            where="train.learning_rate",
-            fix="divide it by 3 or more and train again",
-        )
     _save(trainer, adapter, base)
     best = state.best_global_step or state.global_step
     return Fit(
@@ -203,6 +199,13 @@ def _every(value: float | int, steps_per_epoch: float) -> int:
     return value if isinstance(value, int) else max(1, round(value * steps_per_epoch))
 
 
+def _optimizer(name: str) -> str:
+    """TRL's name of an optimizer; pages need a GPU whose memory they could leave."""
+    if name == "paged-adamw-8bit" and not torch.cuda.is_available():
+        name = "adamw-8bit"
+    return _OPTIMIZERS[name]
+
+
 def _arguments(
     recipe: Recipe, checkpoints: Path, steps: int, steps_per_epoch: float, compute: torch.dtype
 ) -> SFTConfig:
@@ -219,7 +222,7 @@ def _arguments(
         "warmup_steps": max(1, round(train.warmup * steps)) if train.warmup else 0,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
-        "optim": _OPTIMIZERS[train.optimizer],
+        "optim": _optimizer(train.optimizer),
         "gradient_checkpointing": train.checkpointing,
         "seed": train.seed,
         "bf16": compute == torch.bfloat16,
@@ -268,10 +271,8 @@ def _save(trainer: SFTTrainer, adapter: Path, base: Base) -> None:
     """Write the adapter beside its place, make its configuration reproducible, move it there."""
     unfinished = adapter.with_name(f".{adapter.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with full_disk(adapter):
         trainer.model.save_pretrained(unfinished, safe_serialization=True)
-    except OSError as error:
-        raise files.write_error(error, adapter) from error
     path = unfinished / CONFIG
     config = json.loads(files.read_text(path))
     # PEFT keeps the targets in a set, whose order changes from process to process.

@@ -43,6 +43,7 @@ class Plan:
     batch: int = 12
     rows_per_shard: int = 1200
     report_every: int = 250
+    cases: int = 48
     seed: int = 0
     resume: Path | None = None
 
@@ -99,7 +100,7 @@ def train(plan: Plan) -> None:
         first = saved["step"]
     highest = (_MATRIX_RATE, _OTHER_RATE)
     compiled = torch.compile(_loss)
-    examination = Examination(plan.base / TOKENIZER, cases=48)
+    examination = Examination(plan.base / TOKENIZER, cases=plan.cases)
     log.info("%d parameters, step %d", sum(p.numel() for p in model.parameters()), first)
     average, started = 0.0, time.monotonic()
     for step, (ids, weights) in zip(range(first, plan.steps), _batches(plan, first), strict=False):

@@ -142,8 +142,8 @@ def pools() -> Pools:
     counts: Counter[tuple[str, str]] = Counter()
     for line in (WORDNET / "cntlist.rev").read_text().splitlines():
         sense, _, count = line.split()
-        lemma, rest = sense.split("%")
-        counts[lemma, rest[0]] += int(count)
+        lemma, numbers = sense.split("%")
+        counts[lemma, numbers[0]] += int(count)
     entries: list[Entry] = []
     seen: dict[str, dict[str, int]] = {}
     unwanted = set(_TASK)

@@ -1,0 +1,55 @@
+"""Exhausted memory and full disks, whose many faces become one message each."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from llm_lora import files
+from llm_lora.errors import UserError
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Tells which settings free memory; in the order of what they free: activations dominate.
+
+    Raises:
+        UserError: memory ran out within the block.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a plain one.
+        if isinstance(error, RuntimeError) and not (
+            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        ):
+            raise
+        raise UserError(
+            "out of memory",
+            fix="in this order: train.checkpointing=true, half train.batch_size with double "
+            "train.accumulate, smaller train.max_tokens, a smaller base (--set KEY=VALUE)",
+        ) from error
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Tells that the disk is full, whoever of the libraries below noticed it.
+
+    Raises:
+        UserError: a write within the block failed for want of space.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # safetensors and torch wrap the operating system's error in their own.
+        words = ("No space left on device", "PytorchStreamWriter", "inline_container")
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not any(word in str(error) for word in words):
+            raise
+        raise files.write_error(OSError(errno.ENOSPC, ""), folder) from error
