@@ -458,6 +458,7 @@ def test_warnings_tell_what_is_seldom_meant() -> None:
     assert load(path).warnings() == ()
     odd = ["lora.alpha=512", "train.evaluate_every=1", "generate.top_p=0.9"]
     odd += ["train.batching=packed", "train.batch_size=1", "train.max_tokens=128", "base=a/b"]
+    odd += ["generate.max_new_tokens=200"]
     said = load(path, overrides=[*odd, "train.learning_rate=2e-3"]).warnings()
     assert [sentence.split()[0] for sentence in said] == [
         "lora.alpha",

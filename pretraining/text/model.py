@@ -48,6 +48,7 @@ def save(model: Qwen3ForCausalLM, weights: dict[str, Tensor], folder: Path) -> N
     fresh = folder / "new"
     copy.bfloat16().save_pretrained(fresh)
     for file in fresh.iterdir():
+        file.chmod(0o644)  # safetensors keeps its files to the owner
         file.replace(folder / file.name)
     fresh.rmdir()
 
