@@ -62,9 +62,11 @@ def test_padding_carries_no_loss() -> None:
         {"input_ids": [8], "labels": [8]},
     ]
     out = batches.pad(rows, pad_id=3)
-    assert out["input_ids"].tolist() == [[5, 6, 7], [8, 3, 3]]
-    assert out["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
-    assert out["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert out["input_ids"].shape == (2, 32)
+    assert out["input_ids"][:, :4].tolist() == [[5, 6, 7, 3], [8, 3, 3, 3]]
+    assert out["labels"][:, :4].tolist() == [[-100, 6, 7, -100], [8, -100, -100, -100]]
+    assert out["attention_mask"].sum(dim=1).tolist() == [3, 1]
+    assert (out["labels"][:, 3:] == batches.IGNORED).all()
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,7 @@ def test_concatenated_examples_do_not_see_each_other(model: torch.nn.Module) -> 
     alone = model(input_ids=torch.tensor([[20, 21, 22, 23, 24, 25]])).logits[0]
     assert torch.allclose(logits([1, 2, 3, 4]), alone, atol=1e-5)
     assert torch.equal(logits([1, 2, 3, 4]), logits([9, 8, 7, 6]))
+
+
+def test_tokens_after_each_step() -> None:
+    assert batches.tokens_after([[0], [1, 2], [0]], [5, 7, 9], accumulate=2) == [0, 21, 26]

@@ -56,12 +56,14 @@ class Answerer:
             if bits == 4 and loaded.device.type == "cpu":
                 model = model.dequantize().to(loaded.compute)
             if adapter is not None:
-                model = PeftModel.from_pretrained(model, adapter, is_trainable=False)
+                # Without the cast to fp32 that training wants: bf16 products round it anyway.
+                model = PeftModel.from_pretrained(
+                    model, adapter, is_trainable=False, autocast_adapter_dtype=False
+                )
         self._chat = chat
         self._model = model.eval()
         self._adapted = adapter is not None
         self._device = loaded.device
-        self._autocast = loaded.compute == torch.bfloat16
         self._constraints = Constraints(
             AutoTokenizer.from_pretrained(base.path, local_files_only=True)
         )
@@ -107,7 +109,6 @@ class Answerer:
                 out_of_memory(),
                 torch.inference_mode(),
                 self._model.disable_adapter() if adapter_off else nullcontext(),
-                torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast),
             ):
                 batch = self._generate([ids[i] for i in chosen], sampling, schema)
             found.update(zip(chosen, batch, strict=True))

@@ -6,6 +6,7 @@ already done, and no random state decides what comes next.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import Sampler
 IGNORED = -100
 """Label of a token that carries no loss (torch's cross entropy)."""
 
+_MULTIPLE = 32
 _POOL = 16
 """Batches sorted by length together: near-equal lengths, yet every epoch is shuffled anew."""
 
@@ -52,6 +54,15 @@ def plan(
     return batches[: max(1, round(epochs * per_epoch))]
 
 
+def tokens_after(
+    order: Sequence[Sequence[int]], lengths: Sequence[int], accumulate: int
+) -> list[int]:
+    """Tokens seen after 0, 1, 2, … optimizer steps of `accumulate` batches each."""
+    each = [sum(lengths[i] for i in batch) for batch in order]
+    steps = [sum(each[i : i + accumulate]) for i in range(0, len(each), accumulate)]
+    return list(itertools.accumulate(steps, initial=0))
+
+
 class Order(Sampler[list[int]]):
     """A planned order as a torch batch sampler."""
 
@@ -66,8 +77,12 @@ class Order(Sampler[list[int]]):
 
 
 def pad(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Rows of `input_ids` and `labels` → tensors [rows, longest], padded on the right."""
+    """Rows of `input_ids` and `labels` → tensors [rows, longest], padded on the right.
+
+    The longest is rounded up, so that few shapes occur and freed memory fits the next step.
+    """
     longest = max(len(row["input_ids"]) for row in rows)
+    longest = -(-longest // _MULTIPLE) * _MULTIPLE
     ids = torch.full((len(rows), longest), pad_id)
     labels = torch.full((len(rows), longest), IGNORED)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -69,19 +69,24 @@ class Metrics(TrainerCallback):
     """Writes `metrics.jsonl` and TensorBoard events, and tells the listener."""
 
     def __init__(
-        self, path: Path, tensorboard: Path, listener: Listener, steps: int, steps_per_epoch: float
+        self,
+        path: Path,
+        tensorboard: Path,
+        listener: Listener,
+        tokens: Sequence[int],
+        steps_per_epoch: float,
     ) -> None:
+        """`tokens` holds how many were seen after 0, 1, 2, … steps."""
         self.rows: list[dict[str, Any]] = []
-        self.tokens = 0
         self.peak_memory: Callable[[], int] = lambda: 0
         self._path = path
         self._tensorboard = tensorboard
         self._listener = listener
-        self._steps = steps
+        self._tokens = tokens
+        self._steps = len(tokens) - 1
         self._steps_per_epoch = steps_per_epoch
         self._started = 0.0
         self._first_step = 0
-        self._first_tokens = 0
         self._last_loss: float | None = None
         self._last_validation: float | None = None
 
@@ -93,7 +98,6 @@ class Metrics(TrainerCallback):
             kept = [json.loads(line) for line in files.read_text(self._path).splitlines()]
             self.rows = [row for row in kept if row["step"] <= state.global_step]
         files.write_jsonl(self._path, self.rows)
-        self.tokens = self._first_tokens = int(self.rows[-1]["tokens"]) if self.rows else 0
         self._writer = SummaryWriter(str(self._tensorboard), purge_step=state.global_step + 1)
         self._started = time.monotonic()
         self._first_step = state.global_step
@@ -111,7 +115,6 @@ class Metrics(TrainerCallback):
             "eval_loss": "validation_loss",
             "learning_rate": "learning_rate",
             "grad_norm": "gradient_norm",
-            "mean_token_accuracy": "token_accuracy",
         }
         logged = logs or {}
         values = {ours: float(logged[theirs]) for theirs, ours in names.items() if theirs in logged}
@@ -123,7 +126,6 @@ class Metrics(TrainerCallback):
                 where="train.learning_rate",
                 fix="divide it by 3 or more and train again",
             )
-        self.tokens = max(self.tokens, int(logged.get("num_tokens", 0)))
         self._last_loss = values.get("loss", self._last_loss)
         self._last_validation = values.get("validation_loss", self._last_validation)
         progress = self._progress(state.global_step)
@@ -131,7 +133,7 @@ class Metrics(TrainerCallback):
             "step": state.global_step,
             "epoch": round(state.global_step / self._steps_per_epoch, 3),
             **values,
-            "tokens": self.tokens,
+            "tokens": self._tokens[state.global_step],
             "tokens_per_second": round(progress.tokens_per_second or 0.0, 1),
             "seconds": round(time.monotonic() - self._started, 1),
         }
@@ -163,7 +165,7 @@ class Metrics(TrainerCallback):
             total=self._steps,
             loss=self._last_loss,
             validation_loss=self._last_validation,
-            tokens_per_second=(self.tokens - self._first_tokens) / elapsed,
+            tokens_per_second=(self._tokens[step] - self._tokens[self._first_step]) / elapsed,
             memory_bytes=self.peak_memory(),
             seconds_left=(self._steps - step) * elapsed / done if done else None,
         )

@@ -36,11 +36,16 @@ class Constraint(LLGuidanceLogitsProcessor):
             for matcher, token in zip(self.ll_matchers, input_ids[:, -1].tolist(), strict=True):
                 if not matcher.is_stopped():
                     matcher.consume_token(token)
-        allowed = self.bitmask.fill_(-1)
+        complete = []
         for row, matcher in enumerate(self.ll_matchers):
-            if not matcher.is_stopped():
-                llguidance.torch.fill_next_token_bitmask(matcher, allowed, row)
-        llguidance.torch.apply_token_bitmask_inplace(logits, allowed.to(logits.device))
+            if matcher.is_stopped():
+                complete.append(row)
+                self.bitmask[row] = 0
+            else:
+                llguidance.torch.fill_next_token_bitmask(matcher, self.bitmask, row)
+        llguidance.torch.apply_token_bitmask_inplace(logits, self.bitmask.to(logits.device))
+        # A complete answer can only end; nothing may follow it.
+        logits[complete, self.llg_tokenizer.eos_token] = 0.0
         return logits
 
 

@@ -15,9 +15,8 @@ import datasets
 import torch
 import transformers
 from peft import LoraConfig
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, EarlyStoppingCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from llm_lora import files
 from llm_lora.adapter import CONFIG
@@ -28,6 +27,7 @@ from llm_lora.engines.answers import Answerer, Sampling
 from llm_lora.engines.callbacks import Complete, Metrics, StopOnSignal, newest_checkpoint
 from llm_lora.engines.events import Fit, Interrupted, Listener, silent
 from llm_lora.engines.loading import load_base, peak_memory_bytes
+from llm_lora.engines.trainer import PlannedTrainer
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.formats import Example
@@ -76,8 +76,9 @@ def fit(
     _quiet()
     started, cpu_started = time.monotonic(), time.process_time()
     rows = [_row(chat, example) for example in train]
+    lengths = [len(row["input_ids"]) for row in rows]
     order = batches.plan(
-        [len(row["input_ids"]) for row in rows],
+        lengths,
         epochs=recipe.train.epochs,
         batch_size=recipe.train.batch_size,
         grouped=recipe.train.batching == "grouped",
@@ -93,9 +94,10 @@ def fit(
     with out_of_memory(), full_disk(checkpoints):
         loaded = load_base(base, bits=recipe.lora.bits, precision=recipe.train.precision)
         arguments = _arguments(recipe, checkpoints, steps, steps_per_epoch, loaded.compute)
-        record = Metrics(metrics, tensorboard, listener, steps, steps_per_epoch)
+        done = batches.tokens_after(order, lengths, recipe.train.accumulate)
+        record = Metrics(metrics, tensorboard, listener, done, steps_per_epoch)
         stop = StopOnSignal()
-        trainer = _Trainer(
+        trainer = PlannedTrainer(
             order=order,
             pad_id=chat.pad_id,
             concatenated=recipe.train.batching == "packed",
@@ -143,7 +145,7 @@ def fit(
     return Fit(
         steps=state.global_step,
         planned_steps=steps,
-        tokens=record.tokens,
+        tokens=done[state.global_step],
         seconds=time.monotonic() - started,
         cpu_seconds=time.process_time() - cpu_started,
         best_step=best,
@@ -155,29 +157,6 @@ def fit(
         decisions=loaded.decisions,
         curve=tuple(record.rows),
     )
-
-
-class _Trainer(SFTTrainer):
-    """SFTTrainer over examples that are already token ids, in an order that is already planned."""
-
-    def __init__(
-        self, *, order: list[list[int]], pad_id: int, concatenated: bool, **options: Any
-    ) -> None:
-        self._order = order
-        self._collate = (
-            batches.concatenate if concatenated else lambda rows: batches.pad(rows, pad_id)
-        )
-        super().__init__(data_collator=self._collate, **options)
-
-    def get_train_dataloader(self) -> Any:
-        loader: DataLoader[Any] = DataLoader(
-            self.train_dataset,
-            batch_sampler=batches.Order(self._order),
-            collate_fn=self._collate,
-            # A generator of its own: drawing the worker seed must not move the global state.
-            generator=torch.Generator(),
-        )
-        return self.accelerator.prepare(loader)
 
 
 def _row(chat: Chat, example: Example) -> dict[str, list[int]]:
@@ -267,7 +246,7 @@ def _keep_adapter_in_fp32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-def _save(trainer: SFTTrainer, adapter: Path, base: Base) -> None:
+def _save(trainer: PlannedTrainer, adapter: Path, base: Base) -> None:
     """Write the adapter beside its place, make its configuration reproducible, move it there."""
     unfinished = adapter.with_name(f".{adapter.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -184,7 +184,7 @@ def shown(rng: Random, domain: Domain | None = None) -> Document:
 
 def unknown(rng: Random) -> Document:
     """For the evaluation: a held-out domain whose prompt names the properties."""
-    return asked(rng, rng.choice(load("held_out")), always_hint=False)
+    return asked(rng, rng.choice(load("held_out")), always_hint=True)
 
 
 def unknown_shown(rng: Random) -> Document:

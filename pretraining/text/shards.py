@@ -19,7 +19,7 @@ from pretraining.text.tokenizer import END_OF_TEXT, PAD, special
 
 ROW = 640
 """Tokens of a row: several documents, each ended by the end-of-text token."""
-_BATCH = 2000
+_BATCH = 200
 _OPEN_ROWS = 32
 _END_WEIGHT = 0.1
 
