@@ -72,8 +72,18 @@ def wanted_stamp(kind: str) -> str:
 
 def make_venv() -> None:
     """A virtual environment with uv and the build backend in it."""
-    if not (BIN / "python").exists():
-        venv.create(VENV, with_pip=True)
+    pip = [str(BIN / "python"), "-m", "pip", "--version"]
+    works = (BIN / "python").exists() and not subprocess.run(
+        pip, capture_output=True, check=False
+    ).returncode
+    if not works:
+        try:
+            venv.create(VENV, with_pip=True, clear=True)
+        except subprocess.CalledProcessError:
+            sys.exit(
+                "install: this Python cannot make virtual environments; install its venv package "
+                "(Debian, Ubuntu: apt-get install python3-venv) and try again"
+            )
     run(str(BIN / "python"), "-m", "pip", "install", "-q", UV, "setuptools>=77", "wheel")
 
 

@@ -86,6 +86,14 @@ def read(folder: Path) -> Adapter:
             where=str(folder / MANIFEST),
             fix="copy the adapter folder again, or train again",
         )
+    for name, key in ((SCHEMA, "schema_digest"), (TEMPLATE, "chat_template_digest")):
+        path, wanted = folder / name, manifest.get(key)
+        if (files.sha256(files.read_bytes(path)) if path.is_file() else None) != wanted:
+            raise UserError(
+                "not the file that training used",
+                where=str(path),
+                fix="copy the adapter folder again, or train again",
+            )
     return Adapter(
         path=folder,
         digest=found,

@@ -43,6 +43,9 @@ class Watcher(Protocol):
     def checked(self, dataset: Dataset) -> None:
         """The dataset passed its check."""
 
+    def began(self, here: Run) -> None:
+        """The run's folder is there; from now on it can be resumed."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -83,24 +86,48 @@ def train(
     watch.checked(prepared.dataset)
     open_run = run.unfinished if resume else run.create
     here = open_run(root, recipe.name, recipe.to_yaml)
-    prepared.dataset.write(here.dataset)
-    watch.say(f"run: {here.folder}")
+    with here.claimed():
+        _begin(prepared, here)
+        watch.began(here)
 
-    watch.stage("Training")
-    fit = _fit(prepared, here, watch, resume=resume)
-    seal(prepared, here)
-
-    document = evaluate(prepared, here, watch, fit=fit, started=started)
-    shutil.rmtree(here.checkpoints, ignore_errors=True)
-    finish(prepared, here, fit, document)
-    here.become_latest()
+        watch.stage("Training")
+        fit = _fit(prepared, here, watch, resume=resume)
+        seal(prepared, here)
+        evaluate(prepared, here, watch, fit=fit, started=started)
+        here.become_latest()
     return here
+
+
+def _begin(prepared: Prepared, here: Run) -> None:
+    """Write the dataset and what the run works on; a resumed run must find the same.
+
+    Raises:
+        UserError: data, schema or base were changed since the run was interrupted.
+    """
+    schema = prepared.schema
+    inputs = {
+        "dataset": prepared.dataset.fingerprint,
+        "schema": schema.digest if schema else None,
+        "base": prepared.base.digest,
+    }
+    if here.inputs.is_file():
+        before = here.read(here.inputs)
+        changed = [name for name, digest in inputs.items() if before.get(name) != digest]
+        if changed:
+            raise UserError(
+                f"changed since that run was interrupted: {', '.join(changed)}",
+                where=str(here.folder),
+                fix="undo the change, or start anew without --resume",
+            )
+        return
+    prepared.dataset.write(here.dataset)
+    files.write_json(here.inputs, inputs)
 
 
 def _fit(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
     if here.fit.is_file():
         watch.say("training was finished before; its adapter is used")
-        return Fit(**here.read(here.fit))
+        return Fit.from_json(here.read(here.fit), here.fit)
     engine = engines.load(prepared.recipe.task)
     fit: Fit = engine.fit(
         prepared.recipe,
@@ -175,11 +202,16 @@ def max_new_tokens(prepared: Prepared) -> int:
 def evaluate(
     prepared: Prepared, here: Run, watch: Watcher, *, fit: Fit, started: float
 ) -> dict[str, Any]:
-    """Answer the held-out prompts with base and adapter, free and constrained, and report.
+    """Answer the held-out prompts with base and adapter, free and constrained; report; finish.
 
     Returns:
         the document written to `report.json`.
+
+    Raises:
+        UserError: the adapter is damaged or belongs to another base, or memory ran out.
     """
+    # While its files are renewed the run does not count as finished.
+    here.manifest.unlink(missing_ok=True)
     recipe, schema = prepared.recipe, prepared.schema
     adapter = adapters.read(here.adapter)
     adapters.require_base(adapter, prepared.base)
@@ -236,10 +268,12 @@ def evaluate(
         curve=fit.curve,
         lengths=prepared.dataset.stats["tokens"],
     )
+    _finish(prepared, here, fit, document)
+    shutil.rmtree(here.checkpoints, ignore_errors=True)
     return document
 
 
-def finish(prepared: Prepared, here: Run, fit: Fit, document: dict[str, Any]) -> None:
+def _finish(prepared: Prepared, here: Run, fit: Fit, document: dict[str, Any]) -> None:
     """Write scores into the adapter's manifest, and then the run's manifest: finished."""
     adapter = seal(prepared, here, scores=headline(document))
     here.finish(
@@ -278,8 +312,9 @@ def reopen(here: Run, load: Callable[[Path], Recipe]) -> Prepared:
     """What a finished run was made from, read from its own folder.
 
     Raises:
-        UserError: the base or a file of the run is gone or was changed.
+        UserError: training is not finished, or the base or a file of the run is gone or changed.
     """
+    here.read(here.fit)
     recipe = load(here.recipe)
     base = bases.resolve(recipe.base, recipe.revision)
     schema_path = here.adapter / adapters.SCHEMA

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +73,11 @@ class Run:
         return self.folder / "manifest.json"
 
     @property
+    def inputs(self) -> Path:
+        """Digests of what the run works on; a resumed run must work on the same."""
+        return self.folder / "inputs.json"
+
+    @property
     def finished(self) -> bool:
         """True once the manifest, the last file of a run, is in place."""
         return self.manifest.is_file()
@@ -101,6 +108,24 @@ class Run:
         """Write the manifest: from now on the run counts as finished."""
         files.write_json(self.manifest, manifest)
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the run for this process; the system lets go of it when the process ends.
+
+        Raises:
+            UserError: another process is working on it.
+        """
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    "another process is working on this run",
+                    where=str(self.folder),
+                    fix="wait for it, or stop it first",
+                ) from None
+            yield
+
     def become_latest(self) -> None:
         """Point `runs/NAME/latest` at this run, in one move."""
         link = self.folder.parent / LATEST
@@ -122,7 +147,8 @@ def create(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run:
         UserError: the folder cannot be made.
     """
     stamp = datetime.now(UTC).strftime(STAMP)
-    run = Run(root / name / f"{stamp}-{secrets.token_hex(2)}")
+    # Resolved, so that paths in the recipe hold however the folder of runs is reached.
+    run = Run(root.resolve() / name / f"{stamp}-{secrets.token_hex(2)}")
     try:
         run.folder.mkdir(parents=True)
     except OSError as error:
@@ -167,8 +193,12 @@ def unfinished(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run
         if files.read_text(run.recipe) == recipe_yaml(run.folder):
             return run
     if candidates:
+        before = files.read_text(candidates[-1].recipe).splitlines()
+        now = recipe_yaml(candidates[-1].folder).splitlines()
+        changed = [line.strip() for line in now if line not in before]
+        changed = changed or [line.strip() for line in before if line not in now]
         raise UserError(
-            "the recipe was changed since that run was interrupted",
+            f"the recipe was changed since that run was interrupted: {'; '.join(changed[:3])}",
             where=str(candidates[-1].folder),
             fix="undo the change, or start anew without --resume",
         )

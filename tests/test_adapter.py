@@ -33,8 +33,15 @@ def write(
     files.write_json(folder / adapters.CONFIG, {"r": rank, "lora_alpha": 8})
     files.write_json(
         folder / adapters.MANIFEST,
-        {"digest": adapters.digest(folder), "base": {"name": "tiny", "digest": "d" * 64}},
+        {
+            "digest": adapters.digest(folder),
+            "base": {"name": "tiny", "digest": "d" * 64},
+            "schema_digest": files.sha256("{}"),
+            "chat_template_digest": files.sha256("hello"),
+        },
     )
+    files.write_text(folder / adapters.SCHEMA, "{}")
+    files.write_text(folder / adapters.TEMPLATE, "hello")
     return folder
 
 
@@ -42,7 +49,7 @@ def test_a_whole_adapter_is_read(tmp_path: Path) -> None:
     adapter = adapters.read(write(tmp_path / "a"))
     assert (adapter.rank, adapter.alpha, adapter.base_name) == (4, 8, "tiny")
     assert adapter.modules == ("model.layers.0.self_attn.q_proj",)
-    assert adapter.schema_path is None
+    assert adapter.schema_path == tmp_path / "a" / "answer.schema.json"
 
 
 def cut_weights(folder: Path) -> None:
@@ -77,6 +84,14 @@ def broken_manifest(folder: Path) -> None:
     (folder / adapters.MANIFEST).write_text("{")
 
 
+def other_schema(folder: Path) -> None:
+    (folder / adapters.SCHEMA).write_text('{"type":"object"}')
+
+
+def no_template(folder: Path) -> None:
+    (folder / adapters.TEMPLATE).unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -86,6 +101,8 @@ def broken_manifest(folder: Path) -> None:
         (other_rank, "lora_A.weight has shape .*, but the rank is 8"),
         (pickled, r"the weights are pickled \(adapter_model.bin\)"),
         (no_manifest, "llm_lora.json: missing; copy the whole adapter folder"),
+        (other_schema, "answer.schema.json: not the file that training used"),
+        (no_template, "chat_template.jinja: not the file that training used"),
         (broken_manifest, "llm_lora.json:1: not JSON"),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,43 +77,47 @@ def test_tasks_are_told_apart_only_behind_the_boundary() -> None:
             assert 'task == "' not in path.read_text(), path
 
 
-def loaded_by(*arguments: str) -> tuple[float, str]:
-    """Seconds and heavy modules of one `llm-lora` command in a fresh process."""
+ROOT = PACKAGE.parent
+SCHEMA = "data_templates/medical_qa/answer.schema.json"
+
+
+def run_light(*arguments: str) -> tuple[int, float, str]:
+    """Exit code, processor seconds and heavy modules of `llm-lora` in a fresh process."""
     code = (
-        "import sys; sys.argv = ['llm-lora', *sys.argv[1:]]\n"
-        "from llm_lora.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        f"print('HEAVY', sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+        "import atexit, sys, time; sys.argv = ['llm-lora', *sys.argv[1:]]\n"
+        f"heavy = {HEAVY!r}\n"
+        "atexit.register(lambda: print(time.process_time(), sorted(heavy & set(sys.modules)), "
+        "file=sys.stderr))\n"
+        "from llm_lora.cli import main; main()"
     )
-    started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
-    return time.perf_counter() - started, done.stderr.splitlines()[-1]
+    seconds, _, heavy = done.stderr.splitlines()[-1].partition(" ")
+    return done.returncode, float(seconds), heavy
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "code"),
     [
-        ("--help",),
-        ("train", "--help"),
-        ("train", "no-such-recipe.yaml"),
-        (
-            "validate",
-            "tests/data/answers.jsonl",
-            "--schema",
-            "data_templates/medical_qa/answer.schema.json",
-        ),
+        (("--help",), 0),
+        (("train", "--help"), 0),
+        (("train", "no-such-recipe.yaml"), 2),
+        (("validate", "tests/data/answers.jsonl", "--schema", SCHEMA), 1),
     ],
     ids=["help", "train help", "recipe error", "validate"],
 )
-def test_quick_commands_are_quick_and_light(arguments: tuple[str, ...]) -> None:
-    seconds, heavy = min(loaded_by(*arguments) for _ in range(3))
-    assert heavy == "HEAVY []"
-    assert seconds < 0.5
+def test_quick_commands_are_quick_and_light(arguments: tuple[str, ...], code: int) -> None:
+    tries = [run_light(*arguments) for _ in range(3)]
+    assert {(got, heavy) for got, _, heavy in tries} == {(code, "[]")}
+    # Processor time, so that a busy machine does not fail it; 0.3 s is the promise to users.
+    assert min(seconds for _, seconds, _ in tries) <= 0.3
 
 
 def test_data_check_needs_no_heavy_library() -> None:
-    _, heavy = loaded_by("data", "check", "recipes/medical_qa.yaml", "--profile", "cpu")
-    assert heavy == "HEAVY []"
+    code, _, heavy = run_light("data", "check", "recipes/medical_qa.yaml", "--profile", "cpu")
+    assert (code, heavy) == (0, "[]")

@@ -128,6 +128,49 @@ def test_the_same_recipe_gives_the_same_bytes_and_so_does_an_interrupted_run(
     ]
 
 
+def interrupted(recipe: Path, runs: Path, *options: str) -> Path:
+    """The folder of a run that was stopped by Ctrl-C after its first checkpoint."""
+    command = Command("train", recipe, "--runs", runs, *options)
+    command.wait_until(lambda: any(runs.glob("small/*/checkpoints/*/complete")))
+    command.interrupt()
+    code, output = command.finish()
+    assert code == 130, output
+    (run,) = runs.glob("small/2*")
+    return run
+
+
+def test_accumulation_packing_and_dropout_resume_to_the_same_bytes_too(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    options = ("--set", "train.accumulate=2", "--set", "train.batching=packed")
+    options += ("--set", "train.batch_size=4", "--set", "lora.dropout=0.1")
+    options += ("--set", "train.evaluate_every=3", "--set", "generate.max_new_tokens=4")
+    code, output = Command("train", small_recipe, "--runs", tmp_path / "a", *options).finish()
+    assert code == 0, output
+    run = interrupted(small_recipe, tmp_path / "b", *options)
+    code, output = Command(
+        "train", small_recipe, "--runs", tmp_path / "b", *options, "--resume"
+    ).finish()
+    assert code == 0, output
+    assert weights(run) == weights(tmp_path / "a" / "small" / "latest")
+
+
+def test_a_run_does_not_resume_on_other_data(small_recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(small_recipe.parent, folder)
+    run = interrupted(folder / "small.yaml", tmp_path / "runs")
+    rows = (folder / "train.jsonl").read_text().splitlines(keepends=True)
+    (folder / "train.jsonl").write_text("".join(rows[1:]))
+    resume = ("train", folder / "small.yaml", "--runs", tmp_path / "runs", "--resume")
+    code, output = Command(*resume).finish()
+    assert code == 2, output
+    assert "changed since that run was interrupted: dataset" in output
+    code, output = Command(*resume, "--set", "lora.rank=8").finish()
+    assert code == 2, output
+    assert "the recipe was changed since that run was interrupted: rank: 8" in output
+    assert not (run / "manifest.json").exists()
+
+
 def test_a_killed_run_is_never_taken_for_finished_and_resumes_to_the_same_adapter(
     small_run: Path, small_recipe: Path, tmp_path: Path
 ) -> None:
@@ -138,10 +181,14 @@ def test_a_killed_run_is_never_taken_for_finished_and_resumes_to_the_same_adapte
     assert not (run / "manifest.json").exists()
     # A checkpoint that the kill cut off must not be resumed from.
     whole = next(run.glob("checkpoints/*/complete")).parent
-    torn = whole.with_name("checkpoint-999")
-    shutil.copytree(whole, torn)
-    (torn / "complete").unlink()
-    (torn / "trainer_state.json").write_text("{")
+    for number, marked in ((998, False), (999, True)):
+        torn = whole.with_name(f"checkpoint-{number}")
+        shutil.copytree(whole, torn)
+        (torn / "trainer_state.json").unlink()
+        if not marked:
+            (torn / "complete").unlink()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
 
     code, output = Command("train", small_recipe, "--runs", tmp_path, "--resume").finish()
     assert code == 0, output
@@ -221,6 +268,101 @@ def test_the_base_is_really_nf4_with_double_quantisation() -> None:
         state = layer.weight.quant_state
         assert (state.quant_type, state.nested) == ("nf4", True)
         assert layer.weight.dtype == torch.uint8
+
+
+def test_evaluating_leaves_the_nf4_base_as_it_was() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    model = loading.load_base(bases.resolve("tiny"), bits=4, precision="auto").model.eval()
+    layers = [one for one in model.modules() if isinstance(one, Linear4bit)]
+    before = [one.weight.data.clone() for one in layers]
+    with torch.no_grad():
+        model(input_ids=torch.arange(4, 40)[None])
+    for layer, packed in zip(layers, before, strict=True):
+        assert layer.weight.quant_state.nested
+        assert torch.equal(layer.weight.data, packed)
+
+
+def test_unpacked_answers_are_those_of_the_4_bit_base() -> None:
+    ids = torch.arange(4, 60)[None]
+
+    def logits(unpack: bool) -> torch.Tensor:
+        model = loading.load_base(bases.resolve("tiny"), bits=4, precision="auto").model.eval()
+        if unpack:
+            model = model.dequantize().to(torch.bfloat16)
+        with torch.inference_mode():
+            return model(input_ids=ids).logits.float()
+
+    packed, unpacked = logits(False), logits(True)
+    assert (packed.argmax(-1) == unpacked.argmax(-1)).float().mean() > 0.95
+    assert (packed - unpacked).abs().max() < 0.25
+
+
+@pytest.mark.parametrize("concatenated", [False, True])
+@pytest.mark.parametrize("items", [None, 77])
+def test_the_loss_on_a_cpu_is_trls_loss(
+    concatenated: bool, items: int | None, tmp_path: Path
+) -> None:
+    import datasets
+    from peft import LoraConfig
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    base = bases.resolve("tiny")
+    rows = [
+        {"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, -100, 7, 8, 9, 10]},
+        {"input_ids": [11, 12, 13, 14], "labels": [-100, -100, -100, 14]},
+    ]
+    trainer = text.PlannedTrainer(
+        order=[[0, 1]],
+        pad_id=3,
+        concatenated=concatenated,
+        model=loading.load_base(base, bits=16, precision="fp32").model,
+        args=SFTConfig(str(tmp_path), use_cpu=True, bf16=False, max_length=None, report_to=[]),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(base.path),
+        peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    batch = (batches.concatenate if concatenated else lambda r: batches.pad(r, 3))(rows)
+
+    def gradients(compute: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        trainer.model.zero_grad()
+        loss = compute(trainer, trainer.model, dict(batch), num_items_in_batch=items)
+        loss.backward()
+        return loss.detach(), [p.grad for p in trainer.model.parameters() if p.grad is not None]
+
+    ours, our_gradients = gradients(text.PlannedTrainer.compute_loss)
+    theirs, their_gradients = gradients(SFTTrainer.compute_loss)
+    assert torch.allclose(ours, theirs, rtol=1e-4)
+    for one, other in zip(our_gradients, their_gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-2, atol=1e-5)
+
+
+def test_stopping_early_depends_only_on_what_checkpoints_hold() -> None:
+    from transformers import TrainerControl, TrainerState
+
+    from llm_lora.engines.callbacks import StopEarly
+
+    early = StopEarly(patience=3, every=10)
+
+    def stops(step: int, best: int | None) -> bool:
+        control = TrainerControl()
+        early.on_save(None, TrainerState(global_step=step, best_global_step=best), control)
+        return control.should_training_stop
+
+    assert not stops(10, None) and not stops(39, 10)
+    assert stops(40, 10) and stops(50, 10)
+
+
+def test_json_output_is_json_alone(small_recipe: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "llm_lora.cli", "train", str(small_recipe), "--json"]
+    command += ["--runs", str(tmp_path), "--set", "train.max_steps=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == {"run", "report"}
 
 
 def test_an_adapter_is_not_put_on_another_base(small_run: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_adapter_answers_as_it_did_in_the_report_and_not_as_the_base(
         if (row["model"], row["form"]) == ("adapter", "unconstrained")
     }
     held_out = Dataset.read(small_run / "dataset").held_out
-    starts_alike, differs_from_base = 0, 0
+    alike, length, differs_from_base = 0, 0, 0
     for example in held_out:
         body = {"messages": as_json(example.prompt), "temperature": 0, "max_tokens": 48}
         adapter, base = (
@@ -124,10 +124,11 @@ def test_the_adapter_answers_as_it_did_in_the_report_and_not_as_the_base(
             for name in ("small", "tiny")
         )
         text = adapter["message"]["content"]
-        starts_alike += text[:16] == reported[example.id][:16]
+        alike += len(os.path.commonprefix([text, reported[example.id]]))
+        length += len(reported[example.id])
         differs_from_base += text != base["message"]["content"]
     # bf16 sums differ between the two programs, so near ties may fall otherwise later on.
-    assert starts_alike >= len(held_out) * 0.75
+    assert alike >= length * 0.7
     assert differs_from_base == len(held_out)
 
 

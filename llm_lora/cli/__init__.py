@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 
-from llm_lora.cli.exits import EXIT_INTERRUPTED
 from llm_lora.errors import EXIT_USER_ERROR, UserError
 
 
 def main() -> None:
     """Entry point of `llm-lora`: a user's mistake is told in a few lines, never as a traceback."""
-    # Rich and click read the terminal's width themselves; a pipe that closes early is no error.
     from llm_lora.cli.commands import app
 
     try:
@@ -20,12 +17,6 @@ def main() -> None:
     except UserError as error:
         tell(error, as_json="--json" in sys.argv)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 def tell(error: UserError, *, as_json: bool) -> None:

@@ -80,7 +80,10 @@ def train(
         try:
             run = pipeline.train(loaded, watch, root=root, resume=resume)
         except (Interrupted, KeyboardInterrupt) as stopped:
-            watch.interrupted(stopped, _again(recipe, overrides, profile, root))
+            again = _again(recipe, overrides, profile, root)
+            watch.interrupted(stopped, again)
+            if as_json:
+                _print_json({"interrupted": str(stopped), "resume": again})
             raise typer.Exit(EXIT_INTERRUPTED) from None
     document = run.read(run.report)
     if as_json:
@@ -158,11 +161,9 @@ def evaluate(run: RunFolder, as_json: AsJson = False) -> None:
 
     here = runs.find(run)
     prepared = pipeline.reopen(here, recipe.load)
-    fit = Fit(**here.read(here.fit))
-    watch = show.Live(quiet=as_json)
-    with watch:
+    fit = Fit.from_json(here.read(here.fit), here.fit)
+    with show.Live(quiet=as_json) as watch, here.claimed():
         document = pipeline.evaluate(prepared, here, watch, fit=fit, started=time.monotonic())
-    pipeline.finish(prepared, here, fit, document)
     if as_json:
         _print_json(document)
     else:

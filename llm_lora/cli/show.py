@@ -41,6 +41,7 @@ class Live:
         self._task: TaskID | None = None
         self._title = ""
         self._titled = True
+        self._resumable = False
 
     def __enter__(self) -> Live:
         self._progress.start()
@@ -94,9 +95,17 @@ class Live:
             self._task, completed=progress.done, total=progress.total, facts=_facts(progress)
         )
 
+    def began(self, here: Run) -> None:
+        """Where everything will lie."""
+        self._resumable = True
+        self.say(f"run: {here.folder}")
+
     def interrupted(self, stopped: Interrupted | KeyboardInterrupt, command: str) -> None:
         """Where it stopped and how to go on."""
         self._progress.stop()
+        if not self._resumable:
+            self._console.print("\n[yellow]Stopped[/] before anything was written")
+            return
         if isinstance(stopped, Interrupted):
             place = f" at step {stopped.step} of {stopped.total}"
             place += f"; checkpoint saved in {stopped.checkpoint}"

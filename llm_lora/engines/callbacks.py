@@ -20,13 +20,21 @@ from llm_lora.engines.events import Listener, Progress
 from llm_lora.errors import UserError
 
 _COMPLETE = "complete"
-"""Marker in a checkpoint folder, written after all else: without it, a kill came in between."""
+"""Marker in a checkpoint folder, written after all else, with the sizes of all files."""
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
-    whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{_COMPLETE}")]
+    """The newest checkpoint that was written to its end, and of which nothing was lost since."""
+    whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{_COMPLETE}") if _whole(marker)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _whole(marker: Path) -> bool:
+    sizes = json.loads(files.read_text(marker))
+    return all(
+        (marker.parent / name).is_file() and (marker.parent / name).stat().st_size == size
+        for name, size in sizes.items()
+    )
 
 
 class Complete(TrainerCallback):
@@ -34,7 +42,27 @@ class Complete(TrainerCallback):
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        files.write_text(folder / _COMPLETE, "")
+        written = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        files.write_json(folder / _COMPLETE, written)
+
+
+class StopEarly(TrainerCallback):
+    """Stops when the validation loss has not improved for `patience` evaluations.
+
+    It looks only at what checkpoints hold, so a resumed run stops where an unbroken one does;
+    transformers' own callback counts anew after a resume.
+    """
+
+    def __init__(self, patience: int, every: int) -> None:
+        self._steps = patience * every
+
+    def reached(self, state: TrainerState) -> bool:
+        """True when training should not go on from this state."""
+        best = state.best_global_step
+        return best is not None and best > 0 and state.global_step - best >= self._steps
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        control.should_training_stop |= self.reached(state)
 
 
 class StopOnSignal(TrainerCallback):
@@ -95,7 +123,7 @@ class Metrics(TrainerCallback):
     ) -> None:
         # After a resume, what was recorded beyond the checkpoint happened to nobody.
         if state.global_step and self._path.is_file():
-            kept = [json.loads(line) for line in files.read_text(self._path).splitlines()]
+            kept = _rows(files.read_text(self._path))
             self.rows = [row for row in kept if row["step"] <= state.global_step]
         files.write_jsonl(self._path, self.rows)
         self._writer = SummaryWriter(str(self._tensorboard), purge_step=state.global_step + 1)
@@ -120,7 +148,7 @@ class Metrics(TrainerCallback):
         values = {ours: float(logged[theirs]) for theirs, ours in names.items() if theirs in logged}
         if "loss" not in values and "validation_loss" not in values:
             return
-        if not math.isfinite(values.get("loss", 0.0)):
+        if not all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "validation_loss")):
             raise UserError(
                 f"the loss is not a number any more, at step {state.global_step}",
                 where="train.learning_rate",
@@ -169,3 +197,14 @@ class Metrics(TrainerCallback):
             memory_bytes=self.peak_memory(),
             seconds_left=(self._steps - step) * elapsed / done if done else None,
         )
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; a kill or a full disk may have torn the last one."""
+    rows = []
+    for line in text.splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

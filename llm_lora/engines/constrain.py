@@ -9,6 +9,7 @@ import llguidance
 import llguidance.hf
 import llguidance.torch
 import torch
+import torch.nn.functional as F
 from outlines.backends.llguidance import LLGuidanceLogitsProcessor
 
 from llm_lora.errors import UserError
@@ -43,10 +44,22 @@ class Constraint(LLGuidanceLogitsProcessor):
                 self.bitmask[row] = 0
             else:
                 llguidance.torch.fill_next_token_bitmask(matcher, self.bitmask, row)
-        llguidance.torch.apply_token_bitmask_inplace(logits, self.bitmask.to(logits.device))
+        allowed = _unpacked(self.bitmask.to(logits.device), logits.shape[1])
         # A complete answer can only end; nothing may follow it.
-        logits[complete, self.llg_tokenizer.eos_token] = 0.0
-        return logits
+        allowed[complete, self.llg_tokenizer.eos_token] = True
+        return logits.masked_fill(~allowed, -torch.inf)
+
+
+def _unpacked(bitmask: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Bits [rows, words of 32] → booleans [rows, vocabulary].
+
+    llguidance's own function is compiled at its first call, which needs a C++ compiler.
+    """
+    places = torch.arange(32, device=bitmask.device, dtype=torch.int32)
+    bits = (bitmask.unsqueeze(-1) >> places) & 1
+    known = bits.flatten(1).bool()[:, :vocabulary]
+    # Logits beyond the tokenizer's vocabulary are padding of the model's matrix.
+    return F.pad(known, (0, vocabulary - known.shape[1]))
 
 
 class Constraints:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_lora.errors import UserError
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -50,6 +52,21 @@ class Fit:
     peak_memory_bytes: int
     decisions: tuple[str, ...]
     curve: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any], where: Path) -> Fit:
+        """Read what `dataclasses.asdict` wrote.
+
+        Raises:
+            UserError: another version of llm-lora wrote it.
+        """
+        try:
+            row = {**row, "decisions": tuple(row["decisions"]), "curve": tuple(row["curve"])}
+            return cls(**row)
+        except (KeyError, TypeError):
+            raise UserError(
+                "written by another version of llm-lora", where=str(where), fix="train again"
+            ) from None
 
 
 class Interrupted(Exception):

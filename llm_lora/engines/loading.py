@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers import logging as transformers_logging
 
@@ -124,15 +125,26 @@ def load_base(base: Base, *, bits: int, precision: str) -> Loaded:
             where=str(base.path),
             fix="check that the folder is a whole transformers model",
         ) from error
+    _leave_weights_alone(model)
     decisions = [reason, _weights_decision(model, bits)]
     return Loaded(model, where, compute, tuple(decisions))
+
+
+def _leave_weights_alone(model: Any) -> None:
+    """Keep bitsandbytes from repacking NF4 weights when a model answers on a CPU with bf16.
+
+    It rounds the quantisation constants in place, so that after the first evaluation the base is no
+    longer the one that training began with, nor the one that a resumed run loads
+    (bitsandbytes 0.50, `Linear4bit.forward`).
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _weights_decision(model: Any, bits: int) -> str:
     if bits == 16:
         return "base in 16 bit, as the recipe says (lora.bits: 16)"
-    from bitsandbytes.nn import Linear4bit
-
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     nested = [layer for layer in layers if getattr(layer.weight.quant_state, "nested", False)]
     if not layers or len(nested) != len(layers):

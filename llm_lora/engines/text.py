@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -15,7 +16,7 @@ import datasets
 import torch
 import transformers
 from peft import LoraConfig
-from transformers import AutoTokenizer, EarlyStoppingCallback
+from transformers import AutoTokenizer, TrainerState
 from trl import SFTConfig
 
 from llm_lora import files
@@ -24,7 +25,13 @@ from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.engines import batches
 from llm_lora.engines.answers import Answerer, Sampling
-from llm_lora.engines.callbacks import Complete, Metrics, StopOnSignal, newest_checkpoint
+from llm_lora.engines.callbacks import (
+    Complete,
+    Metrics,
+    StopEarly,
+    StopOnSignal,
+    newest_checkpoint,
+)
 from llm_lora.engines.events import Fit, Interrupted, Listener, silent
 from llm_lora.engines.loading import load_base, peak_memory_bytes
 from llm_lora.engines.trainer import PlannedTrainer
@@ -41,6 +48,19 @@ _OPTIMIZERS = {
     "paged-adamw-8bit": "paged_adamw_8bit",
 }
 _LOG_EVERY = 5
+_RELIED_ON = {
+    "eval_on_start",
+    "eval_packing",
+    "ignore_data_skip",
+    "label_smoothing_factor",
+    "loss_type",
+    "packing",
+    "packing_strategy",
+    "padding_free",
+    "save_only_model",
+    "use_liger_kernel",
+}
+"""What resuming to the same bytes, the planned order and the CPU's loss rely on."""
 
 
 def fit(
@@ -97,7 +117,8 @@ def fit(
         done = batches.tokens_after(order, lengths, recipe.train.accumulate)
         record = Metrics(metrics, tensorboard, listener, done, steps_per_epoch)
         stop = StopOnSignal()
-        trainer = PlannedTrainer(
+        early = StopEarly(recipe.train.patience, arguments.eval_steps)
+        trainer = _trainer(
             order=order,
             pad_id=chat.pad_id,
             concatenated=recipe.train.batching == "packed",
@@ -113,12 +134,7 @@ def fit(
                 target_modules=_targets(recipe),
                 task_type="CAUSAL_LM",
             ),
-            callbacks=[
-                EarlyStoppingCallback(early_stopping_patience=recipe.train.patience),
-                record,
-                stop,
-                Complete(),
-            ],
+            callbacks=[record, stop, Complete(), early],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         _keep_adapter_in_fp32(trainer.model)
@@ -134,14 +150,22 @@ def fit(
         )
         record.peak_memory = peak_memory_bytes
         checkpoint = newest_checkpoint(checkpoints) if resume else None
-        with stop:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint is not None and (ended := _ended(checkpoint, early, steps)):
+            trainer.state = ended
+            trainer._load_best_model()
+        else:
+            with stop:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = trainer.state
     if stop.requested and state.global_step < steps:
         saved = newest_checkpoint(checkpoints)
         raise Interrupted(state.global_step, steps, saved or checkpoints)
     _save(trainer, adapter, base)
     best = state.best_global_step or state.global_step
+    # Model, optimizer and callbacks point at each other; evaluation needs their memory.
+    del trainer
+    gc.collect()
+    torch.cuda.empty_cache()
     return Fit(
         steps=state.global_step,
         planned_steps=steps,
@@ -157,6 +181,20 @@ def fit(
         decisions=loaded.decisions,
         curve=tuple(record.rows),
     )
+
+
+def _trainer(**options: Any) -> PlannedTrainer:
+    """The trainer; what it refuses is the recipe's `extra`, for all else was checked before."""
+    try:
+        return PlannedTrainer(**options)
+    except ValueError as error:
+        raise UserError(f"TRL refuses it: {error}", where="extra", fix="leave it out") from error
+
+
+def _ended(checkpoint: Path, early: StopEarly, steps: int) -> TrainerState | None:
+    """The state of a checkpoint after which training has nothing left to do."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state if early.reached(state) or state.global_step >= steps else None
 
 
 def _row(chat: Chat, example: Example) -> dict[str, list[int]]:
@@ -221,15 +259,18 @@ def _arguments(
         "report_to": [],
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    clashes = sorted(set(options) & set(recipe.extra))
+    clashes = sorted((set(options) | _RELIED_ON) & set(recipe.extra))
     if clashes:
         raise UserError(
-            f"extra repeats what the recipe has its own key for: {', '.join(clashes)}",
+            f"extra may not set {', '.join(clashes)}: llm-lora decides it, for exact resumption",
             where="extra",
-            fix="set the recipe's own key",
+            fix="use the recipe's own keys (train.batching, train.batch_size, …)",
         )
     try:
-        return SFTConfig(**options, **recipe.extra)
+        config = SFTConfig(**options, **recipe.extra)
+        # One process trains on one card; TRL refuses to start when more are merely visible.
+        config._n_gpu = min(config.n_gpu, 1)
+        return config
     except (TypeError, ValueError) as error:
         raise UserError(
             f"TRL's SFTConfig refuses it: {error}", where="extra", fix="see TRL's SFTConfig"
@@ -256,7 +297,8 @@ def _save(trainer: PlannedTrainer, adapter: Path, base: Base) -> None:
     config = json.loads(files.read_text(path))
     # PEFT keeps the targets in a set, whose order changes from process to process.
     config["target_modules"] = sorted(config["target_modules"])
-    config["base_model_name_or_path"] = str(base.path if base.embedded else base.name)
+    # The name, not the path: the same recipe gives the same bytes in another folder.
+    config["base_model_name_or_path"] = base.name
     files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     (unfinished / "README.md").unlink(missing_ok=True)
     shutil.rmtree(adapter, ignore_errors=True)

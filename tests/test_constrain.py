@@ -1,0 +1,76 @@
+"""The decoding constraint: only what the schema allows, and nothing after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from llm_lora import base as bases
+from llm_lora.engines.constrain import Constraints
+from llm_lora.schema import AnswerSchema
+
+SCHEMA = AnswerSchema.from_text(
+    json.dumps(
+        {
+            "type": "object",
+            "properties": {
+                "colour": {"enum": ["red", "green"]},
+                "n": {"type": "integer", "minimum": 0, "maximum": 99},
+            },
+            "required": ["colour", "n"],
+            "additionalProperties": False,
+        }
+    )
+)
+
+
+def write(seed: int, rows: int = 4) -> list[str]:
+    """Answers of a writer that likes every token equally, one row each."""
+    tokenizer = AutoTokenizer.from_pretrained(bases.resolve("tiny").path)
+    constraint = Constraints(tokenizer).of(SCHEMA)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.full((rows, 1), 5)
+    for _ in range(40):
+        logits = constraint(ids, torch.zeros(rows, len(tokenizer)))
+        chances = logits.softmax(-1)
+        ids = torch.cat([ids, torch.multinomial(chances, 1, generator=generator)], dim=1)
+    end = tokenizer.eos_token_id
+    answers = []
+    for row in ids[:, 1:].tolist():
+        assert end in row
+        answers.append(tokenizer.decode(row[: row.index(end)]))
+        # A complete answer can only end, again and again.
+        assert set(row[row.index(end) :]) == {end}
+    return answers
+
+
+def test_whatever_the_model_likes_the_answer_fits_and_is_compact() -> None:
+    for seed in range(5):
+        for answer in write(seed):
+            assert SCHEMA.judge(answer).valid, answer
+            assert answer == SCHEMA.canonical_text(answer)
+
+
+def test_it_needs_no_compiler() -> None:
+    code = "import sys; sys.path.insert(0, 'tests'); import test_constrain as t; t.write(0)"
+    environment = {
+        **os.environ,
+        "PATH": "/nonexistent",
+        "CXX": "/nonexistent",
+        "CC": "/nonexistent",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
