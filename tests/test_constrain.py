@@ -59,15 +59,10 @@ def test_whatever_the_model_likes_the_answer_fits_and_is_compact() -> None:
 
 def test_it_needs_no_compiler() -> None:
     code = "import sys; sys.path.insert(0, 'tests'); import test_constrain as t; t.write(0)"
-    environment = {
-        **os.environ,
-        "PATH": "/nonexistent",
-        "CXX": "/nonexistent",
-        "CC": "/nonexistent",
-    }
+    nowhere = dict.fromkeys(("PATH", "CXX", "CC"), "/nonexistent")
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=environment,
+        env={**os.environ, **nowhere},
         capture_output=True,
         text=True,
         check=False,

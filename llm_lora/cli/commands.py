@@ -69,11 +69,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Check the data, train an adapter, and report on held-out examples."""
+    loaded, reason = _load(recipe, overrides, profile)
+
+    # Only now: a mistake in the recipe is told before anything else is imported.
     from llm_lora import pipeline
     from llm_lora.cli import show
     from llm_lora.engines.events import Interrupted
 
-    loaded, reason = _load(recipe, overrides, profile)
     watch = show.Live(quiet=as_json)
     with watch:
         watch.profile(loaded, reason)

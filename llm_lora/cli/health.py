@@ -13,7 +13,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from llm_lora import base, plan
-from llm_lora.cli.show import console
+from llm_lora.cli.console import console
 from llm_lora.errors import UserError
 
 _FREE_DISK = 10 * 2**30

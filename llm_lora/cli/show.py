@@ -6,20 +6,21 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from llm_lora.dataset import Dataset
+from llm_lora.cli.console import console
 from llm_lora.engines.events import Interrupted
 from llm_lora.engines.events import Progress as Moment
-from llm_lora.recipe import Recipe
-from llm_lora.run import Run
 
-console = Console(highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from llm_lora.dataset import Dataset
+    from llm_lora.recipe import Recipe
+    from llm_lora.run import Run
 
 _SAMPLES = 3
 _PARTS = ("all", "seen", "unseen")

@@ -7,7 +7,7 @@ import sys
 
 from llm_lora import adapter as adapters
 from llm_lora import engines, pipeline
-from llm_lora.cli.show import console
+from llm_lora.cli.console import console
 from llm_lora.formats import Answer, Message
 from llm_lora.run import Run
 

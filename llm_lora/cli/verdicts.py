@@ -9,7 +9,7 @@ from itertools import islice
 from rich.markup import escape
 from rich.table import Table
 
-from llm_lora.cli.show import console
+from llm_lora.cli.console import console
 from llm_lora.validate import LineVerdict, Summary
 
 _SHOWN = 20
