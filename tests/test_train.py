@@ -360,6 +360,7 @@ def test_json_output_is_json_alone(small_recipe: Path, tmp_path: Path) -> None:
 
     command = [sys.executable, "-m", "llm_lora.cli", "train", str(small_recipe), "--json"]
     command += ["--runs", str(tmp_path), "--set", "train.max_steps=2"]
+    command += ["--set", "train.evaluate_every=2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == {"run", "report"}

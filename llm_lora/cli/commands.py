@@ -5,70 +5,74 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from llm_lora import __version__
 from llm_lora.cli.exits import EXIT_INTERRUPTED
 
-app = typer.Typer(
-    name="llm-lora",
-    help="From prompt/response pairs and an answer schema to a model whose JSON always fits.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+overrides_option = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a setting, e.g. lora.rank=32; may be given several times.",
 )
-data_app = typer.Typer(
-    help="Look at training data before anything is trained.", no_args_is_help=True
+profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="A profile of the recipe; auto picks by what the machine has.",
 )
-app.add_typer(data_app, name="data")
-
-RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe, e.g. recipes/x.yaml.")
-]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run, e.g. runs/medical_qa/latest.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. lora.rank=32."),
-]
-Profile = Annotated[
-    str, typer.Option("--profile", help="A profile of the recipe; auto picks by what is there.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
-Root = Annotated[Path, typer.Option("--runs", help="The folder of all runs.")]
+root_option = click.option(
+    "--runs",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="The folder of all runs.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"llm-lora {__version__}")
-        raise typer.Exit
+class _InOrder(click.Group):
+    """Lists commands in the order of a first use, as they stand here."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(self.commands)
 
 
-@app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="llm-lora %(version)s")
+def app() -> None:
     """From prompt/response pairs and an answer schema to a model whose JSON always fits."""
 
 
+@app.group()
+def data() -> None:
+    """Look at training data before anything is trained."""
+
+
 @app.command()
+@recipe_argument
+@overrides_option
+@profile_option
+@click.option("--resume", is_flag=True, help="Continue the newest unfinished run of this recipe.")
+@root_option
+@json_option
 def train(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    profile: Profile = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the newest unfinished run of this recipe.")
-    ] = False,
-    root: Root = Path("runs"),
-    as_json: AsJson = False,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    profile: str,
+    resume: bool,
+    root: Path,
+    as_json: bool,
 ) -> None:
-    """Check the data, train an adapter, and report on held-out examples."""
+    """Check the data, train an adapter, report on held-out examples."""
     loaded, reason = _load(recipe, overrides, profile)
 
     # Only now: a mistake in the recipe is told before anything else is imported.
@@ -86,7 +90,7 @@ def train(
             watch.interrupted(stopped, again)
             if as_json:
                 _print_json({"interrupted": str(stopped), "resume": again})
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            raise SystemExit(EXIT_INTERRUPTED) from None
     document = run.read(run.report)
     if as_json:
         _print_json({"run": str(run.folder), "report": document})
@@ -95,9 +99,9 @@ def train(
     # Unmet gates are a result, not a failure of the command: `evaluate` and promotion judge them.
 
 
-def _again(recipe: Path, overrides: Sequence[str] | None, profile: str, root: Path) -> str:
+def _again(recipe: Path, overrides: Sequence[str], profile: str, root: Path) -> str:
     parts = ["llm-lora train", str(recipe)]
-    parts += [f"--set {override}" for override in overrides or ()]
+    parts += [f"--set {override}" for override in overrides]
     if profile != "auto":
         parts.append(f"--profile {profile}")
     if root != Path("runs"):
@@ -105,15 +109,22 @@ def _again(recipe: Path, overrides: Sequence[str] | None, profile: str, root: Pa
     return " ".join([*parts, "--resume"])
 
 
-@data_app.command("check")
+@data.command("check")
+@recipe_argument
+@overrides_option
+@profile_option
+@click.option(
+    "--quarantine",
+    type=click.Path(path_type=Path),
+    help="Write the records that were set aside to this file.",
+)
+@json_option
 def data_check(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    profile: Profile = "auto",
-    quarantine: Annotated[
-        Path | None, typer.Option(help="Write the records that were set aside to this file.")
-    ] = None,
-    as_json: AsJson = False,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    profile: str,
+    quarantine: Path | None,
+    as_json: bool,
 ) -> None:
     """Read and judge every record of a recipe's data; nothing is trained."""
     from llm_lora import files, pipeline
@@ -136,24 +147,37 @@ def data_check(
 
 
 @app.command()
-def validate(
-    answers: Annotated[Path, typer.Argument(metavar="FILE", help="Answers; - reads stdin.")],
-    schema: Annotated[Path, typer.Option("--schema", help="The answer schema.")],
-    as_json: AsJson = False,
-) -> None:
-    """Judge every answer of a file against a schema; exit code 1 when any is invalid."""
+@click.argument("answers", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--schema",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The answer schema.",
+)
+@json_option
+def validate(answers: Path, schema: Path, as_json: bool) -> None:
+    """Judge every answer of a file against a schema.
+
+    FILE - reads stdin. The exit code is 1 when any answer is invalid.
+    """
     from llm_lora import validate as judging
     from llm_lora.cli import verdicts
     from llm_lora.schema import AnswerSchema
 
     judged = judging.judge_file(answers, AnswerSchema.load(schema))
     if not verdicts.show(judged, as_json=as_json):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 @app.command()
-def evaluate(run: RunFolder, as_json: AsJson = False) -> None:
-    """Answer a run's held-out prompts again and renew its report; exit code 1 if a gate fails."""
+@run_argument
+@json_option
+def evaluate(run: Path, as_json: bool) -> None:
+    """Answer a run's held-out prompts again and renew its report.
+
+    The exit code is 1 when a gate fails.
+    """
     import time
 
     from llm_lora import pipeline, recipe
@@ -171,11 +195,13 @@ def evaluate(run: RunFolder, as_json: AsJson = False) -> None:
     else:
         show.outcome(here, document)
     if not document["passed"]:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 @app.command()
-def report(run: RunFolder, as_json: AsJson = False) -> None:
+@run_argument
+@json_option
+def report(run: Path, as_json: bool) -> None:
     """Show the held-out report of a run, and where its page lies."""
     from llm_lora import run as runs
     from llm_lora.cli import show
@@ -189,16 +215,16 @@ def report(run: RunFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def chat(
-    run: RunFolder,
-    message: Annotated[
-        str | None, typer.Argument(help="One message; without it, a conversation begins.")
-    ] = None,
-    free: Annotated[bool, typer.Option("--free", help="Do not constrain by the schema.")] = False,
-    base_only: Annotated[bool, typer.Option("--base", help="Answer without the adapter.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Ask a run's adapter; each answer comes with its verdict."""
+@run_argument
+@click.argument("message", required=False)
+@click.option("--free", is_flag=True, help="Do not constrain by the schema.")
+@click.option("--base", "base_only", is_flag=True, help="Answer without the adapter.")
+@json_option
+def chat(run: Path, message: str | None, free: bool, base_only: bool, as_json: bool) -> None:
+    """Ask a run's adapter; each answer comes with its verdict.
+
+    Without MESSAGE, a conversation begins.
+    """
     from llm_lora import pipeline, recipe
     from llm_lora import run as runs
     from llm_lora.cli import talk
@@ -212,7 +238,9 @@ def chat(
 
 
 @app.command("runs")
-def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
+@root_option
+@json_option
+def list_runs(root: Path, as_json: bool) -> None:
     """List all runs with their state and held-out figures."""
     from llm_lora import run as runs
     from llm_lora.cli import show
@@ -225,8 +253,9 @@ def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Tell what this machine has, and what differs from the versions that were tested."""
+@json_option
+def doctor(as_json: bool) -> None:
+    """Tell what this machine has and lacks, and what was never tested."""
     from llm_lora.cli import health
 
     findings = health.examine()
@@ -235,10 +264,10 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         health.show(findings)
     if any(finding.status == "wrong" for finding in findings):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
-def _load(recipe: Path, overrides: Sequence[str] | None, profile: str) -> tuple[Any, str]:
+def _load(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Any, str]:
     """The recipe in the profile asked for, and why it is that profile."""
     from llm_lora import plan
     from llm_lora import recipe as recipes
@@ -252,10 +281,10 @@ def _load(recipe: Path, overrides: Sequence[str] | None, profile: str) -> tuple[
         return choice.name
 
     loaded = recipes.load(
-        recipe, overrides=overrides or (), profile=pick if profile == "auto" else profile
+        recipe, overrides=overrides, profile=pick if profile == "auto" else profile
     )
     return loaded, reason
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
