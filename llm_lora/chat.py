@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from llm_lora.errors import UserError
 from llm_lora.formats import Example, Message, make_example
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -57,10 +57,15 @@ class Unencodable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of one example; `mask` is 1 where the loss counts."""
+    """Token ids of one example; `mask` is 1 where the loss counts.
+
+    `starts` tells for each token that counts at which character of the answer it begins; the
+    end-of-turn token begins behind the last.
+    """
 
     input_ids: list[int]
     mask: list[int]
+    starts: list[int] = field(default_factory=list)
 
     @property
     def prompt_tokens(self) -> int:
@@ -216,24 +221,32 @@ class Chat:
                 f"no end token follows the answer: the template writes {rest!r}, "
                 f"but this base stops at {' or '.join(self._end_texts)}"
             )
-        prompt, ids = self._ids(before), self._ids(whole)
+        prompt, encoding = self._ids(before), self._encode(whole)
+        ids, offsets, answer_at = encoding.ids, encoding.offsets, len(whole) - len(after)
         if ids[: len(prompt)] != prompt:
             # The tokenizer joins the prompt's last characters with the answer's first. Serving
             # cannot: it feeds the prompt alone, and the model goes on from there.
-            apart = prompt + self._ids(whole[len(before) :])
+            encoding = self._encode(whole[len(before) :])
+            apart = prompt + encoding.ids
+            offsets = [(0, 0)] * len(prompt) + encoding.offsets
+            answer_at -= len(before)
             if self.decode(apart, skip_special=False) != self.decode(ids, skip_special=False):
                 raise Unencodable("the answer's first characters melt into the prompt's last token")
             ids = apart
         end = next(i for i in range(len(prompt), len(ids)) if ids[i] in self.eos_ids)
         mask = [0] * len(prompt) + [1] * (end + 1 - len(prompt)) + [0] * (len(ids) - end - 1)
-        return Encoded(ids, mask)
+        starts = [max(0, start - answer_at) for start, _ in offsets[len(prompt) : end + 1]]
+        return Encoded(ids, mask, starts)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of token ids, without control tokens unless they are asked for."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
     def _ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._encode(text).ids
+
+    def _encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
     @cached_property
     def _special(self) -> re.Pattern[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from llm_lora import jsontext
 from llm_lora.jsontext import format_path
 from llm_lora.schema import AnswerSchema
 from llm_lora.subschemas import Node, Place, Subschemas
@@ -80,6 +81,38 @@ def leaves(found: Shape, path: Place = ()) -> Iterator[tuple[str, Kind]]:
             yield from leaves(member, (*path, key))
     else:
         yield from leaves(found.item, (*path, 0))
+
+
+def closed_spans(schema: AnswerSchema, answer: str) -> list[tuple[int, int]]:
+    """Where an answer in canonical form holds closed values: first character, one past the last.
+
+    Nothing for an answer in another form, whose characters could not be told apart.
+    """
+    spans: list[tuple[int, int]] = []
+    text = ""
+
+    def write(value: object, known: Shape | None) -> None:
+        nonlocal text
+        if isinstance(value, dict):
+            members = known.members if isinstance(known, Record) else {}
+            for number, (key, member) in enumerate(value.items()):
+                text += f"{',' if number else '{'}{jsontext.dumps(key)}:"
+                write(member, members.get(key))
+            text += "}" if value else "{}"
+        elif isinstance(value, list):
+            item = known.item if isinstance(known, Rows) else None
+            for number, one in enumerate(value):
+                text += "," if number else "["
+                write(one, item)
+            text += "]" if value else "[]"
+        else:
+            start = len(text)
+            text += str(value) if isinstance(value, jsontext.Literal) else jsontext.dumps(value)
+            if known == Leaf("closed"):
+                spans.append((start, len(text)))
+
+    write(jsontext.parse_verbatim(answer), shape(schema))
+    return spans if text == answer else []
 
 
 def field_name(path: Place, kind: Kind) -> str:

@@ -135,6 +135,7 @@ def _fit(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
         prepared.dataset.validation,
         prepared.base,
         prepared.chat,
+        schema=prepared.schema,
         adapter=here.adapter,
         checkpoints=here.checkpoints,
         metrics=here.metrics,

@@ -216,6 +216,12 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
             "check.schema_valid needs data.schema, the schema to judge by",
             "set data.schema, or remove check.schema_valid",
         )
+    if train.closed_weight != 1 and data.answer_schema is None:
+        yield (
+            ("train", "closed_weight"),
+            "train.closed_weight needs data.schema, which tells the closed values",
+            "set data.schema, or remove train.closed_weight",
+        )
     if recipe.profile == "cpu" and train.optimizer == "paged-adamw-8bit":
         yield (
             ("train", "optimizer"),

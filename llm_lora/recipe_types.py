@@ -176,6 +176,14 @@ class TrainRecipe(_Block):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="How the learning rate falls after the warm-up."
     )
+    closed_weight: Number = Field(
+        default=1.0,
+        ge=1,
+        le=100,
+        description="How much a token of a closed value (a choice, true or false) counts in the "
+        "loss against any other. A short answer part like this is soon drowned by what is copied; "
+        "small bases take 3 to 6.",
+    )
     weight_decay: Number = Field(
         default=0.0, ge=0, le=1, description="Decay of the adapter's weights."
     )

@@ -69,6 +69,18 @@ def test_padding_carries_no_loss() -> None:
     assert (out["labels"][:, 3:] == batches.IGNORED).all()
 
 
+def test_weights_go_with_their_tokens() -> None:
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "weights": [0.0, 0.5, 1.5]},
+        {"input_ids": [8, 9], "labels": [-100, 9], "weights": [0.0, 2.0]},
+    ]
+    assert batches.pad(rows, pad_id=3)["weights"][:, :4].tolist() == [
+        [0, 0.5, 1.5, 0],
+        [0, 2, 0, 0],
+    ]
+    assert batches.concatenate(rows)["weights"].tolist() == [[0, 0.5, 1.5, 0, 2]]
+
+
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
     from transformers import Qwen3Config, Qwen3ForCausalLM

@@ -252,6 +252,13 @@ def test_set_takes_yaml_values_and_tells_its_own_mistakes() -> None:
     ]
 
 
+def test_weighing_closed_values_needs_a_schema() -> None:
+    path = write("x.yaml", f"{MINIMAL}train: {{closed_weight: 4}}\n")
+    assert mistakes(path)[0].startswith(
+        "x.yaml:4: train.closed_weight needs data.schema, which tells the closed values"
+    )
+
+
 def test_set_contradicting_the_file_is_told_at_the_place_to_blame() -> None:
     path = write("x.yaml", f"{MINIMAL}train: {{evaluate_every: 50}}\n")
     assert load(path).train.evaluate_every == 50

@@ -17,7 +17,10 @@ from llm_lora import files
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
 from llm_lora.engines import batches, loading, text
+from llm_lora.fields import closed_spans
+from llm_lora.formats import Message, make_example
 from llm_lora.recipe import load
+from llm_lora.schema import AnswerSchema
 
 pytestmark = pytest.mark.slow
 
@@ -336,6 +339,76 @@ def test_the_loss_on_a_cpu_is_trls_loss(
     assert torch.allclose(ours, theirs, rtol=1e-4)
     for one, other in zip(our_gradients, their_gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-2, atol=1e-5)
+
+
+def test_the_loss_weighs_tokens_as_told(tmp_path: Path) -> None:
+    import datasets
+    from peft import LoraConfig
+    from transformers import AutoTokenizer
+    from trl import SFTConfig
+
+    base = bases.resolve("tiny")
+    rows = [
+        {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "weights": [0.0, 0.5, 2.0, 0.0]},
+        {"input_ids": [11, 12, 13], "labels": [-100, -100, 13], "weights": [0.0, 0.0, 1.5]},
+    ]
+    trainer = text.PlannedTrainer(
+        order=[[0, 1]],
+        pad_id=3,
+        concatenated=False,
+        model=loading.load_base(base, bits=16, precision="fp32").model,
+        args=SFTConfig(str(tmp_path), use_cpu=True, bf16=False, max_length=None, report_to=[]),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(base.path),
+        peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    (batch,) = trainer.get_train_dataloader()
+    by_hand = torch.tensor(0.0)
+    with torch.no_grad():
+        for row in rows:
+            logits = trainer.model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+            for at, token in enumerate(row["input_ids"][1:], 1):
+                surprise = -logits[at - 1].log_softmax(-1)[token]
+                by_hand += row["weights"][at] * surprise / 4
+        loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=4)
+    assert torch.allclose(loss, by_hand, rtol=1e-4)
+
+
+def test_closed_values_weigh_more_and_all_together_as_much() -> None:
+    dataset = [
+        make_example((Message("user", "hello"),), answer, part=None, where="here")
+        for answer in ('{"ok":true,"note":"a true word","level":"low"}', '{"ok":false,"note":""}')
+    ]
+    schema = AnswerSchema.from_text(
+        json.dumps(
+            {
+                "type": "object",
+                "properties": {
+                    "ok": {"type": "boolean"},
+                    "note": {"type": "string", "maxLength": 30},
+                    "level": {"enum": ["low", "high"]},
+                },
+            }
+        )
+    )
+    chat = Chat.load(bases.resolve("tiny").path)
+    encoded = [chat.encode(example) for example in dataset]
+    rows = [text._row(one) for one in encoded]
+    spans = [closed_spans(schema, example.answer) for example in dataset]
+    assert [[e.answer[a:b] for a, b in s] for e, s in zip(dataset, spans, strict=True)] == [
+        ["true", '"low"'],
+        ["false"],
+    ]
+    text._weigh(rows, encoded, spans, 4.0)
+    weights = [weight for row in rows for weight in row["weights"] if weight]
+    assert len(weights) == sum(one.answer_tokens for one in encoded)
+    assert sum(weights) == pytest.approx(len(weights))
+    light, heavy = sorted(set(weights))
+    assert heavy == pytest.approx(4 * light)
+    first = rows[0]
+    marked = [i for i, weight in enumerate(first["weights"]) if weight == heavy]
+    assert "true" in chat.decode([first["input_ids"][i] for i in marked])
+    assert "word" not in chat.decode([first["input_ids"][i] for i in marked])
 
 
 def test_stopping_early_depends_only_on_what_checkpoints_hold() -> None:

@@ -17,6 +17,9 @@ from torch.utils.data import Sampler
 IGNORED = -100
 """Label of a token that carries no loss (torch's cross entropy)."""
 
+WEIGHTS = "weights"
+"""Column of what each token counts in the loss; without it, all that have a label count alike."""
+
 _MULTIPLE = 32
 _POOL = 16
 """Batches sorted by length together: near-equal lengths, yet every epoch is shuffled anew."""
@@ -86,12 +89,16 @@ def pad(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
     ids = torch.full((len(rows), longest), pad_id)
     labels = torch.full((len(rows), longest), IGNORED)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    weights = torch.zeros((len(rows), longest))
     for i, row in enumerate(rows):
         length = len(row["input_ids"])
         ids[i, :length] = torch.tensor(row["input_ids"])
         labels[i, :length] = torch.tensor(row["labels"])
         mask[i, :length] = 1
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        if WEIGHTS in row:
+            weights[i, :length] = torch.tensor(row[WEIGHTS])
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    return {**batch, WEIGHTS: weights} if WEIGHTS in rows[0] else batch
 
 
 def concatenate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -104,8 +111,11 @@ def concatenate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     # The first token of an example would be predicted from the end of the one before it.
     labels = [token for row in rows for token in [IGNORED, *row["labels"][1:]]]
     positions = [position for row in rows for position in range(len(row["input_ids"]))]
-    return {
+    batch = {
         "input_ids": torch.tensor([ids]),
         "labels": torch.tensor([labels]),
         "position_ids": torch.tensor([positions]),
     }
+    if WEIGHTS in rows[0]:
+        batch[WEIGHTS] = torch.tensor([[weight for row in rows for weight in row[WEIGHTS]]])
+    return batch

@@ -22,7 +22,7 @@ from trl import SFTConfig
 from llm_lora import files
 from llm_lora.adapter import CONFIG
 from llm_lora.base import Base
-from llm_lora.chat import Chat
+from llm_lora.chat import Chat, Encoded
 from llm_lora.engines import batches
 from llm_lora.engines.answers import Answerer, Sampling
 from llm_lora.engines.callbacks import (
@@ -37,8 +37,10 @@ from llm_lora.engines.loading import load_base, peak_memory_bytes
 from llm_lora.engines.trainer import PlannedTrainer
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
+from llm_lora.fields import closed_spans
 from llm_lora.formats import Example
 from llm_lora.recipe import Recipe
+from llm_lora.schema import AnswerSchema
 
 __all__ = ["Answerer", "Sampling", "fit", "peak_memory_bytes"]
 
@@ -70,6 +72,7 @@ def fit(
     base: Base,
     chat: Chat,
     *,
+    schema: AnswerSchema | None = None,
     adapter: Path,
     checkpoints: Path,
     metrics: Path,
@@ -84,6 +87,7 @@ def fit(
         recipe: decides everything that is not a path.
         train, validation: checked examples; validation decides when to stop and what is best.
         base, chat: the frozen model and its tokenizer with template.
+        schema: tells which values are closed, where the recipe weighs them.
         adapter, checkpoints, metrics, tensorboard: where to write.
         resume: continue from the newest whole checkpoint.
         listener: told about progress.
@@ -95,7 +99,11 @@ def fit(
     """
     _quiet()
     started, cpu_started = time.monotonic(), time.process_time()
-    rows = [_row(chat, example) for example in train]
+    encoded = [chat.encode(example) for example in train]
+    rows = [_row(one) for one in encoded]
+    if schema is not None and recipe.train.closed_weight != 1:
+        spans = [closed_spans(schema, example.answer) for example in train]
+        _weigh(rows, encoded, spans, recipe.train.closed_weight)
     lengths = [len(row["input_ids"]) for row in rows]
     order = batches.plan(
         lengths,
@@ -125,7 +133,7 @@ def fit(
             model=loaded.model,
             args=arguments,
             train_dataset=datasets.Dataset.from_list(rows),
-            eval_dataset=datasets.Dataset.from_list([_row(chat, one) for one in validation]),
+            eval_dataset=datasets.Dataset.from_list([_row(chat.encode(one)) for one in validation]),
             processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True),
             peft_config=LoraConfig(
                 r=recipe.lora.rank,
@@ -197,13 +205,33 @@ def _ended(checkpoint: Path, early: StopEarly, steps: int) -> TrainerState | Non
     return state if early.reached(state) or state.global_step >= steps else None
 
 
-def _row(chat: Chat, example: Example) -> dict[str, list[int]]:
-    encoded = chat.encode(example)
+def _row(encoded: Encoded) -> dict[str, list[Any]]:
     labels = [
         token if scored else batches.IGNORED
         for token, scored in zip(encoded.input_ids, encoded.mask, strict=True)
     ]
     return {"input_ids": list(encoded.input_ids), "labels": labels}
+
+
+def _weigh(
+    rows: Sequence[dict[str, list[Any]]],
+    encoded: Sequence[Encoded],
+    closed: Sequence[Sequence[tuple[int, int]]],
+    closed_weight: float,
+) -> None:
+    """Give each row the weights of its tokens; over all that have a label their mean is 1."""
+    for row, one, spans in zip(rows, encoded, closed, strict=True):
+        answer = [
+            closed_weight if any(start <= at < end for start, end in spans) else 1.0
+            for at in one.starts
+        ]
+        before = one.prompt_tokens
+        after = len(one.mask) - before - len(answer)
+        row[batches.WEIGHTS] = [0.0] * before + answer + [0.0] * after
+    counted = sum(label != batches.IGNORED for row in rows for label in row["labels"])
+    mean = sum(sum(row[batches.WEIGHTS]) for row in rows) / counted
+    for row in rows:
+        row[batches.WEIGHTS] = [weight / mean for weight in row[batches.WEIGHTS]]
 
 
 def _targets(recipe: Recipe) -> str | list[str]:

@@ -41,12 +41,14 @@ class PlannedTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean negative log-likelihood of the answers' tokens.
+        """Mean negative log-likelihood of the answers' tokens, weighted where weights are given.
 
-        TRL scores only the positions with a label where it has Triton; on a CPU it scores all of
-        them, with entropies that nobody reads: two fifths more time on a small base.
+        TRL knows no weights. It scores only the positions with a label where it has Triton; on a
+        CPU it scores all of them, with entropies that nobody reads: two fifths more time on a
+        small base.
         """
-        if self.args.device.type != "cpu" or return_outputs:
+        weights = inputs.pop(batches.WEIGHTS, None)
+        if return_outputs or (weights is None and self.args.device.type != "cpu"):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
         # The label of column i is predicted at column i - 1.
@@ -56,5 +58,7 @@ class PlannedTrainer(SFTTrainer):
         rest = {name: value for name, value in inputs.items() if name != "labels"}
         keep = labels.shape[1] - first
         logits = model(**rest, use_cache=False, logits_to_keep=keep).logits[:, :-1]
-        total = F.cross_entropy(logits[scored].float(), targets[scored], reduction="sum")
-        return total / (scored.sum() if num_items_in_batch is None else num_items_in_batch)
+        losses = F.cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+        if weights is not None:
+            losses = losses * weights[:, first + 1 :][scored]
+        return losses.sum() / (scored.sum() if num_items_in_batch is None else num_items_in_batch)

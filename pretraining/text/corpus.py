@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from pretraining.text import drills, language, records
+from pretraining.text import drills, language, records, sorting
 from pretraining.text.document import Document
 
 Family = Callable[[Random], Document]
@@ -19,6 +19,7 @@ FAMILIES: dict[str, tuple[Family, float]] = {
     "induction": (drills.induction, 0.09),
     "conversion": (drills.conversion, 0.06),
     "numbers": (drills.numbers, 0.04),
+    "sorting": (sorting.sorting, 0.14),
     "definitions": (language.definition, 0.06),
     "prose": (language.prose, 0.05),
 }

@@ -192,6 +192,18 @@ def pools() -> Pools:
         "substance": pick("noun", "1", {_SUBSTANCE}, 0),
         "job": pick("noun", "1", {_PERSON}, 1),
         "activity": pick("noun", "1", {_ACT}, 1),
+        **{
+            f"known {name}": pick("noun", "1", {kind}, 1)
+            for name, kind in (
+                ("animal", _ANIMAL),
+                ("plant", _PLANT),
+                ("food", _FOOD),
+                ("person", _PERSON),
+                ("substance", _SUBSTANCE),
+                ("activity", _ACT),
+                ("tool", _ARTIFACT),
+            )
+        },
         "noun": pick("noun", "1", None, 2),
         "common": pick("noun", "1", None, 8),
         "any": pick("noun", "1", None, 0, two=True),
