@@ -65,7 +65,7 @@ def test_data_check_for_people_and_for_machines(run_command: RunCommand) -> None
     arguments = ("data", "check", "recipes/medical_qa.yaml", "--profile", "cpu")
     code, out, _ = run_command(*arguments)
     assert code == 0
-    assert "835 train · 65 validation · 300 held out · fingerprint " in out
+    assert "855 train · 45 validation · 300 held out · fingerprint " in out
     code, out, _ = run_command(*arguments, "--json")
     assert code == 0
     summary = json.loads(out)

@@ -252,7 +252,7 @@ def test_the_loss_counts_the_answer_and_its_end_of_turn_only(small_recipe: Path)
     recipe = load(small_recipe)
     chat = Chat.load(bases.resolve("tiny").path)
     example = _examples(recipe, chat)[0]
-    row = text._row(chat, example)
+    row = text._row(chat.encode(example))
     scored = [token for token in row["labels"] if token != batches.IGNORED]
     assert chat.decode(scored[:-1]) == example.answer
     assert scored[-1] in chat.eos_ids
