@@ -9,6 +9,7 @@ chat_template.jinja        the template that the training examples were rendered
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,28 @@ SCHEMA = "answer.schema.json"
 TEMPLATE = "chat_template.jinja"
 
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>A|B)\.weight$")
+
+
+_NOT_PLAIN = (
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "monteclora_config",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "velora_config",
+)
+# The others (PiSSA, OLoRA, CorDA, LoftQ) take something out of the base's weights first.
+_INITS = (True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -117,6 +140,28 @@ def require_base(adapter: Adapter, base: Base) -> None:
             where=str(adapter.path),
             fix="use the base it was trained on, or train again on this one",
         )
+
+
+def scale(adapter: Adapter) -> float:
+    """What a module's product of B and A is multiplied with before it is added to the weight.
+
+    Raises:
+        UserError: PEFT's configuration asks for more than such products, so that adding them to
+            the base would give another model.
+    """
+    config = _json(adapter.path / CONFIG)
+    asked = [key for key in _NOT_PLAIN if config.get(key)]
+    asked += ["bias"] if config.get("bias", "none") != "none" else []
+    asked += ["init_lora_weights"] if config.get("init_lora_weights", True) not in _INITS else []
+    if asked:
+        raise UserError(
+            f"{', '.join(f'{key}={config[key]!r}' for key in asked)}: "
+            "only plain LoRA weights can be added to a base",
+            where=str(adapter.path / CONFIG),
+            fix="train again without it",
+        )
+    rank = math.sqrt(adapter.rank) if config.get("use_rslora") else adapter.rank
+    return adapter.alpha / rank
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -50,12 +50,13 @@ class Base:
     embedded: bool
 
 
-def resolve(base: str, revision: str | None = None) -> Base:
+def resolve(base: str, revision: str | None = None, *, download: bool = True) -> Base:
     """Find a base and check that it can be trained and served.
 
     Args:
         base: "tiny" (embedded), a folder, or the name of a model on the hub ("owner/name").
         revision: branch, tag or commit on the hub; its main branch where None.
+        download: whether a model of the hub may be fetched; else it must be in the local cache.
 
     Raises:
         UserError: it is not there (offline, wrong name, no access), or its files do not do:
@@ -74,7 +75,7 @@ def resolve(base: str, revision: str | None = None) -> Base:
         raise UserError(
             "no such folder", where=base, fix="check the path, or name a model as owner/name"
         )
-    snapshot = _download(base, revision)
+    snapshot = _download(base, revision, local_only=not download)
     commit = snapshot.name if _COMMIT.fullmatch(snapshot.name) else revision
     return _inspect(base, snapshot, commit)
 
@@ -154,7 +155,7 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
             where=name,
             fix="name the unquantised original",
         )
-    weights = _weights(folder)
+    weights = weight_files(folder)
     if not (folder / TOKENIZER).is_file():
         raise UserError(
             "no tokenizer.json",
@@ -194,8 +195,12 @@ def _architecture(config: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _weights(folder: Path) -> list[Path]:
-    """The safetensors files of a model, each complete."""
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, each complete.
+
+    Raises:
+        UserError: there are none, one is missing, or one is cut off.
+    """
     index = folder / _INDEX
     if index.is_file():
         shards = set(read_object(index).get("weight_map", {}).values())
@@ -286,12 +291,16 @@ def _file_digest(path: Path) -> str:
     return part.hexdigest()
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, *, local_only: bool) -> Path:
     """The snapshot of a model in the hub's cache, downloaded where it is not there yet."""
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=_FILES, local_files_only=local_only
+            )
+        )
     except errors.GatedRepoError:
         problem = "this model is gated: its owner must let you in"
         fix = f"accept its terms on its page ({name}), then log in: hf auth login"

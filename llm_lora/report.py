@@ -104,16 +104,15 @@ def build(
     Gates judge the adapter's unconstrained answers; where it also answered under the constraint,
     a gate of its own demands that every such answer fits the schema.
     """
-    parts = [part for part in _parts(held_out) if part != "all"]
-    blocks: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     judged = {}
     for model in sorted(answers, key=lambda name: name != "base"):
-        blocks[model] = {}
+        figures[model] = {}
         for form, given in answers[model].items():
             rows = judge(schema, held_out, given)
             judged[model, form] = rows
-            blocks[model][form] = {part: _block(rows, part) for part in [*parts, "all"]}
-    outcomes = [_gate(name, wanted, blocks) for name, wanted in gates.items() if wanted]
+            figures[model][form] = blocks(rows)
+    outcomes = [_gate(name, wanted, figures) for name, wanted in gates.items() if wanted]
     if ("adapter", "constrained") in judged:
         outcomes.append(_constrained_gate(judged["adapter", "constrained"]))
     counted = Counter(example.part for example in held_out)
@@ -121,8 +120,8 @@ def build(
         "recipe": dict(recipe),
         "base": dict(base),
         "adapter": dict(adapter),
-        "held_out": {part: counted[part] for part in parts},
-        "scores": blocks,
+        "held_out": {part: counted[part] for part in _parts(held_out)},
+        "scores": figures,
         "gates": outcomes,
         "passed": all(outcome["passed"] for outcome in outcomes),
         "seconds": round(seconds, 1),
@@ -180,9 +179,14 @@ def _rows(judged: Mapping[tuple[str, str], Sequence[Judged]]) -> Iterator[dict[s
             }
 
 
-def _parts(held_out: Sequence[Example]) -> list[str]:
-    """The labels of the held-out examples, seen before unseen, others by name."""
-    labels = {example.part for example in held_out if example.part}
+def blocks(rows: Sequence[Judged]) -> dict[str, Any]:
+    """The figures of judged answers: of each part, and of all."""
+    return {part: _block(rows, part) for part in [*_parts(rows), "all"]}
+
+
+def _parts(rows: Sequence[Example | Judged]) -> list[str]:
+    """The labels of the parts, seen before unseen, others by name."""
+    labels = {row.part for row in rows if row.part and row.part != "all"}
     return sorted(labels, key=lambda label: ({"seen": 0, "unseen": 1}.get(label, 2), label))
 
 
@@ -191,10 +195,10 @@ def _block(rows: Sequence[Judged], part: str) -> dict[str, Any]:
     return scores.summarise(chosen) | {"cut_off": sum(row.cut_off for row in chosen)}
 
 
-def _gate(name: str, wanted: float | bool, blocks: Mapping[str, Any]) -> dict[str, Any]:
-    ours = blocks.get("adapter", {}).get("unconstrained", {})
+def _gate(name: str, wanted: float | bool, figures: Mapping[str, Any]) -> dict[str, Any]:
+    ours = figures.get("adapter", {}).get("unconstrained", {})
     if name == "better_than_base":
-        theirs = blocks.get("base", {}).get("unconstrained", {})
+        theirs = figures.get("base", {}).get("unconstrained", {})
         threshold = theirs.get("all", {}).get("field_f1")
         value = ours.get("all", {}).get("field_f1")
         passed = threshold is not None and value is not None and value > threshold

@@ -30,6 +30,10 @@ _DRAFTS = {
 }
 
 
+COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+"""The canonical form of training targets; it leaves a weak model no white space to get lost in."""
+
+
 @dataclass(frozen=True, eq=False)
 class AnswerSchema:
     """A JSON Schema that answers must fit; made by `load` or `from_text`, so always sound.
@@ -101,6 +105,11 @@ class AnswerSchema:
     def digest(self) -> str:
         """Hex digest of the schema as written."""
         return files.sha256(self.text)
+
+    @cached_property
+    def constraint(self) -> str:
+        """The schema as llguidance compiles it, in training's reports and in the server alike."""
+        return dumps({**self.document, "x-guidance": COMPACT})
 
     def judge(self, answer: str) -> Verdict:
         """Judge the text of an answer."""

@@ -15,16 +15,20 @@ HEAVY = {"torch", "transformers", "vllm", "diffusers", "trl", "peft", "bitsandby
 # A module may import only from modules of earlier lines, or of its own line.
 LAYERS = [
     ["errors"],
-    ["files", "versions"],
+    ["files", "folders", "versions"],
     ["jsontext", "yaml_source", "rows"],
     ["mistakes", "recipe_types", "recipe_layers", "recipe"],
     ["subschemas", "canonical", "verdict", "schema", "fields", "scores"],
-    ["formats", "base", "plan"],
+    ["formats", "base", "plan", "tensors"],
     ["chat"],
     ["duplicates", "split", "findings", "sieve", "dataset"],
     ["adapter", "charts", "page", "report", "run", "validate"],
+    ["mapping", "llamacpp"],
+    ["names", "aliases", "published", "shelf", "store"],
     ["engines"],
-    ["pipeline", "serving"],
+    ["pipeline"],
+    ["merge", "export"],
+    ["serving"],
     ["cli"],
 ]
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from llm_lora import __version__
+from llm_lora.cli import measuring, merging, publishing, serving
 from llm_lora.cli.exits import EXIT_INTERRUPTED
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
@@ -172,12 +173,20 @@ def validate(answers: Path, schema: Path, as_json: bool) -> None:
 
 @app.command()
 @run_argument
+@click.option(
+    "--via", "url", metavar="URL", help="Ask a running server, and compare it with the report."
+)
 @json_option
-def evaluate(run: Path, as_json: bool) -> None:
+def evaluate(run: Path, url: str | None, as_json: bool) -> None:
     """Answer a run's held-out prompts again and renew its report.
 
-    The exit code is 1 when a gate fails.
+    With --via a running server answers instead; the report stays, and what differs from it goes to
+    RUN/served.json. The exit code is 1 when a gate fails, or when server and report differ.
     """
+    if url is not None:
+        measuring.evaluate_via(run, url, as_json=as_json)
+        return
+
     import time
 
     from llm_lora import pipeline, recipe
@@ -265,6 +274,22 @@ def doctor(as_json: bool) -> None:
         health.show(findings)
     if any(finding.status == "wrong" for finding in findings):
         raise SystemExit(1)
+
+
+for command in (
+    serving.serve,
+    publishing.publish,
+    publishing.promote,
+    publishing.rollback,
+    publishing.canary,
+    publishing.adapters,
+    publishing.history,
+    publishing.remove,
+    merging.merge,
+    merging.export,
+    measuring.bench,
+):
+    app.add_command(command)
 
 
 def _load(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Any, str]:

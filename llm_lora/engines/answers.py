@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.engines.constrain import Constraints
 from llm_lora.engines.events import Listener, Progress, silent
-from llm_lora.engines.loading import load_base, peak_memory_bytes
+from llm_lora.engines.loading import Loaded, load_base, peak_memory_bytes
 from llm_lora.engines.trouble import out_of_memory
 from llm_lora.formats import Answer, Message
 from llm_lora.schema import AnswerSchema
@@ -35,6 +35,28 @@ class Sampling:
     batch_size: int = 32
 
 
+def load_trained(base: Base, *, adapter: Path | None, bits: int, precision: str) -> Loaded:
+    """A base with, if given, an adapter on it, in the form that was trained, ready to answer.
+
+    The 4-bit base is unpacked once into the numbers that its products use anyway: the same
+    answers, and no unpacking at every token.
+
+    Raises:
+        UserError: the base cannot be loaded.
+    """
+    transformers_logging.set_verbosity_error()
+    loaded = load_base(base, bits=bits, precision=precision)
+    model = loaded.model
+    if bits == 4 and loaded.device.type == "cpu":
+        model = model.dequantize().to(loaded.compute)
+    if adapter is not None:
+        # Without the cast to fp32 that training wants: bf16 products round it anyway.
+        model = PeftModel.from_pretrained(
+            model, adapter, is_trainable=False, autocast_adapter_dtype=False
+        )
+    return replace(loaded, model=model.eval())
+
+
 class Answerer:
     """A base with, if given, an adapter on it, ready to answer prompts."""
 
@@ -43,25 +65,13 @@ class Answerer:
     ) -> None:
         """Load the model in the form that was trained.
 
-        The 4-bit base is unpacked once into the numbers that its products use anyway: the same
-        answers, and no unpacking at every token.
-
         Raises:
             UserError: out of memory, or the base cannot be loaded.
         """
-        transformers_logging.set_verbosity_error()
         with out_of_memory():
-            loaded = load_base(base, bits=bits, precision=precision)
-            model = loaded.model
-            if bits == 4 and loaded.device.type == "cpu":
-                model = model.dequantize().to(loaded.compute)
-            if adapter is not None:
-                # Without the cast to fp32 that training wants: bf16 products round it anyway.
-                model = PeftModel.from_pretrained(
-                    model, adapter, is_trainable=False, autocast_adapter_dtype=False
-                )
+            loaded = load_trained(base, adapter=adapter, bits=bits, precision=precision)
         self._chat = chat
-        self._model = model.eval()
+        self._model = loaded.model
         self._adapted = adapter is not None
         self._device = loaded.device
         self._constraints = Constraints(

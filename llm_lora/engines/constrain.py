@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import llguidance
@@ -14,9 +13,6 @@ from outlines.backends.llguidance import LLGuidanceLogitsProcessor
 
 from llm_lora.errors import UserError
 from llm_lora.schema import AnswerSchema
-
-COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
-"""The canonical form of training targets; it leaves a weak model no white space to get lost in."""
 
 
 class Constraint(LLGuidanceLogitsProcessor):
@@ -78,8 +74,7 @@ class Constraints:
         """
         grammar = self._grammars.get(schema.digest)
         if grammar is None:
-            text = json.dumps({**schema.document, "x-guidance": COMPACT})
-            grammar = llguidance.grammar_from("json_schema", text)
+            grammar = llguidance.grammar_from("json_schema", schema.constraint)
             error = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
             if error:
                 raise UserError(

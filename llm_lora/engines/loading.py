@@ -82,12 +82,22 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, 2**30)
 
 
+def quantisation(compute: torch.dtype) -> BitsAndBytesConfig:
+    """How a base is quantised for training: NF4 with double quantisation (arXiv 2305.14314)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
 def load_base(base: Base, *, bits: int, precision: str) -> Loaded:
     """Load the frozen model.
 
     Args:
         base: where it lies.
-        bits: 4 for NF4 with double quantisation (QLoRA, arXiv 2305.14314), 16 for none.
+        bits: 4 for NF4 as `quantisation` says, 16 for none.
         precision: the recipe's `train.precision`.
 
     Raises:
@@ -100,12 +110,7 @@ def load_base(base: Base, *, bits: int, precision: str) -> Loaded:
     transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {}
     if bits == 4:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-        )
+        options["quantization_config"] = quantisation(compute)
     try:
         with warnings.catch_warnings():
             # bitsandbytes speaks of a faster single-token path that CPU users cannot get.

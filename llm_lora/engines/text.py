@@ -32,8 +32,10 @@ from llm_lora.engines.callbacks import (
     StopOnSignal,
     newest_checkpoint,
 )
+from llm_lora.engines.comparing import Form, compare
 from llm_lora.engines.events import Fit, Interrupted, Listener, silent
 from llm_lora.engines.loading import load_base, peak_memory_bytes
+from llm_lora.engines.merging import merge
 from llm_lora.engines.trainer import PlannedTrainer
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
@@ -42,7 +44,7 @@ from llm_lora.formats import Example
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
 
-__all__ = ["Answerer", "Sampling", "fit", "peak_memory_bytes"]
+__all__ = ["Answerer", "Form", "Sampling", "compare", "fit", "merge", "peak_memory_bytes"]
 
 _OPTIMIZERS = {
     "adamw": "adamw_torch",

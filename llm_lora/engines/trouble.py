@@ -12,10 +12,15 @@ import torch
 from llm_lora import files
 from llm_lora.errors import UserError
 
+_SMALLER = (
+    "in this order: train.checkpointing=true, half train.batch_size with double "
+    "train.accumulate, smaller train.max_tokens, a smaller base (--set KEY=VALUE)"
+)
+
 
 @contextmanager
-def out_of_memory() -> Iterator[None]:
-    """Tells which settings free memory; in the order of what they free: activations dominate.
+def out_of_memory(fix: str = _SMALLER) -> Iterator[None]:
+    """Tells what frees memory; for training, in the order of what it frees: activations dominate.
 
     Raises:
         UserError: memory ran out within the block.
@@ -28,11 +33,7 @@ def out_of_memory() -> Iterator[None]:
             isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
         ):
             raise
-        raise UserError(
-            "out of memory",
-            fix="in this order: train.checkpointing=true, half train.batch_size with double "
-            "train.accumulate, smaller train.max_tokens, a smaller base (--set KEY=VALUE)",
-        ) from error
+        raise UserError("out of memory", fix=fix) from error
 
 
 @contextmanager

@@ -1,0 +1,213 @@
+"""Which version answers under a name: a small file replaced in one move, and a history beside it.
+
+alias.json      {live, previous, canary, refused, changed}
+history.jsonl   one line per event: who, when, why; only ever appended to
+
+The event that changed an alias is in the alias itself, so that a process killed between the two
+files loses no line: whoever writes next adds it, and readers see it at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from llm_lora import files
+from llm_lora.errors import UserError
+
+ALIAS = "alias.json"
+HISTORY = "history.jsonl"
+_LONGEST = 1000
+
+Event = dict[str, Any]
+"""One line of the history: `event`, `at` (UTC), `by`, `why`, usually `number`, and its facts."""
+
+Stamp = tuple[int, int, int]
+"""What tells one state of a file from another without reading it."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A version on trial: `share` of the requests, more than 0 and less than 1."""
+
+    number: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Which version answers under a name; `previous` is where a rollback goes.
+
+    `refused` tells, by version number, why a server would not take a version;
+    `changed` is the event that made the alias what it is (None: nothing was promoted yet).
+    """
+
+    live: int | None = None
+    previous: int | None = None
+    canary: Canary | None = None
+    refused: Mapping[int, str] = field(default_factory=dict, hash=False)
+    changed: Event | None = field(default=None, hash=False)
+
+    def pick(self, draw: float) -> int | None:
+        """The version for one request, given a random number from 0 up to but not including 1."""
+        if self.canary is not None and draw < self.canary.share:
+            return self.canary.number
+        return self.live
+
+    def promoted(self, number: int, changed: Event) -> Alias:
+        """Live is `number`, and a trial is over; a refusal of it is forgotten."""
+        before = self.previous if self.live in (None, number) else self.live
+        return Alias(
+            live=number,
+            previous=None if before == number else before,
+            refused=_without(self.refused, number),
+            changed=changed,
+        )
+
+    def rolled_back(self, changed: Event) -> Alias:
+        """Live and previous have changed places, and a trial is over."""
+        return replace(self, live=self.previous, previous=self.live, canary=None, changed=changed)
+
+    def trying(self, number: int, share: float, changed: Event) -> Alias:
+        """`number` is on trial; a refusal of it is forgotten."""
+        refused = _without(self.refused, number)
+        return replace(self, canary=Canary(number, share), refused=refused, changed=changed)
+
+    def tried(self, changed: Event) -> Alias:
+        """No version is on trial."""
+        return replace(self, canary=None, changed=changed)
+
+    def without(self, number: int, changed: Event, refusal: str | None = None) -> Alias:
+        """`number` is in use nowhere; where it was live, the version before is."""
+        live = self.previous if self.live == number else self.live
+        previous = None if number in (self.live, self.previous) else self.previous
+        canary = None if self.canary and number == self.canary.number else self.canary
+        # A trial needs a live version beside it, and that cannot be the one on trial.
+        if canary is not None and live in (None, canary.number):
+            canary = None
+        refused = _without(self.refused, number)
+        if refusal is not None:
+            refused[number] = refusal
+        return Alias(live, previous, canary, refused, changed)
+
+
+def _without(refused: Mapping[int, str], number: int) -> dict[int, str]:
+    return {key: why for key, why in refused.items() if key != number}
+
+
+_json = TypeAdapter(Alias)
+
+
+def event(kind: str, *, by: str, why: str, **facts: Any) -> Event:
+    """An event of now.
+
+    Raises:
+        UserError: `by` is empty, or a text is too long for a line of the history.
+    """
+    for name, text in (("by", by), ("why", why)):
+        if len(text) > _LONGEST:
+            raise UserError(
+                f"{len(text):,} characters", where=name, fix=f"write at most {_LONGEST:,}"
+            )
+    if not by:
+        raise UserError("nobody is named", where="by", fix="say who acts")
+    at = datetime.now(UTC).isoformat(timespec="microseconds")
+    made: Event = {"event": kind, "at": at, "by": by, "why": why, **facts}
+    # As it will be read back; what is no Unicode (a byte of an old encoding) becomes "?".
+    result: Event = json.loads(json.dumps(made, ensure_ascii=False).encode(errors="replace"))
+    return result
+
+
+def stamp(path: str | Path) -> Stamp:
+    """The present stamp of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    found = os.stat(path)  # noqa: PTH116 (half the time of Path.stat)
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def read(path: Path) -> Alias:
+    """An alias from its file.
+
+    Raises:
+        UserError: the file is missing or was damaged by hand.
+    """
+    try:
+        return _json.validate_json(files.read_bytes(path))
+    except ValidationError:
+        raise UserError(
+            "damaged, so nobody knows which version is live",
+            where=str(path),
+            fix="delete it, then promote a version: llm-lora history tells which was live",
+        ) from None
+
+
+def write(path: Path, alias: Alias) -> None:
+    """Replace an alias in one move; only for whoever holds the name's lock.
+
+    Raises:
+        UserError: the disk is full or the folder may not be written.
+    """
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    files.write_bytes(path, _json.dump_json(alias, indent=2) + b"\n")
+    # Clocks of file systems tick in milliseconds and may be set back, and numbers of files are
+    # used again; readers tell states apart by the stamp, so no two may have the same one.
+    if path.stat().st_mtime_ns <= before:
+        os.utime(path, ns=(before + 1, before + 1))
+    sync(path.parent)
+
+
+def history(path: Path) -> list[Event]:
+    """The events of a history, oldest first; a line cut off by a power failure is left out."""
+    if not path.is_file():
+        return []
+    events = []
+    for line in files.read_bytes(path).split(b"\n"):
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events
+
+
+def append(path: Path, events: Iterable[Event]) -> None:
+    """Add lines to a history, all or none; only for whoever holds the name's lock.
+
+    Raises:
+        OSError: the disk is full or the file may not be written.
+    """
+    rows = [json.dumps(one, ensure_ascii=False) + "\n" for one in events]
+    if not rows:
+        return
+    lines = "".join(rows).encode()
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        if file.read(1) not in (b"", b"\n"):
+            # After a line that was cut off, a new one begins.
+            lines = b"\n" + lines
+        try:
+            if file.write(lines) != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def sync(folder: Path) -> None:
+    """Make names that were moved in a folder outlast a power failure."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

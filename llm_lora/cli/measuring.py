@@ -1,0 +1,195 @@
+"""Commands that measure a server: `bench serve`, and `evaluate --via`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+_TIMES = ("latency_p50", "latency_p99", "first_token_p50", "first_token_p99")
+_SHOWN = 3
+"""Differing answers that are printed; `served.json` holds all."""
+_AROUND = 40
+"""Characters shown of each answer from shortly before the place where the two part."""
+_BEFORE = 12
+
+
+@click.group()
+def bench() -> None:
+    """Measure on this machine what a choice costs."""
+
+
+@bench.command("serve")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--requests",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Requests for each form and round.",
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Requests at a time.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="How often the forms take turns; each turn starts a server.",
+)
+@click.option(
+    "--adapters",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Adapters in one batch, for the mixed form.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Length of the answers.  [default: the median of the run's own]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
+    """Merged model or adapter? Measures both on vLLM, with the bare base as a yardstick.
+
+    Starts a server for each form and round, and nothing else should run meanwhile.
+    """
+    from llm_lora import pipeline, recipe
+    from llm_lora import plan as machine
+    from llm_lora import run as runs
+    from llm_lora.cli import show
+    from llm_lora.serving import bench as measuring
+
+    here = runs.find(run)
+    prepared = pipeline.reopen(here, recipe.load)
+    settings = measuring.Settings(**options)
+    with show.Live(quiet=as_json) as watch:
+        document = measuring.measure(here, prepared, machine.detect(), settings, watch)
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        show_bench(document)
+
+
+def show_bench(document: Mapping[str, Any]) -> None:
+    """A row for each form, and the advice."""
+    from rich.table import Table
+
+    from llm_lora.cli.console import console
+
+    settings = document["settings"]
+    console.print(
+        f"\n{document['base']} on {document['machine']} · rank {document['rank']} · "
+        f"{settings['connections']} connections · answers of {settings['tokens']} tokens · "
+        f"{settings['rounds']} rounds of {settings['requests']} requests"
+    )
+    table = Table(
+        "form", "tokens/s", "of merged", "p50", "p99", "first token p50", "p99", "memory", "cache",
+        box=None, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    fastest = document["forms"]["merged"]["tokens_per_second"]
+    for name, form in document["forms"].items():
+        cache = form["cache_tokens"]
+        table.add_row(
+            name if name != "mixed" else f"{settings['adapters']} adapters mixed",
+            f"{form['tokens_per_second']:,.0f}",
+            f"{form['tokens_per_second'] / fastest:.0%}",
+            *(f"{form[f'{what}_ms']:,.0f} ms" for what in _TIMES),
+            f"{form['memory_bytes'] / 2**30:.2f} GiB",
+            "" if cache is None else f"{cache:,} tokens",
+        )
+    console.print(table)
+    for sentence in document["advice"]:
+        console.print(f"- {sentence}")
+
+
+def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:
+    """Compare a running server with a run's report; exit code 1 where they differ too much.
+
+    Raises:
+        UserError: the run is not finished, or the server does not serve its adapter.
+    """
+    from llm_lora import pipeline, recipe
+    from llm_lora import run as runs
+    from llm_lora.cli import show
+    from llm_lora.serving import drift
+    from llm_lora.serving.client import Client
+
+    here = runs.find(run)
+    prepared = pipeline.reopen(here, recipe.load)
+    with Client(url) as client, show.Live(quiet=as_json) as watch, here.claimed():
+        document = drift.check(here, prepared, client, watch)
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        show_drift(document, here.folder / drift.SERVED)
+    if not document["passed"]:
+        raise SystemExit(1)
+
+
+def show_drift(document: Mapping[str, Any], path: Path) -> None:
+    """Engine and server side by side, and the first answers that differ."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from llm_lora.cli.console import console
+
+    tokens = document["tokens"]
+    console.print(f"\ntoken ids as in training: {tokens['equal']} of {tokens['prompts']} prompts")
+    if (first := tokens["first_difference"]) is not None:
+        console.print(
+            f"  {first['id']} from token {first['position']} on: "
+            f"training {escape(repr(first['training']))}, server {escape(repr(first['server']))}"
+        )
+    console.print(_scores(document, Table))
+    for form in document["forms"]:
+        rows = [row for row in document["answers"] if row["form"] == form and "engine" in row]
+        for row in rows[:_SHOWN]:
+            start = max(row["differs_at"] - _BEFORE, 0)
+            console.print(
+                f"\n[dim]{form}, {row['id']}, from character {row['differs_at']} on[/]"
+                f"\n  engine  {escape(row['engine'][start : start + _AROUND])}"
+                f"\n  server  {escape(row['server'][start : start + _AROUND])}"
+                f"  [dim]{row['verdict']['kind']}[/]"
+            )
+    if document["sampled"]:
+        console.print("\n[yellow]note[/] the recipe draws answers, so two tries always differ")
+    if document["passed"]:
+        console.print(f"\n[bold green]passed[/]: engine and server agree · {path}")
+    for reason in document["reasons"]:
+        console.print(f"\n[bold red]drift[/] {escape(reason)}")
+
+
+def _scores(document: Mapping[str, Any], table_type: type[Any]) -> Any:
+    """Figures of both, by form and part."""
+    table = table_type(
+        "answers", "part", "n", *("valid: engine", "server"), *("field F1: engine", "server"),
+        "identical", "same value", box=None, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for form, figures in document["forms"].items():
+        for row, (part, ours) in enumerate(figures["engine"].items()):
+            theirs, whole = figures["server"][part], part == "all"
+            pairs = [(ours[key], theirs[key]) for key in ("schema_valid", "field_f1")]
+            shares = [figures[key] if whole else None for key in ("identical", "same_value")]
+            table.add_row(
+                "" if row else form,
+                part,
+                str(ours["n"]),
+                *(_figure(value) for pair in pairs for value in pair),
+                *map(_figure, shares),
+            )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

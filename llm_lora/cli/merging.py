@@ -1,0 +1,186 @@
+"""`llm-lora merge` and `llm-lora export`: a run's adapter as a model of its own, or for others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm_lora.errors import UserError
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+into_option = click.option(
+    "--into",
+    metavar="BASE",
+    default="auto",
+    show_default=True,
+    help="dequantised (what NF4 made of the base), original, or auto: the nearer one.",
+)
+measure_option = click.option(
+    "--measure/--no-measure",
+    default=True,
+    show_default=True,
+    help="Compare with what was trained on held-out answers; needs memory for the model.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="A new folder."
+)
+@into_option
+@measure_option
+@click.option(
+    "--shard-size",
+    metavar="SIZE",
+    default="5GB",
+    show_default=True,
+    help="The most that a weight file holds, e.g. 500MB.",
+)
+@json_option
+def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_json: bool) -> None:
+    """Merge a run's adapter into its base; the nearer of two merges is kept.
+
+    The adapter was trained on the base in NF4. It can be added to the base that NF4 made, or to
+    the original one; both are measured against what was trained.
+    """
+    from llm_lora import merge as merging
+    from llm_lora import run as runs
+    from llm_lora.cli import show
+
+    shard_bytes = _bytes(shard_size)
+    merging.check_into(into)
+    here = runs.find(run)
+    with show.Live(quiet=as_json) as watch:
+        manifest = merging.merge(
+            here, out, watch, into=into, measure=measure, shard_bytes=shard_bytes
+        )
+    if as_json:
+        click.echo(json.dumps({"out": str(out), **manifest["merged"]}, indent=2))
+        return
+    _show_figures(manifest)
+    _say(f"\n[bold]{out}[/]\nNext: [bold]vllm serve {out}[/]")
+
+
+@click.command()
+@run_argument
+@click.option("--peft", metavar="DIR", type=click.Path(path_type=Path), help="A PEFT folder.")
+@click.option(
+    "--gguf", metavar="FILE", type=click.Path(path_type=Path), help="A file for llama.cpp."
+)
+@click.option(
+    "--ollama", metavar="DIR", type=click.Path(path_type=Path), help="A folder for Ollama."
+)
+@click.option("--vllm", metavar="DIR", type=click.Path(path_type=Path), help="A folder for vLLM.")
+@click.option("--merged", is_flag=True, help="With --gguf and --ollama: the merged model.")
+@into_option
+@measure_option
+def export(
+    run: Path,
+    peft: Path | None,
+    gguf: Path | None,
+    ollama: Path | None,
+    vllm: Path | None,
+    merged: bool,
+    into: str,
+    measure: bool,
+) -> None:
+    """Write a run's adapter for another program, with its template and schema.
+
+    Choose one of --peft, --gguf, --ollama and --vllm.
+    """
+    from llm_lora import export as exports
+    from llm_lora import merge as merging
+    from llm_lora import run as runs
+    from llm_lora.cli import show
+
+    asked = {"--peft": peft, "--gguf": gguf, "--ollama": ollama, "--vllm": vllm}
+    chosen = {option: path for option, path in asked.items() if path is not None}
+    if len(chosen) != 1:
+        raise UserError(f"{len(chosen)} of {', '.join(asked)} were given", fix="choose one of them")
+    if merged and not (gguf or ollama):
+        raise UserError(
+            "--merged goes with --gguf and --ollama", fix="for a merged folder: llm-lora merge"
+        )
+    merging.check_into(into)
+    here = runs.find(run)
+    (out,) = chosen.values()
+    manifest: Mapping[str, Any] = {}
+    with show.Live(quiet=False) as watch:
+        if peft:
+            exports.peft(here, peft)
+        elif vllm:
+            command = exports.vllm(here, vllm)
+        elif gguf:
+            manifest = exports.gguf(here, gguf, watch, merged=merged, into=into, measure=measure)
+        elif ollama:
+            manifest = exports.ollama(
+                here, ollama, watch, merged=merged, into=into, measure=measure
+            )
+    if manifest:
+        _show_figures(manifest)
+    _say(f"[bold]{out}[/]")
+    if vllm:
+        click.echo(command)
+    if ollama:
+        _say(f"Next: [bold]ollama create NAME -f {out / 'Modelfile'}[/]")
+
+
+def _bytes(size: str) -> int:
+    """A size as people write it, in bytes.
+
+    Raises:
+        UserError: it is none, or nothing.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|)", size.strip(), re.IGNORECASE)
+    count = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if count < 1:
+        raise UserError(f"{size!r} is no size", where="--shard-size", fix="write it like 500MB")
+    return count
+
+
+def _say(text: str) -> None:
+    from llm_lora.cli.console import console
+
+    console.print(text)
+
+
+def _show_figures(manifest: Mapping[str, Any]) -> None:
+    """How near each form comes to what was trained, and which one was written."""
+    from rich.table import Table
+
+    from llm_lora.cli.console import console
+
+    into, figures = manifest["merged"]["into"], manifest["merged"]["measured"]
+    if figures is None:
+        console.print(f"merged into the {into} base, not measured")
+        return
+    trained = figures["trained"]
+    table = Table(
+        title=f"Held-out answers: {figures['examples']} examples, {figures['tokens']} tokens",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("form")
+    for column in ("loss", "KL", "same token"):
+        table.add_column(column, justify="right")
+    kind = "NF4" if trained["bits"] == 4 else "16-bit"
+    table.add_row(f"{kind} base + adapter, as trained", f"{trained['loss']:.4f}", "", "")
+    for name, form in figures["forms"].items():
+        words = {
+            "dequantised": "merged into the dequantised base",
+            "original": "merged into the original base",
+            "unmerged": "adapter over the 16-bit base, unmerged",
+        }[name]
+        kept = " [green](kept)[/]" if name == into else ""
+        row = (f"{form['loss']:.4f}", f"{form['kl']:.1e}", f"{form['same']:.2%}")
+        table.add_row(words + kept, *row)
+    console.print(table)

@@ -1,0 +1,357 @@
+"""Publishing and what follows: promote, rollback, canary, and what the store holds."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from llm_lora.base import Base
+    from llm_lora.store import Alias, Store, Version
+
+_store_option = click.option(
+    "--store",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("store"),
+    show_default=True,
+    help="The folder of published adapters.",
+)
+_url_option = click.option("--url", metavar="URL", help="Ask a running server instead.")
+_why_option = click.option("--why", metavar="TEXT", default="", help="Goes into the history.")
+_force_option = click.option(
+    "--force", is_flag=True, help="Pass over failed gates; the history records it."
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+_name_argument = click.argument("name")
+_number_argument = click.argument("number", metavar="VERSION", type=click.IntRange(1, 999_999))
+
+
+def _share(_: click.Context, __: click.Parameter, text: str) -> float:
+    """A share of the requests: 10% or 0.1."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise click.BadParameter(f"{text!r} is no share; write 10% or 0.1, and 0 to end the trial")
+    return share
+
+
+@click.command()
+@click.argument("source", metavar="RUN|ADAPTER", type=click.Path(path_type=Path))
+@click.option(
+    "--as", "name", metavar="NAME", help="Its name in the store.  [default: the recipe's]"
+)
+@_store_option
+@click.option("--promote", "and_promote", is_flag=True, help="Make it live at once.")
+@_force_option
+@_why_option
+@_json_option
+def publish(
+    source: Path,
+    name: str | None,
+    root: Path,
+    and_promote: bool,
+    force: bool,
+    why: str,
+    as_json: bool,
+) -> None:
+    """Put a run's adapter into the store, with its report, as the next version of a name.
+
+    It is not live until it is promoted. The same content is never published twice.
+    """
+    from llm_lora.store import Store, suggest_name
+
+    folder, report, called = _find(source)
+    name = name if name is not None else suggest_name(called)
+    store = Store(root)
+    base = _base_at_hand(folder)
+    version = store.publish(folder, name, report=report, by=_user(), why=why, base=base)
+    alias = store.alias(name)
+    if and_promote:
+        alias = store.promote(name, version.number, by=_user(), why=why, force=force, base=base)
+    if as_json:
+        _print_json(_row(version, alias))
+    else:
+        _tell_published(version, alias, mapped=base is not None)
+
+
+@click.command()
+@_name_argument
+@_number_argument
+@_store_option
+@_url_option
+@_force_option
+@_why_option
+@_json_option
+def promote(
+    name: str, number: int, root: Path, url: str | None, force: bool, why: str, as_json: bool
+) -> None:
+    """Make a version live; the one before stays at hand for a rollback.
+
+    Refused where the report's gates failed, unless forced; and where the weights change nothing.
+    """
+    if url is not None:
+        _ask(
+            url, as_json, lambda client: client.promote(name, number, why=why or None, force=force)
+        )
+        return
+    from llm_lora.store import Store
+
+    store = Store(root)
+    base = _base_at_hand(store.version(name, number).folder)
+    alias = store.promote(name, number, by=_user(), why=why, force=force, base=base)
+    _tell_alias(name, alias, as_json=as_json)
+
+
+@click.command()
+@_name_argument
+@_store_option
+@_url_option
+@_why_option
+@_json_option
+def rollback(name: str, root: Path, url: str | None, why: str, as_json: bool) -> None:
+    """Make the version live that was live before. A second rollback undoes the first."""
+    if url is not None:
+        _ask(url, as_json, lambda client: client.rollback(name, why=why or None))
+        return
+    from llm_lora.store import Store
+
+    alias = Store(root).rollback(name, by=_user(), why=why)
+    _tell_alias(name, alias, as_json=as_json)
+
+
+@click.command()
+@_name_argument
+@_number_argument
+@click.option(
+    "--share", callback=_share, required=True, help="10% or 0.1 of the requests; 0 ends the trial."
+)
+@_store_option
+@_url_option
+@_force_option
+@_why_option
+@_json_option
+def canary(
+    name: str,
+    number: int,
+    share: float,
+    root: Path,
+    url: str | None,
+    force: bool,
+    why: str,
+    as_json: bool,
+) -> None:
+    """Try a version on a share of the requests, beside the live one."""
+    if url is not None:
+        if force:
+            raise click.UsageError("--force is for the store itself, without --url")
+        _ask(url, as_json, lambda client: client.canary(name, number, share, why=why or None))
+        return
+    from llm_lora.store import Store
+
+    store = Store(root)
+    base = _base_at_hand(store.version(name, number).folder) if share else None
+    alias = store.canary(name, number, share, by=_user(), why=why, force=force, base=base)
+    _tell_alias(name, alias, as_json=as_json)
+
+
+@click.command()
+@_store_option
+@_url_option
+@_json_option
+def adapters(root: Path, url: str | None, as_json: bool) -> None:
+    """List published adapters: versions, which is live, gates and figures.
+
+    With --url, a running server tells what is loaded and how it does.
+    """
+    from llm_lora.cli import shelves
+
+    if url is not None:
+        from llm_lora.serving.client import Client
+
+        with Client(url) as client:
+            found = client.adapters()
+    else:
+        from llm_lora.store import Store
+
+        store = Store(root)
+        found = [_adapter(store, name) for name in store.names()]
+    if as_json:
+        _print_json(found)
+    else:
+        shelves.adapters(found, url or str(root))
+
+
+@click.command()
+@_name_argument
+@_store_option
+@_url_option
+@_json_option
+def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
+    """Who published, promoted, rolled back or removed what, when and why."""
+    from llm_lora.cli import shelves
+
+    if url is not None:
+        from llm_lora.serving.client import Client
+
+        with Client(url) as client:
+            events = client.history(name)
+    else:
+        from llm_lora.store import Store
+
+        events = Store(root).history(name)
+    if as_json:
+        _print_json(events)
+    else:
+        shelves.history(name, events)
+
+
+@click.command()
+@_name_argument
+@_number_argument
+@_store_option
+@_why_option
+def remove(name: str, number: int, root: Path, why: str) -> None:
+    """Delete a version that is neither live nor on trial; its number is never given again."""
+    from llm_lora.store import Store
+
+    Store(root).remove(name, number, by=_user(), why=why)
+    click.echo(f"{name}@{number} removed")
+
+
+def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
+    """Adapter folder, report and name that a user means by a run or an adapter folder.
+
+    Raises:
+        UserError: there is neither, or the run is not finished.
+    """
+    from llm_lora import adapter as adapters
+    from llm_lora import run as runs
+    from llm_lora.base import read_object
+    from llm_lora.errors import UserError
+
+    if (source / adapters.CONFIG).is_file():
+        home = source.resolve().parent
+        if not (home / "recipe.yaml").is_file():
+            # An adapter from elsewhere, or a version of another store with its report.
+            report = source / "report.json"
+            called = str(read_object(source / adapters.MANIFEST).get("name", ""))
+            return source, read_object(report) if report.is_file() else None, called
+        source = home
+    run = runs.find(source)
+    if not run.finished:
+        raise UserError(
+            "this run is not finished",
+            where=str(run.folder),
+            fix="finish it: llm-lora train RECIPE --resume",
+        )
+    return run.adapter, run.read(run.report), run.name
+
+
+def _base_at_hand(folder: Path) -> Base | None:
+    """The very base that an adapter was trained on, where this machine has it; never fetched."""
+    from llm_lora import adapter as adapters
+    from llm_lora import base as bases
+    from llm_lora.errors import UserError
+
+    trained = adapters.read(folder).manifest["base"]
+    with suppress(UserError):
+        base = bases.resolve(trained["name"], trained.get("revision"), download=False)
+        return base if base.digest == trained["digest"] else None
+    return None
+
+
+def _user() -> str:
+    """Who runs this command, and where."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # A container's user need not have a name.
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> None:
+    """Give a running server an order, and show what it answers."""
+    from llm_lora.cli import shelves
+    from llm_lora.serving.client import Client
+
+    with Client(url) as client:
+        answer = order(client)
+    if as_json:
+        _print_json(answer)
+    else:
+        shelves.alias(answer)
+
+
+def _tell_published(version: Version, alias: Alias, *, mapped: bool) -> None:
+    from llm_lora.cli import shelves
+
+    shelves.published(version, alias, mapped=mapped)
+
+
+def _tell_alias(name: str, alias: Alias, *, as_json: bool) -> None:
+    from llm_lora.cli import shelves
+
+    state = _state(name, alias)
+    if as_json:
+        _print_json(state)
+    else:
+        shelves.alias(state)
+
+
+def _adapter(store: Store, name: str) -> dict[str, Any]:
+    """One adapter as a running server lists it, without what only a server knows."""
+    from llm_lora.errors import UserError
+
+    alias = store.alias(name)
+    rows = []
+    for number in store.numbers(name):
+        try:
+            rows.append(_row(store.version(name, number), alias))
+        except UserError as error:
+            rows.append({"number": number, "id": f"{name}@{number}", "damaged": str(error)})
+    return _state(name, alias) | {"versions": rows}
+
+
+def _state(name: str, alias: Alias) -> dict[str, Any]:
+    canary = alias.canary
+    return {
+        "name": name,
+        "live": alias.live,
+        "previous": alias.previous,
+        "canary": {"number": canary.number, "share": canary.share} if canary else None,
+        "changed": alias.changed["at"] if alias.changed else None,
+    }
+
+
+def _row(version: Version, alias: Alias) -> dict[str, Any]:
+    published = str(version.published["at"])
+    age = datetime.now(UTC) - datetime.fromisoformat(published)
+    scores = (version.manifest.get("scores") or {}).get("unconstrained", {}).get("all", {})
+    return {
+        "number": version.number,
+        "id": version.label,
+        "served": version.served_name,
+        "base": version.base_name,
+        "rank": version.rank,
+        "published": published,
+        "age_seconds": round(age.total_seconds()),
+        "passed": version.passed,
+        "refused": alias.refused.get(version.number),
+        "schema_valid": scores.get("schema_valid"),
+        "field_f1": scores.get("field_f1"),
+    }
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,123 @@
+"""What people see of a store: its adapters and versions, an alias that moved, a history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from llm_lora.cli.console import console
+from llm_lora.store import Alias, Version
+
+_GATES = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[dim]no report[/]"}
+_FACTS = ("event", "at", "by", "why", "number")
+
+
+def published(version: Version, state: Alias, *, mapped: bool) -> None:
+    """A version that was put into the store, and what comes next."""
+    console.print(
+        f"[bold]{version.label}[/] · rank {version.rank} · {version.modules} modules on "
+        f"{escape(version.base_name)} · gates {_GATES[version.passed]}"
+    )
+    if not mapped:
+        console.print(
+            f"  [yellow]note[/] {escape(version.base_name)}, as it was in training, is not on this "
+            "machine: whether the weights fit it is checked when it is served"
+        )
+    if state.live == version.number:
+        console.print("It is live.")
+    else:
+        console.print(f"Next: [bold]llm-lora promote {version.name} {version.number}[/]")
+
+
+def alias(state: Mapping[str, Any]) -> None:
+    """Which version is live now, and how to go back."""
+    name, live, previous = state["name"], state.get("live"), state.get("previous")
+    trial = state.get("canary")
+    line = f"[bold]{name}[/] → " + (f"version {live}" if live else "nothing is live")
+    if trial:
+        line += f", version {trial['number']} on trial with {trial['share']:.1%} of the requests"
+    console.print(line)
+    if previous:
+        console.print(f"Back to version {previous}: [bold]llm-lora rollback {name}[/]")
+
+
+def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
+    """Every adapter with its versions; what only a server knows where it was asked."""
+    if not found:
+        console.print(f"nothing in {escape(place)} yet: llm-lora publish RUN --as NAME")
+        return
+    served = any("requests" in row for one in found for row in one["versions"])
+    columns = ["adapter", "state", "base", "rank", "gates", "published"]
+    columns += ["loaded", "requests", "valid"] if served else ["schema valid", "field F1"]
+    table = Table(*columns, box=None)
+    for one in found:
+        for row in one["versions"]:
+            state = _state(one, row)
+            if "damaged" in row:
+                table.add_row(row["id"], state)
+                continue
+            cells = [row["id"], state, escape(row["base"]), str(row["rank"])]
+            cells += [_GATES[row["passed"]], f"{age(row['age_seconds'])} ago"]
+            if served:
+                cells += ["yes" if row["loaded"] else "", str(row["requests"])]
+                cells.append(_figure(row["valid_rate"]))
+            else:
+                cells += [_figure(row["schema_valid"]), _figure(row["field_f1"])]
+            table.add_row(*cells)
+    console.print(table)
+    for one in found:
+        for row in one["versions"]:
+            for trouble in ("damaged", "refused"):
+                if row.get(trouble):
+                    console.print(f"[red]{trouble}[/] {row['id']}: {escape(row[trouble])}")
+
+
+def history(name: str, events: Iterable[Mapping[str, Any]]) -> None:
+    """What happened under a name, oldest first."""
+    table = Table("when (UTC)", "what", "version", "by", "why", "", box=None)
+    for event in events:
+        facts = {key: value for key, value in event.items() if key not in _FACTS and value}
+        number = event.get("number")
+        table.add_row(
+            str(event["at"])[:19].replace("T", " "),
+            escape(str(event["event"])),
+            "" if number is None else str(number),
+            escape(str(event["by"])),
+            escape(str(event["why"])),
+            escape(" ".join(f"{key}={_fact(value)}" for key, value in facts.items())),
+        )
+    if not table.row_count:
+        console.print(f"nothing has happened to {escape(name)} yet")
+        return
+    console.print(table)
+
+
+def age(seconds: float) -> str:
+    """A span of time in its largest unit: `3 d`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(int(seconds), 0)} s"
+
+
+def _state(one: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    number, trial = row["number"], one.get("canary")
+    for trouble in ("damaged", "refused"):
+        if row.get(trouble):
+            return f"[red]{trouble}[/]"
+    if number == one["live"]:
+        return "[green]live[/]"
+    if trial and number == trial["number"]:
+        return f"[yellow]on trial[/] {trial['share']:.1%}"
+    return "[dim]previous[/]" if number == one["previous"] else ""
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _fact(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)[:12]

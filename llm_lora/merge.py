@@ -1,0 +1,230 @@
+"""A run's adapter merged into its base: a model of its own, with all that serving it needs.
+
+model*.safetensors  config.json  tokenizer …   what transformers and vLLM read
+chat_template.jinja  answer.schema.json        as in the adapter's folder
+llm_lora.json                                  the adapter's, and how near the merge comes to it
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llm_lora import adapter as adapters
+from llm_lora import base as bases
+from llm_lora import engines, files, folders, pipeline, recipe, tensors, versions
+from llm_lora.adapter import Adapter
+from llm_lora.errors import UserError
+from llm_lora.formats import Example
+from llm_lora.pipeline import Prepared, Watcher
+from llm_lora.run import Run
+
+DEQUANTISED, ORIGINAL, AUTO = "dequantised", "original", "auto"
+UNMERGED = "unmerged"
+"""The adapter, served as it is over the base in 16 bits."""
+
+SHARD_BYTES = 5 * 10**9
+EXAMPLES = 64
+"""Held-out examples that are measured: two thousand answer tokens and more."""
+
+_FOUR_BITS = ("4bit", "4-bit", "nf4", "fp4", "int4")
+_COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
+
+
+def check_into(into: str) -> None:
+    """Refuse what is no honest merge.
+
+    Raises:
+        UserError: 4-bit weights are asked for, or an unknown word was given.
+    """
+    if into.lower() in _FOUR_BITS:
+        raise UserError(
+            "merging into 4-bit weights is refused: the adapter's changes are smaller than the "
+            "steps between 4-bit numbers, and rounding to these again destroys the model",
+            where="--into",
+            fix=f"merge into {DEQUANTISED} or {ORIGINAL}, or serve the adapter unmerged",
+        )
+    if into not in (AUTO, DEQUANTISED, ORIGINAL):
+        raise UserError(
+            f"there is no {into!r} to merge into",
+            where="--into",
+            fix=f"one of {AUTO}, {DEQUANTISED}, {ORIGINAL}",
+        )
+
+
+def merge(
+    here: Run,
+    out: Path,
+    watch: Watcher,
+    *,
+    into: str = AUTO,
+    measure: bool = True,
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, Any]:
+    """Write the merged model to a new folder, whole or not at all.
+
+    Args:
+        here: a run that has been trained.
+        out: a folder that is not there yet, or empty.
+        watch: told about progress and decisions.
+        into: "dequantised", "original", or "auto": the one that measures nearer.
+        measure: compare with what was trained, on held-out answers; needs memory for the model.
+        shard_bytes: the most that a weight file holds.
+
+    Returns:
+        the folder's manifest (llm_lora.json).
+
+    Raises:
+        UserError: the adapter is damaged, belongs to another base or cannot be merged; `out` is
+            taken; memory or disk space ran out.
+    """
+    folders.require_new(out)
+    with folders.workspace(out) as space:
+        built = build(here, space, watch, into=into, measure=measure, shard_bytes=shard_bytes)
+        folders.put(built, out)
+    return bases.read_object(out / adapters.MANIFEST)
+
+
+def build(
+    here: Run, space: Path, watch: Watcher, *, into: str, measure: bool, shard_bytes: int
+) -> Path:
+    """As `merge`, but leave the merged model somewhere in the workspace `space`."""
+    check_into(into)
+    prepared = pipeline.reopen(here, recipe.load)
+    adapter = adapters.read(here.adapter)
+    adapters.require_base(adapter, prepared.base)
+    candidates = _candidates(into, prepared.recipe.lora.bits, measure)
+    _require_space(space, prepared, len(candidates))
+    engine = engines.load(prepared.recipe.task)
+    for candidate in candidates:
+        watch.stage(f"Merging into the {candidate} base")
+        folder = space / candidate
+        folder.mkdir()
+        untied = engine.merge(
+            prepared.base,
+            adapter,
+            folder,
+            into=candidate,
+            precision=prepared.recipe.train.precision,
+            shard_bytes=shard_bytes,
+            listener=watch.progress,
+        )
+        _accompany(folder, prepared, adapter, untied=untied)
+    figures = _measure(engine, prepared, adapter, space, candidates, watch) if measure else None
+    chosen = candidates[0]
+    if figures is not None:
+        chosen = min(candidates, key=lambda name: float(figures["forms"][name]["kl"]))
+    folder = space / chosen
+    files.write_json(folder / adapters.MANIFEST, _manifest(folder, adapter, chosen, figures))
+    return folder
+
+
+def _candidates(into: str, bits: int, measure: bool) -> list[str]:
+    """Which merges to make; the first is the default where nothing is measured.
+
+    Raises:
+        UserError: a dequantised base is asked for that training never had.
+    """
+    if bits == 16:
+        if into == DEQUANTISED:
+            raise UserError(
+                "this adapter was trained on the base as it is (lora.bits: 16), never quantised",
+                where="--into",
+                fix=f"merge into {ORIGINAL}",
+            )
+        return [ORIGINAL]
+    if into != AUTO:
+        return [into]
+    return [DEQUANTISED, ORIGINAL] if measure else [DEQUANTISED]
+
+
+def _require_space(space: Path, prepared: Prepared, copies: int) -> None:
+    """Tell before hours of work that they would end on a full disk.
+
+    Raises:
+        UserError: the disk has less room than the weights take.
+    """
+    size = sum(tensor.size for tensor in tensors.of_model(prepared.base.path).values())
+    free = shutil.disk_usage(space).free
+    if free < size * copies:
+        raise UserError(
+            f"{size * copies / 1e9:.1f} GB are needed here ({copies} times {size / 1e9:.1f} GB), "
+            f"but {free / 1e9:.1f} GB are free",
+            where=str(space.parent),
+            fix="free some space, or choose one merge with --into",
+        )
+
+
+def _accompany(folder: Path, prepared: Prepared, adapter: Adapter, *, untied: bool) -> None:
+    """Put beside the weights what loading and serving them needs."""
+    base = prepared.base.path
+    for pattern in _COMPANIONS:
+        for path in sorted(base.glob(pattern)):
+            if path.name != tensors.INDEX:
+                files.write_bytes(folder / path.name, files.read_bytes(path))
+    for name in (adapters.TEMPLATE, adapters.SCHEMA):
+        if (adapter.path / name).is_file():
+            files.write_bytes(folder / name, files.read_bytes(adapter.path / name))
+    if untied:
+        config = bases.read_config(folder) | {"tie_word_embeddings": False}
+        files.write_json(folder / bases.CONFIG, config)
+
+
+def _measure(
+    engine: Any,
+    prepared: Prepared,
+    adapter: Adapter,
+    space: Path,
+    candidates: Sequence[str],
+    watch: Watcher,
+) -> dict[str, Any]:
+    """Held-out loss and divergence of every form from what was trained."""
+    examples = spread(prepared.dataset.held_out, EXAMPLES)
+    watch.stage("Measuring on held-out answers")
+    bits = prepared.recipe.lora.bits
+    forms = {
+        name: engine.Form(bases.resolve(str(space / name)), None, bits=16) for name in candidates
+    }
+    if bits == 4:
+        forms[UNMERGED] = engine.Form(prepared.base, adapter.path, bits=16)
+    scratch = space / "scratch"
+    scratch.mkdir()
+    trained, others = engine.compare(
+        engine.Form(prepared.base, adapter.path, bits=bits),
+        forms,
+        prepared.chat,
+        examples,
+        precision=prepared.recipe.train.precision,
+        scratch=scratch,
+        listener=watch.progress,
+    )
+    shutil.rmtree(scratch)
+    return {
+        "examples": len(examples),
+        "tokens": sum(prepared.chat.encode(example).answer_tokens for example in examples),
+        "trained": {"bits": bits, "loss": trained.loss},
+        "forms": {name: asdict(nearness) for name, nearness in others.items()},
+    }
+
+
+def spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """At most `count` examples, evenly from first to last, so that every part is among them."""
+    count = min(count, len(examples))
+    return [examples[i * len(examples) // count] for i in range(count)]
+
+
+def _manifest(
+    folder: Path, adapter: Adapter, into: str, figures: dict[str, Any] | None
+) -> dict[str, Any]:
+    kept = {key: value for key, value in adapter.manifest.items() if key != "digest"}
+    return {
+        **kept,
+        "kind": "merged",
+        "digest": bases.resolve(str(folder)).digest,
+        "adapter": {"digest": adapter.digest, "rank": adapter.rank, "alpha": adapter.alpha},
+        "merged": {"into": into, "measured": figures},
+        "versions": versions.installed(),
+    }

@@ -1,0 +1,326 @@
+"""One published version: a folder that is complete or absent, and never changes.
+
+version.json    written last: what is published, size and digest of every file
+removed.json    in its place once the version was removed, so that its number stays taken
+report.json     the held-out report that the adapter is judged by, where it has one
+…               the adapter's files, as trained
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm_lora import adapter as adapters
+from llm_lora import files
+from llm_lora.adapter import Adapter
+from llm_lora.aliases import Event, sync
+from llm_lora.base import safetensors_header
+from llm_lora.errors import Problem, UserError
+
+VERSION = "version.json"
+REMOVED = "removed.json"
+REPORT = "report.json"
+_ADAPTER = (
+    adapters.WEIGHTS,
+    adapters.CONFIG,
+    adapters.MANIFEST,
+    adapters.SCHEMA,
+    adapters.TEMPLATE,
+)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version: complete, immutable, never renumbered.
+
+    `digest` (64 hex digits) covers all its files: weights, how they are applied, schema, template,
+    prompt, sampling and report; so equal digests mean equal versions, and the other way round.
+    `modules` is how many modules are adapted.
+    """
+
+    name: str
+    number: int
+    digest: str
+    folder: Path
+    base_name: str
+    base_digest: str
+    rank: int
+    modules: int
+    published: Event = field(compare=False)
+    manifest: dict[str, Any] = field(compare=False, repr=False)
+    report: dict[str, Any] | None = field(compare=False, repr=False)
+
+    @property
+    def served_name(self) -> str:
+        """What the server is told: names these very bytes, for ever."""
+        return f"{self.name}@{self.digest[:12]}"
+
+    @property
+    def label(self) -> str:
+        """What people type: `medical-qa@3`."""
+        return f"{self.name}@{self.number}"
+
+    @property
+    def adapter_digest(self) -> str:
+        """Digest of the weights and of how they are applied, as in the run and its report."""
+        return str(self.manifest["digest"])
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the report's gates passed; None where there is no report."""
+        return None if self.report is None else bool(self.report["passed"])
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is to be published; `sums` holds the digest of each file by its name."""
+
+    adapter: Adapter
+    report: dict[str, Any] | None
+    sums: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """The digest that the version will have."""
+        return _digest(self.sums)
+
+
+def gather(folder: Path, report: dict[str, Any] | None) -> Content:
+    """Read and verify an adapter folder, and that the report speaks of it.
+
+    Raises:
+        UserError: the adapter is not complete and sound, or the report is another adapter's.
+    """
+    # Summed before it is verified: what was verified is then what is copied, or the copy differs.
+    try:
+        sums = _sums(folder)
+    except PermissionError as error:
+        raise UserError(
+            "no permission to read this file",
+            where=str(error.filename),
+            fix="check its owner and mode",
+        ) from None
+    adapter = adapters.read(folder)
+    sums.pop(REPORT, None)
+    base = adapter.manifest.get("base")
+    if not isinstance(base, dict) or not {"name", "digest"} <= base.keys():
+        raise UserError(
+            "no base is named", where=str(folder / adapters.MANIFEST), fix="train it with llm-lora"
+        )
+    if report is not None:
+        _require_report(report, adapter)
+        sums[REPORT] = files.sha256(_text(report))
+    return Content(adapter, report, sums)
+
+
+def build(folder: Path, content: Content, *, name: str, number: int, event: Event) -> None:
+    """Fill a new folder with a version, version.json last, all of it synced.
+
+    Raises:
+        OSError: the disk is full or the folder may not be written.
+        UserError: the adapter was changed while it was being copied.
+    """
+    adapter, report = content.adapter, content.report
+    folder.mkdir(parents=True)
+    for file in content.sums:
+        if file == REPORT and report is not None:
+            (folder / file).write_text(_text(report), encoding="utf-8")
+        else:
+            shutil.copyfile(adapter.path / file, folder / file)
+        _seal(folder / file)
+    if _sums(folder) != content.sums:
+        raise UserError(
+            "changed while it was being copied", where=str(adapter.path), fix="publish it again"
+        )
+    bits = adapter.manifest["base"].get("bits")
+    document = {
+        "format": 1,
+        "name": name,
+        "number": number,
+        "digest": content.digest,
+        "base": {"name": adapter.base_name, "digest": adapter.base_digest},
+        "rank": adapter.rank,
+        "modules": len(adapter.modules),
+        "form": f"adapter trained over a base in {bits} bits" if bits else "adapter",
+        "passed": None if report is None else report["passed"],
+        "scores": adapter.manifest.get("scores"),
+        "published": event,
+        "files": {
+            file: {"bytes": (folder / file).stat().st_size, "sha256": sha}
+            for file, sha in content.sums.items()
+        },
+    }
+    (folder / VERSION).write_text(_text(document), encoding="utf-8")
+    _seal(folder / VERSION)
+    sync(folder)
+
+
+def read(folder: Path, name: str, number: int) -> Version:
+    """A version from its folder, checked but for the contents of its files.
+
+    Raises:
+        UserError: version.json is damaged or of another version; a file is missing or cut off.
+    """
+    path = folder / VERSION
+    document = _json(path)
+    try:
+        listed = {
+            file: (entry["bytes"], entry["sha256"]) for file, entry in document["files"].items()
+        }
+        version = Version(
+            name=document["name"],
+            number=document["number"],
+            digest=document["digest"],
+            folder=folder,
+            base_name=document["base"]["name"],
+            base_digest=document["base"]["digest"],
+            rank=document["rank"],
+            modules=document["modules"],
+            published=document["published"],
+            manifest=_json(folder / adapters.MANIFEST),
+            report=_json(folder / REPORT) if REPORT in listed else None,
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged(path, "damaged") from None
+    if (version.name, version.number) != (name, number):
+        raise _damaged(path, f"this is {version.label}, put into the place of {name}@{number}")
+    if version.digest != _digest({file: sha for file, (_, sha) in listed.items()}):
+        raise _damaged(path, "its digest is not that of the files it lists")
+    for file, (size, _) in listed.items():
+        found = (folder / file).stat().st_size if (folder / file).is_file() else None
+        if found != size:
+            raise _damaged(
+                folder / file, "missing" if found is None else f"{found:,} bytes, not {size:,}"
+            )
+    safetensors_header(folder / adapters.WEIGHTS)
+    return version
+
+
+def verify(version: Version) -> None:
+    """Read every byte of a version.
+
+    Raises:
+        UserError: a file is not the one that was published.
+    """
+    found = _sums(version.folder)
+    for file, entry in _json(version.folder / VERSION)["files"].items():
+        if found.get(file) != entry["sha256"]:
+            raise _damaged(version.folder / file, "not the file that was published")
+
+
+def objections(version: Version, refusal: str | None) -> Iterator[Problem]:
+    """What speaks against putting a version live, but can be passed over by force.
+
+    `refusal` tells why a server would not take it.
+    """
+    where, fix = version.label, "train it better, or use --force, which the history records"
+    if version.report is None:
+        yield Problem("published without a report, so nothing is proven", where, fix)
+    else:
+        for gate in version.report["gates"]:
+            if not gate["passed"]:
+                value, wanted = gate.get("value"), gate.get("threshold")
+                yield Problem(f"gate {gate['name']} failed: {value}, wanted {wanted}", where, fix)
+    if refusal is not None:
+        yield Problem(f"refused by a server: {refusal}", where, fix)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a version lies there, all of it, and was not removed."""
+    return (folder / VERSION).is_file() and not (folder / REMOVED).is_file()
+
+
+def remove(folder: Path, event: Event) -> None:
+    """Take a version away, damaged or not; its number stays taken.
+
+    Raises:
+        OSError: a file cannot be deleted.
+        UserError: the disk is full or the folder may not be written.
+    """
+    document: dict[str, Any] = {}
+    with suppress(UserError):
+        document = _json(folder / VERSION)
+    files.write_json(folder / REMOVED, document | {"removed": event})
+    sync(folder)
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Finish a removal that was begun, or forget one that was not."""
+    for path in folder.glob(f".{REMOVED}.*"):
+        path.unlink()
+    if (folder / REMOVED).is_file():
+        # version.json first: nobody may take what is left for a version.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name != VERSION):
+            if path.name != REMOVED:
+                path.unlink()
+
+
+def events(folder: Path) -> list[Event]:
+    """What became of a version (published, perhaps removed), as far as its files can tell."""
+    with suppress(UserError):
+        path = folder / REMOVED
+        document = _json(path if path.is_file() else folder / VERSION)
+        found = (document.get("published"), document.get("removed"))
+        return [event for event in found if isinstance(event, dict) and "at" in event]
+    return []
+
+
+def _require_report(report: dict[str, Any], adapter: Adapter) -> None:
+    """Refuse what is no report, or one about other weights."""
+    where, fix = str(adapter.path), "renew it: llm-lora evaluate RUN"
+    try:
+        judged = str(report["adapter"]["digest"])
+        whole = all(gate["name"] and "passed" in gate for gate in report["gates"])
+        whole = whole and isinstance(report["passed"], bool)
+    except (KeyError, TypeError):
+        whole, judged = False, ""
+    if not whole:
+        raise UserError("what lies beside it is no held-out report", where=where, fix=fix)
+    if judged != adapter.digest:
+        raise UserError(
+            f"the report is about other weights ({judged[:12]}) than these ({adapter.digest[:12]})",
+            where=where,
+            fix=fix,
+        )
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    present = (name for name in (*_ADAPTER, REPORT) if (folder / name).is_file())
+    return {name: files.file_sha256(folder / name) for name in present}
+
+
+def _digest(sums: dict[str, str]) -> str:
+    return files.sha256("".join(f"{name} {sums[name]}\n" for name in sorted(sums)))
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _seal(path: Path) -> None:
+    """Bring a file to the disk, and let nobody write to it any more."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.chmod(0o444)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(files.read_bytes(path))
+    except ValueError:
+        raise _damaged(path, "damaged") from None
+    if not isinstance(value, dict):
+        raise _damaged(path, "damaged")
+    return value
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(what, where=str(path), fix="publish the adapter again, then remove this one")

@@ -1,0 +1,231 @@
+"""A client of a running llm-lora server: what is served, moving aliases, asking.
+
+Keys come from the environment, never from arguments: `LLM_LORA_API_KEY` for use,
+`LLM_LORA_ADMIN_KEY` for promoting, rolling back, canaries and history.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from llm_lora.errors import UserError
+from llm_lora.formats import Message
+
+API_KEY = "LLM_LORA_API_KEY"
+ADMIN_KEY = "LLM_LORA_ADMIN_KEY"
+
+_ADMIN = "/admin/"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer of the server.
+
+    `finish` is OpenAI's finish reason; token counts are the server's. `judged` is what the server
+    says of the answer: adapter, version, verdict and reasons; empty where it says nothing.
+    """
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    answer_tokens: int
+    judged: Mapping[str, Any]
+
+
+class Client:
+    """Speaks to one server; may be used from several threads at once.
+
+    Every method that asks raises `UserError`, with what to do: nothing answers, in time or at all;
+    something else answers there; a key is missing or wrong; the server refuses, is full or failed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 600.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            url: of the server, such as http://127.0.0.1:8000; with or without /v1.
+            timeout: seconds to wait for an answer.
+            transport: how to reach the server; the network where None.
+
+        Raises:
+            UserError: not an address.
+        """
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._timeout = timeout
+        try:
+            address = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            address = httpx.URL("")
+        if address.scheme not in ("http", "https") or not address.host:
+            raise UserError(
+                "not the address of a server", where=url, fix="write it as http://127.0.0.1:8000"
+            )
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            transport=transport,
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """Every adapter that the server knows: versions, alias, what is loaded, counts."""
+        found = self._ask("GET", "/v1/adapters").get("data")
+        if not isinstance(found, list):
+            raise self._stranger()
+        return found
+
+    def chat(self, model: str, messages: Sequence[Message], **options: object) -> Reply:
+        """One answer, not streamed; `options` go into the request as they are."""
+        body = {"model": model, "messages": as_json(messages), **options}
+        answer = self._ask("POST", "/v1/chat/completions", body)
+        try:
+            choice, usage = answer["choices"][0], answer["usage"]
+            return Reply(
+                text=choice["message"]["content"] or "",
+                finish=choice["finish_reason"],
+                prompt_tokens=usage["prompt_tokens"],
+                answer_tokens=usage["completion_tokens"],
+                judged=answer.get("llm_lora") or {},
+            )
+        except (KeyError, IndexError, TypeError):
+            raise self._stranger() from None
+
+    def tokenize(self, model: str, messages: Sequence[Message]) -> list[int]:
+        """The token ids that the server feeds the model for these messages."""
+        answer = self._ask("POST", "/tokenize", {"model": model, "messages": as_json(messages)})
+        ids = answer.get("tokens")
+        if not isinstance(ids, list):
+            raise self._stranger()
+        return ids
+
+    def promote(
+        self, name: str, version: int, *, why: str | None = None, force: bool = False
+    ) -> dict[str, Any]:
+        """Point an alias at a version."""
+        body = {"name": name, "version": version, "force": force}
+        return self._ask("POST", "/admin/promote", _with(body, why=why))
+
+    def rollback(self, name: str, *, why: str | None = None) -> dict[str, Any]:
+        """Point an alias at the version before."""
+        return self._ask("POST", "/admin/rollback", _with({"name": name}, why=why))
+
+    def canary(
+        self, name: str, version: int, share: float, *, why: str | None = None
+    ) -> dict[str, Any]:
+        """Send a share of an alias's requests, 0 to 1, to another version; 0 ends it."""
+        body = {"name": name, "version": version, "share": share}
+        return self._ask("POST", "/admin/canary", _with(body, why=why))
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """What happened to an adapter, oldest first."""
+        found = self._ask("GET", "/admin/history", params={"name": name}).get("data")
+        if not isinstance(found, list):
+            raise self._stranger()
+        return found
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Ask for a JSON object."""
+        variable = ADMIN_KEY if path.startswith(_ADMIN) else API_KEY
+        key = os.environ.get(variable)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            response = self._http.request(method, path, json=body, params=params, headers=headers)
+        except httpx.TimeoutException:
+            raise UserError(
+                f"no answer within {self._timeout:g} s",
+                where=self.url + path,
+                fix="the server may be busy or stuck; see its log",
+            ) from None
+        except httpx.TransportError as error:
+            raise UserError(
+                f"no server answers: {error}",
+                where=self.url,
+                fix="check the address, or start one: llm-lora serve RUN",
+            ) from None
+        if not response.is_success:
+            raise _refused(response, variable)
+        try:
+            value = response.json()
+        except ValueError:
+            raise self._stranger() from None
+        if not isinstance(value, dict):
+            raise self._stranger()
+        return value
+
+    def _stranger(self) -> UserError:
+        return UserError(
+            "something answers there, but not like an llm-lora server",
+            where=self.url,
+            fix="check the address",
+        )
+
+
+def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages as the OpenAI API wants them."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _with(body: dict[str, Any], **more: object) -> dict[str, Any]:
+    """The body with whatever was given of `more`."""
+    return body | {key: value for key, value in more.items() if value is not None}
+
+
+def _refused(response: httpx.Response, variable: str) -> UserError:
+    """The user's view of a status that is no success."""
+    said = _message(response)
+    fix = {
+        401: f"put a key of the server into {variable}",
+        403: f"put an admin key of the server into {ADMIN_KEY}",
+        404: "list what is served: llm-lora adapters --url URL",
+        413: "ask for less at once",
+        429: f"try again in {response.headers.get('Retry-After', 'a few')} s",
+    }.get(response.status_code)
+    if fix is None and response.status_code >= 500:
+        fix = "see the server's log"
+    return UserError(
+        f"the server refused ({response.status_code}): {said}",
+        where=str(response.request.url),
+        fix=fix,
+    )
+
+
+def _message(response: httpx.Response) -> str:
+    """What the server says about its refusal, in OpenAI's shape or whatever comes."""
+    try:
+        error = response.json()["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        return " ".join(response.text.split())[:200] or response.reason_phrase

@@ -1,0 +1,176 @@
+"""What can be served: the live versions of a store, or runs and adapter folders on their own."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm_lora import adapter as adapters
+from llm_lora import run as runs
+from llm_lora.adapter import Adapter
+from llm_lora.errors import Problem, UserError
+from llm_lora.run import Run
+from llm_lora.store import Store, Version, suggest_name
+
+_WHY = "llm-lora serve"
+_LONGEST_EXAMPLE = 300  # Characters; more is unwieldy in a terminal.
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter that requests will reach.
+
+    Attributes:
+        name: what requests ask for.
+        label: how people call it, such as `medical-qa@3`, or the folder of a run.
+        home: the folder of the run or adapter; None where it lies in a store.
+        example: a message to try it with.
+    """
+
+    name: str
+    label: str
+    adapter: Adapter
+    report: dict[str, Any] | None
+    home: Path | None = None
+    example: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether a report says that its gates passed."""
+        return self.report is not None and bool(self.report["passed"])
+
+
+@dataclass
+class Stock:
+    """What was found. Problems forbid to serve, warnings do not.
+
+    Attributes:
+        store: the store that the server will read.
+        state: the folder for its log and the layer's configuration.
+        waiting: versions that are not live, but may be promoted while the server runs.
+    """
+
+    store: Path
+    state: Path
+    candidates: list[Candidate] = field(default_factory=list)
+    waiting: list[Version] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def of_store(folder: Path, port: int) -> Stock:
+    """The live versions and those on trial, verified.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            "no store here", where=str(folder), fix="make one: llm-lora publish RUN --as NAME"
+        )
+    folder = folder.absolute()
+    # A folder for each server, as several may share the store.
+    stock = Stock(folder, folder / ".serving" / f"{socket.gethostname()}-{port}")
+    store = Store(folder)
+    for name in store.names():
+        try:
+            _add(store, name, stock)
+        except UserError as error:
+            stock.problems += error.problems
+    if not stock.candidates and not stock.waiting:
+        stock.warnings.append("the store is empty: until something is promoted, only the base is")
+    return stock
+
+
+def of_runs(sources: Sequence[Path]) -> Stock:
+    """Runs, or adapter folders, that get a store of their own inside the first one's folder."""
+    stock = Stock(store=Path(), state=Path())
+    for source in sources:
+        try:
+            stock.candidates.append(_own(source))
+        except UserError as error:
+            stock.problems += error.problems
+    if stock.candidates and (home := stock.candidates[0].home):
+        names = list(dict.fromkeys(one.name for one in stock.candidates))
+        # What was served together another time shall not come along.
+        stock.state = home / "serving" / ("-".join(names) if len(names) > 1 else "")
+        stock.store = stock.state / "store"
+    return stock
+
+
+def publish(candidates: Sequence[Candidate], folder: Path) -> None:
+    """Put runs and adapters into their own store, live; the last of a name is the live one.
+
+    Whoever names a run asks for it, so failed gates do not stop it; the history tells.
+
+    Raises:
+        UserError: the disk is full, or the folder may not be written.
+    """
+    store, by = Store(folder), user()
+    for one in candidates:
+        version = store.publish(one.adapter.path, one.name, report=one.report, by=by, why=_WHY)
+        store.promote(one.name, version.number, by=by, why=_WHY, force=not one.passed)
+
+
+def user() -> str:
+    """Who runs this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's user need not have a name.
+        return "unknown"
+
+
+def _add(store: Store, name: str, stock: Stock) -> None:
+    alias = store.alias(name)
+    if alias.live is None:
+        stock.warnings.append(
+            f"{name} has no live version: requests for it get 404 until one is promoted "
+            f"(llm-lora promote {name} NUMBER)"
+        )
+    reachable = {alias.live, alias.canary.number if alias.canary else None}
+    for number in store.numbers(name):
+        if number in reachable:
+            version = store.version(name, number)
+            store.verify(version)
+            adapter = adapters.read(version.folder)
+            stock.candidates.append(Candidate(name, version.label, adapter, version.report))
+            continue
+        try:
+            stock.waiting.append(store.version(name, number))
+        except UserError as error:  # Nobody is served by it.
+            stock.warnings.append(f"{name}@{number} cannot be promoted: {error}")
+
+
+def _own(source: Path) -> Candidate:
+    """A run, named by its folder or its adapter's; or an adapter folder of its own."""
+    is_adapter = (source / adapters.CONFIG).is_file()
+    folder = source.resolve().parent if is_adapter else source
+    if is_adapter and not (folder / "recipe.yaml").is_file():
+        adapter = adapters.read(source.resolve())
+        name = suggest_name(str(adapter.manifest["name"]))
+        return Candidate(name, str(source), adapter, report=None, home=adapter.path)
+    run = runs.find(folder)
+    return Candidate(
+        name=suggest_name(run.name),
+        label=str(source),
+        adapter=adapters.read(run.adapter),
+        report=run.read(run.report),
+        home=run.folder,
+        example=_example(run),
+    )
+
+
+def _example(run: Run) -> str | None:
+    """A short held-out message of the run, to try the server with."""
+    try:
+        with (run.dataset / "held_out.jsonl").open(encoding="utf-8") as lines:
+            messages = [json.loads(line)["messages"][-1]["content"] for line in lines]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    short = [text for text in messages if len(text) <= _LONGEST_EXAMPLE]
+    return short[0] if short else None

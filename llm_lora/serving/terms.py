@@ -1,0 +1,59 @@
+"""What an adapter brings to a request that leaves it open: schema, prompt, template, sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+
+from llm_lora import adapter
+from llm_lora.schema import AnswerSchema
+from llm_lora.store import Version
+
+
+@dataclass(frozen=True)
+class Terms:
+    """An adapter's terms; read once when it is loaded, used for every request.
+
+    `constraint` is the member of a request's JSON that has the server decode within the schema,
+    ready to be put at its end; `sampling` has the server's names for its values.
+    """
+
+    schema: AnswerSchema | None
+    constraint: bytes
+    system: str | None
+    template: Mapping[str, Any]
+    sampling: Mapping[str, float]
+    max_tokens: int | None
+
+    @classmethod
+    def read(cls, version: Version) -> Terms:
+        """The terms of a version, from its manifest and its schema; reads a file.
+
+        Raises:
+            UserError: the schema cannot be used.
+        """
+        manifest = version.manifest
+        path = version.folder / adapter.SCHEMA
+        schema = AnswerSchema.load(path) if path.is_file() else None
+        sampling = dict(manifest.get("sampling") or {})
+        max_tokens = sampling.pop("max_new_tokens", None)
+        return cls(
+            schema=schema,
+            constraint=b"" if schema is None else _constraint(schema),
+            system=manifest.get("system") or None,
+            template=manifest.get("chat_template_options") or {},
+            sampling={key: value for key, value in sampling.items() if value is not None},
+            max_tokens=max_tokens,
+        )
+
+
+def _constraint(schema: AnswerSchema) -> bytes:
+    """As text, so that the server compiles it once and compares it quickly ever after.
+
+    `response_format` would be taken apart for each request, and some chat templates write it into
+    the prompt, which the adapter has never seen.
+    """
+    return b'"structured_outputs":' + to_json({"json": schema.constraint})

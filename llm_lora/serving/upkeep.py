@@ -1,0 +1,87 @@
+"""What has to be done while the server runs, though nobody asks: loading, unloading, new keys."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any
+
+from llm_lora.serving.catalog import Catalog
+from llm_lora.serving.residents import Residents
+
+logger = logging.getLogger(__name__)
+
+_EVERY_SECONDS = 1.0
+
+
+class Upkeep:
+    """Keeps the server in the state that the store asks for.
+
+    Live versions and those on trial are loaded before anybody asks, as far as there is room, and
+    each is probed once. A version that no alias points to any more is unloaded after
+    `linger_seconds` without a request. `also` is called every time as well.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        residents: Residents,
+        *,
+        linger_seconds: float,
+        also: Callable[[], None],
+    ) -> None:
+        self._catalog = catalog
+        self._residents = residents
+        self._linger_seconds = linger_seconds
+        self._also = also
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; a second call does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def once(self) -> None:
+        """Do what has to be done now; loads go on afterwards."""
+        self._also()
+        wanted = await asyncio.to_thread(self._catalog.wanted)
+        for served, version in wanted.items():
+            if not (self._residents.proven(served) and self._residents.full):
+                self._residents.prepare(version)
+        await self._residents.unload_idle(self._linger_seconds)
+
+    async def state(self) -> dict[str, Any]:
+        """Whether every live version was loaded and probed, and what is missing or was refused."""
+        return await asyncio.to_thread(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        missing, refused = {}, {}
+        for name, version in self._catalog.aliases():
+            if not self._residents.proven(version.served_name):
+                why = self._residents.failure(version.served_name)
+                missing[version.label] = why or "loading"
+            for number, reason in self._catalog.store.alias(name).refused.items():
+                refused[f"{name}@{number}"] = reason
+        return {"ready": not missing, "missing": missing, "refused": refused}
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.once()
+            except Exception:  # one bad moment of the store must not end all upkeep
+                logger.exception("upkeep failed; it goes on")
+            await asyncio.sleep(_EVERY_SECONDS)
+
+
+async def wanted_names(catalog: Catalog) -> Collection[str]:
+    """Served names of what aliases point to, read from the store now."""
+    return (await asyncio.to_thread(catalog.wanted)).keys()

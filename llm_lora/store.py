@@ -1,0 +1,391 @@
+"""The store: published adapters as numbered versions, and the alias that says which one is live.
+
+store/NAME/versions/NUMBER/   an adapter as trained, its report, and version.json (written last)
+store/NAME/alias.json         which version is live, which was before, which is on trial
+store/NAME/history.jsonl      who did what, when and why
+store/NAME/.lock              held by writers; readers never wait
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from llm_lora import adapter as adapters
+from llm_lora import aliases, mapping, published
+from llm_lora.aliases import Alias, Canary, Event, Stamp
+from llm_lora.base import Base
+from llm_lora.errors import UserError
+from llm_lora.names import check_name, is_name, suggest_name
+from llm_lora.published import Version
+from llm_lora.shelf import Shelf
+
+__all__ = [
+    "Alias",
+    "Canary",
+    "Event",
+    "Store",
+    "UnknownAdapter",
+    "Version",
+    "check_name",
+    "suggest_name",
+]
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
+_DIGEST = re.compile(r"[0-9a-f]{12,64}")
+_SHOWN = 80
+
+
+class UnknownAdapter(UserError):
+    """No adapter or version of that name is in the store, or nothing is live under it."""
+
+
+class Store:
+    """A folder of published adapters; any number of processes may read and write it at once.
+
+    `by` says who acts (a person, an admin key), `why` the reason; both go into the history.
+    Every method raises `UserError` for a name that is not allowed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        # Absolute, so that it holds whatever the working directory becomes.
+        self.root = root.absolute()
+        self._aliases: dict[str, tuple[str, Stamp, Alias]] = {}
+        self._versions: dict[tuple[str, int], tuple[str, Stamp, Version]] = {}
+        self._verified: dict[Path, tuple[Stamp, ...]] = {}
+
+    # Reading: never waits, never writes.
+
+    def names(self) -> list[str]:
+        """Every name with a version, sorted."""
+        if not self.root.is_dir():
+            return []
+        found = [folder.name for folder in self.root.iterdir() if is_name(folder.name)]
+        return sorted(name for name in found if self.numbers(name))
+
+    def numbers(self, name: str) -> list[int]:
+        """The numbers of a name's versions, in order; those of damaged ones too."""
+        return self._shelf(name).numbers()
+
+    def versions(self, name: str) -> list[Version]:
+        """All sound versions of a name, oldest first; empty where the name is unknown."""
+        sound = []
+        for number in self.numbers(name):
+            with suppress(UserError):
+                sound.append(self.version(name, number))
+        return sound
+
+    def version(self, name: str, number: int | None = None) -> Version:
+        """One version; the live one where no number is given. Microseconds once it was read.
+
+        Raises:
+            UnknownAdapter: there is none, or nothing is live.
+            UserError: the version is damaged.
+        """
+        if number is None:
+            number = self.alias(name).live
+        if number is None:
+            raise UnknownAdapter(
+                "no version is live", where=name, fix=f"llm-lora promote {name} NUMBER"
+            )
+        with suppress(KeyError, FileNotFoundError):
+            path, seen, version = self._versions[name, number]
+            if aliases.stamp(path) == seen:
+                return version
+        self._versions.pop((name, number), None)
+        shelf = self._shelf(name)
+        if number not in shelf.numbers():
+            raise self._unknown(name, str(number)[:_SHOWN])
+        home = shelf.home(number)
+        path = str(home / published.VERSION)
+        try:
+            seen = aliases.stamp(path)
+            version = published.read(home, name, number)
+        except FileNotFoundError:  # It is being removed.
+            raise self._unknown(name, str(number)) from None
+        self._versions[name, number] = path, seen, version
+        return version
+
+    def resolve(self, reference: str, draw: float = 1.0) -> Version:
+        """What a request means by `NAME`, `NAME@NUMBER` or `NAME@DIGEST` (12 hex digits or more).
+
+        Args:
+            reference: the model as the client wrote it.
+            draw: random number from 0 up to 1 that decides for or against a canary; 1: never.
+
+        Raises:
+            UnknownAdapter: no such name or version, or nothing is live (tells what there is).
+            UserError: the version is damaged.
+        """
+        name, at, which = reference.partition("@")
+        if not at:
+            return self.version(name, self.alias(name).pick(draw))
+        if _NUMBER.fullmatch(which):
+            return self.version(name, int(which))
+        if _DIGEST.fullmatch(which):
+            for version in reversed(self.versions(name)):
+                if version.digest.startswith(which):
+                    return version
+        raise self._unknown(check_name(name), ascii(which[:_SHOWN]))
+
+    def verify(self, version: Version) -> None:
+        """Read every byte and compare digests, once per process and state of the files.
+
+        To be called before a version is loaded: a tenth of a second per 100 MB the first time.
+
+        Raises:
+            UserError: a file is missing or not the one that was published.
+        """
+        try:
+            stamps = tuple(aliases.stamp(path) for path in sorted(version.folder.glob("*")))
+            if self._verified.get(version.folder) != stamps:
+                published.verify(version)
+                self._verified[version.folder] = stamps
+        except FileNotFoundError:  # It is being removed.
+            raise self._unknown(version.name, str(version.number)) from None
+
+    def alias(self, name: str) -> Alias:
+        """Which version answers under the name; cheap enough for every request.
+
+        Raises:
+            UnknownAdapter: nothing was published under this name.
+            UserError: the alias was damaged by hand.
+        """
+        with suppress(KeyError, FileNotFoundError):
+            path, seen, alias = self._aliases[name]
+            if aliases.stamp(path) == seen:
+                return alias
+        shelf = self._shelf(name)
+        path = str(shelf.alias)
+        try:
+            # Stamped before it is read: a change in between is seen next time.
+            seen = aliases.stamp(path)
+        except FileNotFoundError:
+            if not shelf.numbers():
+                raise self._unknown(name) from None
+            return Alias()
+        alias = aliases.read(shelf.alias)
+        self._aliases[name] = path, seen, alias
+        return alias
+
+    def history(self, name: str) -> list[Event]:
+        """Every event of a name, oldest first."""
+        return self._shelf(name).history()
+
+    # Writing: one writer at a time for each name.
+
+    def publish(
+        self,
+        adapter_folder: Path,
+        name: str,
+        *,
+        report: dict[str, Any] | None,
+        by: str,
+        why: str = "",
+        base: Base | None = None,
+    ) -> Version:
+        """Copy an adapter with its report into the store; not live yet.
+
+        The same content again gives the version that is there. With `base`, the weights are
+        mapped onto it first.
+
+        Raises:
+            UserError: adapter or report will not do, or the disk is full.
+        """
+        shelf = self._shelf(name)
+        content = published.gather(adapter_folder, report)
+        if base is not None:
+            mapping.effect(content.adapter, base)
+        with shelf.writing():
+            for version in reversed(self.versions(name)):
+                with suppress(UserError):
+                    if version.digest == content.digest:
+                        self.verify(version)
+                        return version
+            number = shelf.add(content, name, by=by, why=why)
+        return self.version(name, number)
+
+    def promote(
+        self,
+        name: str,
+        number: int,
+        *,
+        by: str,
+        why: str = "",
+        force: bool = False,
+        base: Base | None = None,
+    ) -> Alias:
+        """Make a version live; ends a canary. `force` passes over failed gates and refusals.
+
+        With `base`, the weights are mapped onto it first.
+
+        Raises:
+            UserError: unknown or damaged version, weights without effect, gates not passed.
+        """
+        with self._writing(name) as shelf:
+            alias = self.alias(name)
+            over = self._prove(name, number, alias, force=force, base=base)
+            if alias.live == number and alias.canary is None:
+                return alias
+            event = aliases.event(
+                "promote", by=by, why=why, number=number, before=alias.live, **over
+            )
+            return shelf.move(alias.promoted(number, event))
+
+    def rollback(self, name: str, *, by: str, why: str = "") -> Alias:
+        """Live and previous version change places; ends a canary. A second time undoes the first.
+
+        Raises:
+            UserError: there is no version to go back to, or it is damaged.
+        """
+        with self._writing(name) as shelf:
+            alias = self.alias(name)
+            number = alias.previous
+            if number is None:
+                raise UserError(
+                    "there is no version to go back to",
+                    where=name,
+                    fix=f"name one: llm-lora promote {name} NUMBER",
+                )
+            self.verify(self.version(name, number))
+            event = aliases.event("rollback", by=by, why=why, number=number, before=alias.live)
+            return shelf.move(alias.rolled_back(event))
+
+    def canary(
+        self,
+        name: str,
+        number: int,
+        share: float,
+        *,
+        by: str,
+        why: str = "",
+        force: bool = False,
+        base: Base | None = None,
+    ) -> Alias:
+        """Give a version a share (above 0, below 1) of the requests; 0 ends the trial.
+
+        Raises:
+            UserError: as for `promote`; nothing is live yet; the version is the live one.
+        """
+        with self._writing(name) as shelf:
+            alias = self.alias(name)
+            if share == 0:
+                if alias.canary is None or alias.canary.number != number:
+                    raise UserError("not on trial", where=f"{name}@{number}", fix="nothing to end")
+                event = aliases.event("canary", by=by, why=why, number=number, share=0)
+                return shelf.move(alias.tried(event))
+            if not 0 < share < 1:
+                raise UserError(
+                    f"a share of {share:g}",
+                    where=f"{name}@{number}",
+                    fix="give more than 0 and less than 1 (100%); for all requests, promote it",
+                )
+            over = self._prove(name, number, alias, force=force, base=base)
+            if alias.live in (None, number):
+                live = alias.live is not None
+                raise UserError(
+                    "live already" if live else "no version is live to try this one against",
+                    where=f"{name}@{number}",
+                    fix="try another version" if live else f"llm-lora promote {name} {number}",
+                )
+            event = aliases.event("canary", by=by, why=why, number=number, share=share, **over)
+            return shelf.move(alias.trying(number, share, event))
+
+    def remove(self, name: str, number: int, *, by: str, why: str = "") -> None:
+        """Delete a version; its number is never given again, and no rollback returns to it.
+
+        Raises:
+            UserError: it is live or on trial, or unknown.
+        """
+        with self._writing(name) as shelf:
+            alias = self.alias(name)
+            if number not in shelf.numbers():
+                raise self._unknown(name, str(number))
+            if number == alias.live:
+                raise UserError(
+                    "live", where=f"{name}@{number}", fix="promote another version first"
+                )
+            if alias.canary is not None and number == alias.canary.number:
+                raise UserError(
+                    "on trial",
+                    where=f"{name}@{number}",
+                    fix=f"end that first: llm-lora canary {name} {number} --share 0",
+                )
+            event = aliases.event("remove", by=by, why=why, number=number)
+            # The alias lets go of a version before it is gone, never after.
+            if number == alias.previous or number in alias.refused:
+                shelf.move(alias.without(number, event))
+            published.remove(shelf.home(number), event)
+
+    def refuse(self, name: str, number: int, reason: str, *, by: str = "server") -> Alias:
+        """Mark a version that a server would not take; the alias leaves it for the one before.
+
+        Raises:
+            UnknownAdapter: there is no such version.
+        """
+        with self._writing(name) as shelf:
+            alias = self.alias(name)
+            if number not in shelf.numbers():
+                raise self._unknown(name, str(number))
+            used = (alias.live, alias.previous, alias.canary and alias.canary.number)
+            if number in alias.refused and number not in used:
+                return alias
+            event = aliases.event("refused", by=by, why=reason, number=number, before=alias.live)
+            return shelf.move(alias.without(number, event, refusal=reason))
+
+    def record(
+        self,
+        name: str,
+        event: str,
+        *,
+        number: int | None = None,
+        by: str,
+        why: str = "",
+        **facts: Any,
+    ) -> None:
+        """Add a line of one's own to the history.
+
+        Raises:
+            UserError: the disk is full or the folder may not be written.
+        """
+        with self._writing(name) as shelf:
+            shelf.append(aliases.event(event, by=by, why=why, number=number, **facts))
+
+    def _shelf(self, name: str) -> Shelf:
+        return Shelf(self.root / check_name(name))
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Shelf]:
+        """The lock of a name that is there."""
+        shelf = self._shelf(name)
+        if not shelf.numbers():
+            raise self._unknown(name)
+        with shelf.writing():
+            yield shelf
+
+    def _prove(
+        self, name: str, number: int, alias: Alias, *, force: bool, base: Base | None
+    ) -> dict[str, list[str]]:
+        """Check that a version may answer; what was passed over by force, for the history."""
+        version = self.version(name, number)
+        self.verify(version)
+        mapping.effect(adapters.read(version.folder), base)
+        found = [*published.objections(version, alias.refused.get(number))]
+        if found and not force:
+            raise UserError(found)
+        return {"forced": [problem.what for problem in found]} if found else {}
+
+    def _unknown(self, name: str, which: str | None = None) -> UnknownAdapter:
+        numbers = self.numbers(name)
+        if which is not None and numbers:
+            there = ", ".join(map(str, numbers))
+            return UnknownAdapter(f"no version {which}", where=name, fix=f"there are {there}")
+        there = ", ".join(self.names())
+        return UnknownAdapter(
+            "no adapter of this name",
+            where=name,
+            fix=f"there are: {there}" if there else "publish it: llm-lora publish RUN --as NAME",
+        )

@@ -1,0 +1,74 @@
+"""GET /v1/adapters: every version of this server's base, which is live, and how it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import vllm_forms as forms
+from adapter_folders import SCHEMA
+from layer_parts import publish
+
+from llm_lora import base as bases
+from llm_lora.aliases import ALIAS
+from llm_lora.serving.adapters import listing
+from llm_lora.serving.catalog import Catalog
+from llm_lora.serving.metrics import Metrics
+from llm_lora.store import Store
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    digest = bases.resolve("tiny").digest
+    return Catalog(Store(tmp_path / "store"), base_name="tiny", base_digest=digest)
+
+
+def test_empty_store_lists_the_base_alone(catalog: Catalog) -> None:
+    found = listing(catalog, Metrics(), loaded=())
+    assert found == {"object": "list", "base": {"id": "tiny", "requests": 0}, "data": []}
+
+
+def test_listing_tells_versions_alias_and_figures(catalog: Catalog, tmp_path: Path) -> None:
+    store, metrics = catalog.store, Metrics()
+    first = publish(store, tmp_path, "triage", 1, live=True)
+    second = publish(store, tmp_path, "triage", 2)
+    store.canary("triage", 2, 0.1, by="somebody", why="secret plans")
+    store.promote("triage", 1, by="somebody")
+    third = publish(store, tmp_path, "triage", 3)
+    store.refuse("triage", third.number, "changes nothing")
+    store.canary("triage", 2, 0.1, by="somebody", why="secret plans")
+    for outcome in ("valid", "valid", "invalid", "aborted"):
+        metrics.count(forms.exchange(version=first, outcome=outcome))
+    (found,) = listing(catalog, metrics, loaded={second.served_name})["data"]
+    assert (found["name"], found["live"], found["problem"]) == ("triage", 1, None)
+    assert found["canary"] == {"number": 2, "share": 0.1}
+    rows = found["versions"]
+    assert [row["id"] for row in rows] == ["triage@1", "triage@2", "triage@3"]
+    digests = [version.adapter_digest for version in (first, second, third)]
+    assert [row["adapter_digest"] for row in rows] == digests
+    assert [row["loaded"] for row in rows] == [False, True, False]
+    assert [row["requests"] for row in rows] == [4, 0, 0]
+    assert [row["valid_rate"] for row in rows] == [pytest.approx(2 / 3), None, None]
+    assert [row["refused"] for row in rows] == [None, None, "changes nothing"]
+    assert [row["passed"] for row in rows] == [True] * 3
+    assert all(0 <= row["age_seconds"] < 60 for row in rows)
+    assert found["schemas"] == {rows[0]["schema"]: json.loads(SCHEMA)}
+    assert "somebody" not in json.dumps(found)
+    assert "secret plans" not in json.dumps(found)
+
+
+def test_versions_of_another_base_are_left_out(catalog: Catalog, tmp_path: Path) -> None:
+    publish(catalog.store, tmp_path, "triage", 1, live=True)
+    other = Catalog(catalog.store, base_name="large", base_digest="f" * 64)
+    assert listing(other, Metrics(), loaded=())["data"] == []
+
+
+def test_damaged_alias_is_told_and_hides_no_other_adapter(catalog: Catalog, tmp_path: Path) -> None:
+    publish(catalog.store, tmp_path, "broken", 1, live=True)
+    publish(catalog.store, tmp_path, "sound", 2, live=True)
+    (tmp_path / "store" / "broken" / ALIAS).write_text("{")
+    fresh = Catalog(Store(tmp_path / "store"), base_name="tiny", base_digest=catalog._base_digest)
+    broken, sound = listing(fresh, Metrics(), loaded=())["data"]
+    assert (broken["live"], sound["live"]) == (None, 1)
+    assert "alias" in broken["problem"]
