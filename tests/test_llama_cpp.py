@@ -172,9 +172,7 @@ def test_the_exported_file_answers_as_the_merged_model_under_the_schema(
     small_run: Path, merged: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.gguf"
-    code, output = Command(
-        "export", small_run, "--gguf", path, "--merged", "--no-measure"
-    ).finish()
+    code, output = Command("export", small_run, "--gguf", path, "--merged", "--no-measure").finish()
     assert code == 0, output
     server, chat = Server(path), Chat.load(merged)
     schema = AnswerSchema.load(small_run / "adapter" / "answer.schema.json")
