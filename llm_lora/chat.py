@@ -157,6 +157,11 @@ class Chat:
         return frozenset(token.content for token in added if token.special)
 
     @cached_property
+    def tokenizer_json(self) -> str:
+        """The tokenizer as text, for libraries that read one of their own from it."""
+        return self._tokenizer.to_str()
+
+    @cached_property
     def variables(self) -> frozenset[str]:
         """Names that the template reads from outside, its switches among them."""
         tree = _environment().parse(self.template)

@@ -33,6 +33,8 @@ def render(
     curve: Sequence[Mapping[str, Any]],
     lengths: Mapping[str, Sequence[int]],
     closed_weight: float = 1.0,
+    forced_weight: float = 1.0,
+    constrained_loss: bool = False,
 ) -> str:
     """The page for a report.
 
@@ -43,6 +45,8 @@ def render(
         curve: the training log (step, loss, validation_loss).
         lengths: the examples' lengths in tokens by what they measure.
         closed_weight: what the tokens of closed values counted in the training loss.
+        forced_weight: what the tokens counted there that the schema forces.
+        constrained_loss: whether the validation loss was measured under the constraint.
     """
     # Only who writes a page pays for the template engine.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -83,8 +87,10 @@ def render(
         kinds=list(samples.kinds(judged)),
         sets=list(judged),
         changes=samples.changes(judged),
-        loss=Markup(_loss(curve, weighted=closed_weight != 1)),
+        loss=Markup(_loss(curve, weighted=(closed_weight, forced_weight) != (1, 1))),
         closed_weight=closed_weight,
+        forced_weight=forced_weight,
+        constrained_loss=constrained_loss,
         lengths=Markup(charts.histograms(lengths, x_label="tokens")),
         failures=_failures(free),
         wrong=len(wrong),

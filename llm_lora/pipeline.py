@@ -5,76 +5,39 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import dataset as datasets
-from llm_lora import engines, files, gates, report, rivals, run, timing, versions
+from llm_lora import engines, files, learning, report, rivals, run, timing, versions
 from llm_lora.adapter import Adapter
-from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
-from llm_lora.engines.events import Fit, Progress
+from llm_lora.engines.events import Fit
 from llm_lora.errors import UserError
 from llm_lora.formats import Answer, Message
 from llm_lora.names import suggest_name
+from llm_lora.prepared import Prepared, Watcher, max_new_tokens, prepare
 from llm_lora.recipe import Recipe
 from llm_lora.report import FORMS
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 
-_TOKENS_HEADROOM = 1.25
+__all__ = [
+    "Prepared",
+    "Watcher",
+    "evaluate",
+    "headline",
+    "max_new_tokens",
+    "prepare",
+    "reopen",
+    "seal",
+    "train",
+]
 
 Prompts = Sequence[tuple[Message, ...]]
-
-
-class Watcher(Protocol):
-    """Whoever shows the pipeline's progress: the command line, or nobody."""
-
-    def stage(self, title: str) -> None:
-        """A new stage begins."""
-
-    def say(self, text: str) -> None:
-        """A decision or a fact worth a line."""
-
-    def progress(self, progress: Progress) -> None:
-        """Work goes on."""
-
-    def checked(self, dataset: Dataset) -> None:
-        """The dataset passed its check."""
-
-    def began(self, here: Run) -> None:
-        """The run's folder is there; from now on it can be resumed."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A recipe with everything that it names, read and checked."""
-
-    recipe: Recipe
-    base: Base
-    chat: Chat
-    schema: AnswerSchema | None
-    dataset: Dataset
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """Read the base's tokenizer, the schema and the data, and check them; no heavy import.
-
-    Raises:
-        UserError: whatever is wrong with any of them.
-    """
-    base = bases.resolve(recipe.base, recipe.revision)
-    chat = Chat.load(base.path)
-    path = recipe.data.answer_schema
-    schema = AnswerSchema.load(path) if path is not None else None
-    if schema is not None:
-        check, where = recipe.check, f"{recipe.name} recipe"
-        gates.require_fields(schema, [*check.fields], [*check.tolerance], where)
-    return Prepared(recipe, base, chat, schema, datasets.prepare(recipe, schema, chat))
 
 
 def train(
@@ -102,7 +65,7 @@ def train(
         watch.began(here)
 
         watch.stage("Training")
-        fit = _fit(prepared, here, watch, resume=resume)
+        fit = learning.learn(prepared, here, watch, resume=resume)
         seal(prepared, here)
         evaluate(prepared, here, watch, fit=fit, started=started, store=store)
         here.become_latest()
@@ -133,30 +96,6 @@ def _begin(prepared: Prepared, here: Run) -> None:
         return
     prepared.dataset.write(here.dataset)
     files.write_json(here.inputs, inputs)
-
-
-def _fit(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
-    if here.fit.is_file():
-        watch.say("training was finished before; its adapter is used")
-        return Fit.from_json(here.read(here.fit), here.fit)
-    engine = engines.load(prepared.recipe.task)
-    fit: Fit = engine.fit(
-        prepared.recipe,
-        prepared.dataset.train,
-        prepared.dataset.validation,
-        prepared.base,
-        prepared.chat,
-        schema=prepared.schema,
-        adapter=here.adapter,
-        checkpoints=here.checkpoints,
-        metrics=here.metrics,
-        tensorboard=here.folder / "tensorboard",
-        resume=resume,
-        listener=watch.progress,
-        tell=watch.say,
-    )
-    files.write_json(here.fit, asdict(fit))
-    return fit
 
 
 def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) -> Adapter:
@@ -200,15 +139,6 @@ def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) ->
         },
     )
     return adapters.read(here.adapter)
-
-
-def max_new_tokens(prepared: Prepared) -> int:
-    """The recipe's limit, or else what the longest training answer needs, with a quarter more."""
-    if prepared.recipe.generate.max_new_tokens is not None:
-        return prepared.recipe.generate.max_new_tokens
-    answers = prepared.dataset.stats["tokens"]["answer"]
-    longest = max(answers[: len(prepared.dataset.train)])
-    return -(-int(longest * _TOKENS_HEADROOM) // 16) * 16
 
 
 def evaluate(
@@ -316,6 +246,8 @@ def evaluate(
         lengths=prepared.dataset.stats["tokens"],
         tolerances=recipe.check.tolerance,
         closed_weight=recipe.train.closed_weight,
+        forced_weight=recipe.train.forced_weight,
+        constrained_loss=recipe.train.validation_loss == "constrained",
     )
     _finish(prepared, here, fit, document)
     shutil.rmtree(here.checkpoints, ignore_errors=True)

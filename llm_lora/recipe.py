@@ -19,16 +19,16 @@ from typing import Any
 from llm_lora import files, recipe_layers
 from llm_lora.errors import Problem, UserError
 from llm_lora.mistakes import Checker, Mistake, dotted
-from llm_lora.recipe_layers import Layer, Layers
-from llm_lora.recipe_types import (
-    PROFILES,
+from llm_lora.recipe_blocks import (
     CheckRecipe,
     DataRecipe,
     GenerateRecipe,
     LoraRecipe,
-    Recipe,
+    PreferRecipe,
     TrainRecipe,
 )
+from llm_lora.recipe_layers import Layer, Layers
+from llm_lora.recipe_types import PROFILES, Recipe
 from llm_lora.yaml_source import KeyPath
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "DataRecipe",
     "GenerateRecipe",
     "LoraRecipe",
+    "PreferRecipe",
     "Recipe",
     "TrainRecipe",
     "json_schema",
@@ -218,17 +219,43 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
                     f"check.{key} needs data.schema, the schema to judge by",
                     f"set data.schema, or remove check.{key}",
                 )
-    if train.closed_weight != 1 and data.answer_schema is None:
-        yield (
-            ("train", "closed_weight"),
-            "train.closed_weight needs data.schema, which tells the closed values",
-            "set data.schema, or remove train.closed_weight",
-        )
+        needs = {
+            "closed_weight": (train.closed_weight != 1, "which tells the closed values"),
+            "forced_weight": (train.forced_weight != 1, "which forces tokens"),
+            "validation_loss": (train.validation_loss != "free", "which constrains"),
+            "method": (train.method != "sft", "by which answers are judged"),
+        }
+        for key, (used, why) in needs.items():
+            if used:
+                yield (
+                    ("train", key),
+                    f"train.{key} needs data.schema, {why}",
+                    f"set data.schema, or remove train.{key}",
+                )
+    if train.method == "grpo":
+        yield from _grpo_contradictions(recipe)
     if recipe.profile == "cpu" and train.optimizer == "paged-adamw-8bit":
         yield (
             ("train", "optimizer"),
             "train.optimizer paged-adamw-8bit moves GPU memory, and there is no GPU",
             "use adamw",
+        )
+
+
+def _grpo_contradictions(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
+    step = recipe.train.batch_size * recipe.train.accumulate
+    if step % recipe.prefer.samples:
+        yield (
+            ("prefer", "samples"),
+            f"prefer.samples {recipe.prefer.samples} does not divide the {step} answers of a step, "
+            "train.batch_size x train.accumulate; grpo compares all answers to a prompt in one",
+            "set it to a divisor",
+        )
+    if recipe.prefer.constrained:
+        yield (
+            ("prefer", "constrained"),
+            "prefer.constrained is for dpo; grpo needs the chances of its own free answers",
+            "remove it, or set train.method to dpo",
         )
 
 

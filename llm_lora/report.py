@@ -154,12 +154,15 @@ def write(
     lengths: Mapping[str, Sequence[int]],
     tolerances: Tolerances | None = None,
     closed_weight: float = 1.0,
+    forced_weight: float = 1.0,
+    constrained_loss: bool = False,
 ) -> None:
     """Write `answers.jsonl`, `report.html` and, last, `report.json`.
 
     `curve` holds the training log (step, loss, validation_loss), `lengths` the examples' lengths in
-    tokens by what they measure (prompt, answer), `closed_weight` what the tokens of closed values
-    counted in the training loss.
+    tokens by what they measure (prompt, answer), `closed_weight` and `forced_weight` what the
+    tokens of closed values and forced ones counted in the training loss, `constrained_loss` whether
+    the validation loss was measured under the constraint.
 
     Raises:
         UserError: the disk is full or the folder may not be written.
@@ -173,6 +176,8 @@ def write(
         curve=curve,
         lengths=lengths,
         closed_weight=closed_weight,
+        forced_weight=forced_weight,
+        constrained_loss=constrained_loss,
     )
     files.write_text(folder / PAGE, html)
     files.write_json(folder / REPORT, document)

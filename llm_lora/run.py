@@ -48,6 +48,26 @@ class Run:
         return self.folder / "adapter"
 
     @property
+    def supervised(self) -> Path:
+        """The adapter that learning by preference started from."""
+        return self.folder / "supervised"
+
+    @property
+    def supervised_fit(self) -> Path:
+        """What the training before learning by preference did."""
+        return self.folder / "supervised_fit.json"
+
+    @property
+    def pairs(self) -> Path:
+        """The pairs of answers that dpo learned from."""
+        return self.folder / "pairs.jsonl"
+
+    @property
+    def preference_metrics(self) -> Path:
+        """The metrics of dpo or grpo."""
+        return self.folder / "preference.jsonl"
+
+    @property
     def fit(self) -> Path:
         """What training did (steps, curves, decisions); written when training has ended."""
         return self.folder / "fit.json"

@@ -234,6 +234,11 @@ def test_a_weighted_loss_says_so(tmp_path: Path) -> None:
     assert weighted.startswith("training, weighted validation, not weighted")
     assert "a token of a closed value counts 5 times as much" in weighted
     assert "not the distance between them" in weighted
+    html = write(tmp_path / "c", forced_weight=0.3, constrained_loss=True)
+    other = section(html, "Loss")
+    assert other.startswith("training, weighted validation, not weighted, constrained")
+    assert "a token that the schema forces counts 0.3 times as much" in other
+    assert "closed value" not in other and "over what the schema lets through" in other
 
 
 def test_a_large_confusion_table_becomes_a_list() -> None:

@@ -16,11 +16,8 @@ from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
-from llm_lora.engines import batches, loading, text
-from llm_lora.fields import closed_spans
-from llm_lora.formats import Message, make_example
+from llm_lora.engines import batches, loading, text, tuning
 from llm_lora.recipe import load
-from llm_lora.schema import AnswerSchema
 
 pytestmark = pytest.mark.slow
 
@@ -215,13 +212,13 @@ def test_plain_peft_reloads_the_adapter_to_the_same_logits(
             return model.eval()(input_ids=ids).logits
 
     trained: list[torch.Tensor] = []
-    save = text._save
+    save = tuning.save
 
-    def keep(trainer: Any, *rest: Any) -> None:
-        trained.append(logits(trainer.model))
-        save(trainer, *rest)
+    def keep(model: Any, *rest: Any) -> None:
+        trained.append(logits(model))
+        save(model, *rest)
 
-    monkeypatch.setattr(text, "_save", keep)
+    monkeypatch.setattr(tuning, "save", keep)
     text.fit(
         recipe,
         examples[:32],
@@ -372,43 +369,6 @@ def test_the_loss_weighs_tokens_as_told(tmp_path: Path) -> None:
                 by_hand += row["weights"][at] * surprise / 4
         loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=4)
     assert torch.allclose(loss, by_hand, rtol=1e-4)
-
-
-def test_closed_values_weigh_more_and_all_together_as_much() -> None:
-    dataset = [
-        make_example((Message("user", "hello"),), answer, part=None, where="here")
-        for answer in ('{"ok":true,"note":"a true word","level":"low"}', '{"ok":false,"note":""}')
-    ]
-    schema = AnswerSchema.from_text(
-        json.dumps(
-            {
-                "type": "object",
-                "properties": {
-                    "ok": {"type": "boolean"},
-                    "note": {"type": "string", "maxLength": 30},
-                    "level": {"enum": ["low", "high"]},
-                },
-            }
-        )
-    )
-    chat = Chat.load(bases.resolve("tiny").path)
-    encoded = [chat.encode(example) for example in dataset]
-    rows = [text._row(one) for one in encoded]
-    spans = [closed_spans(schema, example.answer) for example in dataset]
-    assert [[e.answer[a:b] for a, b in s] for e, s in zip(dataset, spans, strict=True)] == [
-        ["true", '"low"'],
-        ["false"],
-    ]
-    text._weigh(rows, encoded, spans, 4.0)
-    weights = [weight for row in rows for weight in row["weights"] if weight]
-    assert len(weights) == sum(one.answer_tokens for one in encoded)
-    assert sum(weights) == pytest.approx(len(weights))
-    light, heavy = sorted(set(weights))
-    assert heavy == pytest.approx(4 * light)
-    first = rows[0]
-    marked = [i for i, weight in enumerate(first["weights"]) if weight == heavy]
-    assert "true" in chat.decode([first["input_ids"][i] for i in marked])
-    assert "word" not in chat.decode([first["input_ids"][i] for i in marked])
 
 
 def test_stopping_early_depends_only_on_what_checkpoints_hold() -> None:

@@ -143,6 +143,8 @@ class Metrics(TrainerCallback):
             "eval_loss": "validation_loss",
             "learning_rate": "learning_rate",
             "grad_norm": "gradient_norm",
+            "rewards/accuracies": "preferred",
+            "reward": "reward",
         }
         logged = logs or {}
         values = {ours: float(logged[theirs]) for theirs, ours in names.items() if theirs in logged}

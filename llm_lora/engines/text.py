@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import logging
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,11 +16,9 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerState
 from trl import SFTConfig
 
-from llm_lora import files
-from llm_lora.adapter import CONFIG
 from llm_lora.base import Base
 from llm_lora.chat import Chat, Encoded
-from llm_lora.engines import batches
+from llm_lora.engines import batches, tuning
 from llm_lora.engines.answers import Answerer, Sampling
 from llm_lora.engines.callbacks import (
     Complete,
@@ -36,22 +31,27 @@ from llm_lora.engines.comparing import Form, compare
 from llm_lora.engines.events import Fit, Interrupted, Listener, silent
 from llm_lora.engines.loading import load_base, peak_memory_bytes
 from llm_lora.engines.merging import merge
+from llm_lora.engines.preferring import prefer
 from llm_lora.engines.trainer import PlannedTrainer
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
-from llm_lora.fields import closed_spans
 from llm_lora.formats import Example
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
+from llm_lora.weighing import Course, weigh
 
-__all__ = ["Answerer", "Form", "Sampling", "compare", "fit", "merge", "peak_memory_bytes"]
+__all__ = [
+    "Answerer",
+    "Form",
+    "Sampling",
+    "compare",
+    "fit",
+    "merge",
+    "peak_memory_bytes",
+    "prefer",
+    "reinforce",
+]
 
-_OPTIMIZERS = {
-    "adamw": "adamw_torch",
-    "adamw-8bit": "adamw_bnb_8bit",
-    "paged-adamw-8bit": "paged_adamw_8bit",
-}
-_LOG_EVERY = 5
 _RELIED_ON = {
     "eval_on_start",
     "eval_packing",
@@ -99,13 +99,21 @@ def fit(
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
         UserError: out of memory, a loss that is not a number, an `extra` key that TRL refuses.
     """
-    _quiet()
+    tuning.quiet()
     started, cpu_started = time.monotonic(), time.process_time()
     encoded = [chat.encode(example) for example in train]
     rows = [_row(one) for one in encoded]
-    if schema is not None and recipe.train.closed_weight != 1:
-        spans = [closed_spans(schema, example.answer) for example in train]
-        _weigh(rows, encoded, spans, recipe.train.closed_weight)
+    if schema is not None and (recipe.train.closed_weight, recipe.train.forced_weight) != (1, 1):
+        weights = weigh(
+            train,
+            encoded,
+            chat,
+            schema,
+            closed=recipe.train.closed_weight,
+            forced=recipe.train.forced_weight,
+        )
+        for row, one in zip(rows, weights, strict=True):
+            row[batches.WEIGHTS] = one
     lengths = [len(row["input_ids"]) for row in rows]
     order = batches.plan(
         lengths,
@@ -132,6 +140,7 @@ def fit(
             order=order,
             pad_id=chat.pad_id,
             concatenated=recipe.train.batching == "packed",
+            course=_course(recipe, schema, chat),
             model=loaded.model,
             args=arguments,
             train_dataset=datasets.Dataset.from_list(rows),
@@ -147,7 +156,7 @@ def fit(
             callbacks=[record, stop, Complete(), early],
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        _keep_adapter_in_fp32(trainer.model)
+        tuning.keep_adapter_in_fp32(trainer.model)
         trainable, total = trainer.model.get_nb_trainable_parameters()
         for decision in loaded.decisions:
             tell(decision)
@@ -170,7 +179,7 @@ def fit(
     if stop.requested and state.global_step < steps:
         saved = newest_checkpoint(checkpoints)
         raise Interrupted(state.global_step, steps, saved or checkpoints)
-    _save(trainer, adapter, base)
+    tuning.save(trainer.model, adapter, base)
     best = state.best_global_step or state.global_step
     # Model, optimizer and callbacks point at each other; evaluation needs their memory.
     del trainer
@@ -191,6 +200,15 @@ def fit(
         decisions=loaded.decisions,
         curve=tuple(record.rows),
     )
+
+
+def reinforce(*arguments: Any, **options: Any) -> Fit:
+    """`rewarding.reinforce`, which brings vLLM along: seconds that no other training needs."""
+    with warnings.catch_warnings():
+        # TRL names the versions of vLLM that its own use of it was tested with; it is not used.
+        warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
+        from llm_lora.engines import rewarding
+    return rewarding.reinforce(*arguments, **options)
 
 
 def _trainer(**options: Any) -> PlannedTrainer:
@@ -215,25 +233,10 @@ def _row(encoded: Encoded) -> dict[str, list[Any]]:
     return {"input_ids": list(encoded.input_ids), "labels": labels}
 
 
-def _weigh(
-    rows: Sequence[dict[str, list[Any]]],
-    encoded: Sequence[Encoded],
-    closed: Sequence[Sequence[tuple[int, int]]],
-    closed_weight: float,
-) -> None:
-    """Give each row the weights of its tokens; over all that have a label their mean is 1."""
-    for row, one, spans in zip(rows, encoded, closed, strict=True):
-        answer = [
-            closed_weight if any(start <= at < end for start, end in spans) else 1.0
-            for at in one.starts
-        ]
-        before = one.prompt_tokens
-        after = len(one.mask) - before - len(answer)
-        row[batches.WEIGHTS] = [0.0] * before + answer + [0.0] * after
-    counted = sum(label != batches.IGNORED for row in rows for label in row["labels"])
-    mean = sum(sum(row[batches.WEIGHTS]) for row in rows) / counted
-    for row in rows:
-        row[batches.WEIGHTS] = [weight / mean for weight in row[batches.WEIGHTS]]
+def _course(recipe: Recipe, schema: AnswerSchema | None, chat: Chat) -> Course | None:
+    if schema is None or recipe.train.validation_loss == "free":
+        return None
+    return Course(schema, chat)
 
 
 def _targets(recipe: Recipe) -> str | list[str]:
@@ -246,48 +249,26 @@ def _every(value: float | int, steps_per_epoch: float) -> int:
     return value if isinstance(value, int) else max(1, round(value * steps_per_epoch))
 
 
-def _optimizer(name: str) -> str:
-    """TRL's name of an optimizer; pages need a GPU whose memory they could leave."""
-    if name == "paged-adamw-8bit" and not torch.cuda.is_available():
-        name = "adamw-8bit"
-    return _OPTIMIZERS[name]
-
-
 def _arguments(
     recipe: Recipe, checkpoints: Path, steps: int, steps_per_epoch: float, compute: torch.dtype
 ) -> SFTConfig:
     train = recipe.train
-    every = _every(train.evaluate_every, steps_per_epoch)
-    options: dict[str, Any] = {
-        "output_dir": str(checkpoints),
-        "max_steps": steps,
-        "per_device_train_batch_size": train.batch_size,
+    options = tuning.options(
+        recipe,
+        checkpoints,
+        steps=steps,
+        save_every=_every(train.evaluate_every, steps_per_epoch),
+        learning_rate=train.learning_rate,
+        compute=compute,
+    )
+    options |= {
         "per_device_eval_batch_size": train.batch_size,
-        "gradient_accumulation_steps": train.accumulate,
-        "learning_rate": train.learning_rate,
-        "lr_scheduler_type": train.schedule,
-        "warmup_steps": max(1, round(train.warmup * steps)) if train.warmup else 0,
-        "weight_decay": train.weight_decay,
-        "max_grad_norm": train.max_grad_norm,
-        "optim": _optimizer(train.optimizer),
-        "gradient_checkpointing": train.checkpointing,
-        "seed": train.seed,
-        "bf16": compute == torch.bfloat16,
-        "use_cpu": not torch.cuda.is_available(),
         "max_length": None,
         "eval_strategy": "steps",
-        "eval_steps": every,
-        "save_strategy": "steps",
-        "save_steps": every,
-        "save_total_limit": 2,
+        "eval_steps": options["save_steps"],
         "load_best_model_at_end": True,
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
-        "logging_steps": _LOG_EVERY,
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "report_to": [],
-        "dataloader_pin_memory": torch.cuda.is_available(),
     }
     clashes = sorted((set(options) | _RELIED_ON) & set(recipe.extra))
     if clashes:
@@ -297,47 +278,8 @@ def _arguments(
             fix="use the recipe's own keys (train.batching, train.batch_size, …)",
         )
     try:
-        config = SFTConfig(**options, **recipe.extra)
-        # One process trains on one card; TRL refuses to start when more are merely visible.
-        config._n_gpu = min(config.n_gpu, 1)
-        return config
+        return tuning.on_one_card(SFTConfig(**options, **recipe.extra))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"TRL's SFTConfig refuses it: {error}", where="extra", fix="see TRL's SFTConfig"
         ) from error
-
-
-def _keep_adapter_in_fp32(model: Any) -> None:
-    """Undo TRL's cast of LoRA weights to bf16: small updates would round to nothing.
-
-    Under autocast the products are bf16 all the same, so it costs no speed.
-    """
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
-def _save(trainer: PlannedTrainer, adapter: Path, base: Base) -> None:
-    """Write the adapter beside its place, make its configuration reproducible, move it there."""
-    unfinished = adapter.with_name(f".{adapter.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    with full_disk(adapter):
-        trainer.model.save_pretrained(unfinished, safe_serialization=True)
-    path = unfinished / CONFIG
-    config = json.loads(files.read_text(path))
-    # PEFT keeps the targets in a set, whose order changes from process to process.
-    config["target_modules"] = sorted(config["target_modules"])
-    # The name, not the path: the same recipe gives the same bytes in another folder.
-    config["base_model_name_or_path"] = base.name
-    files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (unfinished / "README.md").unlink(missing_ok=True)
-    shutil.rmtree(adapter, ignore_errors=True)
-    unfinished.replace(adapter)
-
-
-def _quiet() -> None:
-    """Silence what repeats itself or speaks to programmers; errors still come through."""
-    datasets.disable_progress_bars()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    logging.getLogger("trl").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)

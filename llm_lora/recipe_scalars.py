@@ -1,0 +1,67 @@
+"""The kinds of values that a recipe's settings take, and what all its blocks have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+)
+
+Profile = Literal["cpu", "gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-48gb", "gpu-80gb"]
+PROFILES: tuple[str, ...] = get_args(Profile)
+"""Hardware classes, smallest first; a number is the nominal memory of the card in GB."""
+
+
+def _not_empty(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("empty path")
+    return path
+
+
+def _one_as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+# The branch of a union is chosen by what was written, so a mistake is told for one branch only.
+_by_point = Discriminator(lambda value: "share" if isinstance(value, float) else "other")
+_by_text = Discriminator(lambda value: "text" if isinstance(value, str) else "other")
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Switch = Annotated[bool, Strict()]
+NotEmpty = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Strict(), Field(ge=0, le=1)]
+OnePath = Annotated[Path, AfterValidator(_not_empty)]
+Paths = Annotated[
+    tuple[OnePath, ...],
+    BeforeValidator(_one_as_list, json_schema_input_type=Path | tuple[Path, ...]),
+    Field(min_length=1),
+]
+HeldOut = Annotated[
+    Annotated[Number, Field(gt=0, le=0.5), Tag("share")] | Annotated[Paths, Tag("other")],
+    _by_point,
+]
+Every = Annotated[
+    Annotated[Number, Field(gt=0, le=1), Tag("share")]
+    | Annotated[Whole, Field(ge=1), Tag("other")],
+    _by_point,
+]
+Targets = Annotated[
+    Annotated[Literal["all-linear"], Tag("text")]
+    | Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("other")],
+    _by_text,
+]
+
+
+class Block(BaseModel):
+    # Building the validators takes longer than importing all this; most commands need none.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
