@@ -228,8 +228,8 @@ def test_a_running_server_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert asked[1][2] == {"name": NAME, "version": 3, "force": True}
     assert asked[3][2]["share"] == 0.1
-    with pytest.raises(click.UsageError, match="--force is for the store itself"):
-        call(publishing.canary, NAME, 3, "--share", "10%", "--force", *url)
+    call(publishing.canary, NAME, 3, "--share", "10%", "--force", *url)
+    assert [body["force"] for _, path, body in asked if path == "/admin/canary"] == [False, True]
 
 
 def test_ages_are_told_in_their_largest_unit() -> None:

@@ -108,9 +108,10 @@ def promote(
     from llm_lora.store import Store
 
     store = Store(root)
-    base = _base_at_hand(store.version(name, number).folder)
+    version = store.version(name, number)
+    base = _base_at_hand(version.folder)
     alias = store.promote(name, number, by=_user(), why=why, force=force, base=base)
-    _tell_alias(name, alias, as_json=as_json)
+    _tell_alias(name, alias, as_json=as_json, unmapped=None if base else version)
 
 
 @click.command()
@@ -153,16 +154,19 @@ def canary(
 ) -> None:
     """Try a version on a share of the requests, beside the live one."""
     if url is not None:
-        if force:
-            raise click.UsageError("--force is for the store itself, without --url")
-        _ask(url, as_json, lambda client: client.canary(name, number, share, why=why or None))
+        _ask(
+            url,
+            as_json,
+            lambda client: client.canary(name, number, share, why=why or None, force=force),
+        )
         return
     from llm_lora.store import Store
 
     store = Store(root)
-    base = _base_at_hand(store.version(name, number).folder) if share else None
+    version = store.version(name, number)
+    base = _base_at_hand(version.folder) if share else None
     alias = store.canary(name, number, share, by=_user(), why=why, force=force, base=base)
-    _tell_alias(name, alias, as_json=as_json)
+    _tell_alias(name, alias, as_json=as_json, unmapped=version if share and not base else None)
 
 
 @click.command()
@@ -299,7 +303,9 @@ def _tell_published(version: Version, alias: Alias, *, mapped: bool) -> None:
     shelves.published(version, alias, mapped=mapped)
 
 
-def _tell_alias(name: str, alias: Alias, *, as_json: bool) -> None:
+def _tell_alias(
+    name: str, alias: Alias, *, as_json: bool, unmapped: Version | None = None
+) -> None:
     from llm_lora.cli import shelves
 
     state = _state(name, alias)
@@ -307,6 +313,8 @@ def _tell_alias(name: str, alias: Alias, *, as_json: bool) -> None:
         _print_json(state)
     else:
         shelves.alias(state)
+        if unmapped is not None:
+            shelves.unmapped(unmapped)
 
 
 def _adapter(store: Store, name: str) -> dict[str, Any]:

@@ -22,14 +22,19 @@ def published(version: Version, state: Alias, *, mapped: bool) -> None:
         f"{escape(version.base_name)} · gates {_GATES[version.passed]}"
     )
     if not mapped:
-        console.print(
-            f"  [yellow]note[/] {escape(version.base_name)}, as it was in training, is not on this "
-            "machine: whether the weights fit it is checked when it is served"
-        )
+        unmapped(version)
     if state.live == version.number:
         console.print("It is live.")
     else:
         console.print(f"Next: [bold]llm-lora promote {version.name} {version.number}[/]")
+
+
+def unmapped(version: Version) -> None:
+    """Says that the weights were not held against the base, for want of it."""
+    console.print(
+        f"  [yellow]note[/] {escape(version.base_name)}, as it was in training, is not on this "
+        "machine: whether the weights fit it is checked when it is served"
+    )
 
 
 def alias(state: Mapping[str, Any]) -> None:

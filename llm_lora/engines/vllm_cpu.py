@@ -39,8 +39,8 @@ def only_rows_with_adapter(shrink: Shrink) -> Shrink:
 
 def _mend() -> None:
     # By name: vLLM is no dependency of training, and its types are not looked at.
-    operations = importlib.import_module("vllm.lora.ops.torch_ops.lora_ops")
-    wrapper = importlib.import_module("vllm.lora.punica_wrapper.punica_cpu")
+    operations: Any = importlib.import_module("vllm.lora.ops.torch_ops.lora_ops")
+    wrapper: Any = importlib.import_module("vllm.lora.punica_wrapper.punica_cpu")
     operations.bgmv_shrink = wrapper.bgmv_shrink = only_rows_with_adapter(operations.bgmv_shrink)
 
 

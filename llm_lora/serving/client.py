@@ -137,10 +137,10 @@ class Client:
         return self._ask("POST", "/admin/rollback", _with({"name": name}, why=why))
 
     def canary(
-        self, name: str, version: int, share: float, *, why: str | None = None
+        self, name: str, version: int, share: float, *, why: str | None = None, force: bool = False
     ) -> dict[str, Any]:
         """Send a share of an alias's requests, 0 to 1, to another version; 0 ends it."""
-        body = {"name": name, "version": version, "share": share}
+        body = {"name": name, "version": version, "share": share, "force": force}
         return self._ask("POST", "/admin/canary", _with(body, why=why))
 
     def history(self, name: str) -> list[dict[str, Any]]:

@@ -140,7 +140,7 @@ def keep_running(
         UserError: it did not come up, or died too often.
     """
     was_ready = False
-    while not stop.asked:
+    while True:
         watch.starting(log)
         tail, began, server = Tail(log), time.monotonic(), start()
         try:
@@ -156,7 +156,8 @@ def keep_running(
         watch.died(code, reasons, pause)
         if pause is None:
             raise _gave_up(reasons, code, now - began, log, was_ready=was_ready)
-        stop.wait(pause)
+        if stop.wait(pause):
+            return
 
 
 def _follow(server: Server, url: str, tail: Tail, watch: Watcher, stop: Stop) -> float | None:

@@ -168,10 +168,11 @@ def _base(wanted: Wanted, stock: Stock, found: _Findings) -> Base:
         name, revision = wanted.base, None
     else:
         name, revision = _trained_on(stock, found)
-    with found.gathered():
+    try:
         return bases.resolve(name, revision)
-    found.settle()
-    raise AssertionError("a base was refused without a problem")
+    except UserError as error:
+        found.problems += error.problems
+        raise UserError(dict.fromkeys(found.problems)) from None
 
 
 def _trained_on(stock: Stock, found: _Findings) -> tuple[str, str | None]:
