@@ -82,14 +82,15 @@ def test_from_a_run_to_a_live_version_and_back(run: Path, tmp_path: Path) -> Non
 
 def test_what_is_named_by_run_adapter_or_other_store(run: Path, tmp_path: Path) -> None:
     """All are the same content, each with its report; so there is one version of it."""
-    assert json.loads(call(publishing.publish, run, "--json"))["id"] == "medical-qa@1"
-    for source in (run / "adapter", "runs/medical_qa", "store/medical-qa/versions/1"):
-        row = json.loads(call(publishing.publish, source, "--as", NAME, "--json"))
-        assert (row["number"], row["passed"]) == (1, True)
+    # Under the recipe's name, whatever the folder is called.
+    assert json.loads(call(publishing.publish, run, "--json"))["id"] == "small@1"
+    for source in (run / "adapter", "runs/medical_qa", "store/small/versions/1"):
+        row = json.loads(call(publishing.publish, source, "--json"))
+        assert (row["id"], row["passed"]) == ("small@1", True)
     # Without a report near it, an adapter is published unproven, under the recipe's name.
     bare = write_adapter(tmp_path / "elsewhere" / "adapter")
     row = json.loads(call(publishing.publish, bare, "--json"))
-    assert (row["id"], row["passed"]) == ("small@1", None)
+    assert (row["id"], row["passed"]) == ("small@2", None)
 
 
 def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:

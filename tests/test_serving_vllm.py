@@ -169,6 +169,28 @@ def test_the_openai_client_works_unchanged(served: Served, prompts: list[Any]) -
         client.chat.completions.create(**{**asked, "model": "nobody"})
 
 
+def test_the_commands_speak_to_a_running_server(
+    served: Served, runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_LORA_API_KEY", API_KEY)
+    monkeypatch.setenv("LLM_LORA_ADMIN_KEY", ADMIN_KEY)
+
+    def say(*arguments: object) -> str:
+        code, output = Command(*arguments, "--url", served.url).finish()
+        assert code == 0, output
+        return output
+
+    rows = {line.split()[0]: line.split() for line in say("adapters").splitlines()[1:]}
+    assert rows["triage@1"][1:3] == ["live", "tiny"] and "yes" in rows["triage@1"]
+    assert {"triage@2", "asleep@1"} <= rows.keys()
+    assert "triage → version 2" in say("promote", "triage", 2, "--force", "--why", "a try")
+    assert "10.0% of the requests" in say("canary", "triage", 1, "--share", "10%", "--force")
+    assert "triage → version 1" in say("rollback", "triage")
+    assert "a try" in say("history", "triage")
+    code, output = Command("evaluate", runs[0].folder, "--via", served.url).finish()
+    assert (code, "token ids" in output.lower()) == (0, True), output
+
+
 def test_two_adapters_and_the_base_answer_in_one_batch_as_peft_does(
     served: Served, runs: tuple[Run, Run], prompts: list[Any]
 ) -> None:

@@ -259,7 +259,8 @@ def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
             where=str(run.folder),
             fix="finish it: llm-lora train RECIPE --resume",
         )
-    return run.adapter, run.read(run.report), run.name
+    called = str(read_object(run.adapter / adapters.MANIFEST).get("name", run.name))
+    return run.adapter, run.read(run.report), called
 
 
 def _base_at_hand(folder: Path) -> Base | None:
@@ -303,9 +304,7 @@ def _tell_published(version: Version, alias: Alias, *, mapped: bool) -> None:
     shelves.published(version, alias, mapped=mapped)
 
 
-def _tell_alias(
-    name: str, alias: Alias, *, as_json: bool, unmapped: Version | None = None
-) -> None:
+def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | None = None) -> None:
     from llm_lora.cli import shelves
 
     state = _state(name, alias)

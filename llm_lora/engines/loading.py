@@ -17,7 +17,6 @@ from transformers import logging as transformers_logging
 from llm_lora.base import Base
 from llm_lora.errors import UserError
 
-
 NF4_BLOCK = 64
 """Weights that share a scale in NF4: what `Linear4bit` leaves at its default."""
 

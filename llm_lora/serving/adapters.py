@@ -67,6 +67,7 @@ def _version(version: Version, alias: Alias, metrics: Metrics) -> dict[str, Any]
         "id": version.label,
         "served": version.served_name,
         "adapter_digest": version.adapter_digest,
+        "base": version.base_name,
         "rank": version.rank,
         "published": version.published["at"],
         "age_seconds": round((datetime.now(UTC) - published).total_seconds()),

@@ -152,17 +152,22 @@ def _own(source: Path) -> Candidate:
     folder = source.resolve().parent if is_adapter else source
     if is_adapter and not (folder / "recipe.yaml").is_file():
         adapter = adapters.read(source.resolve())
-        name = suggest_name(str(adapter.manifest["name"]))
-        return Candidate(name, str(source), adapter, report=None, home=adapter.path)
+        return Candidate(_name(adapter), str(source), adapter, report=None, home=adapter.path)
     run = runs.find(folder)
+    adapter = adapters.read(run.adapter)
     return Candidate(
-        name=suggest_name(run.name),
+        name=_name(adapter),
         label=str(source),
-        adapter=adapters.read(run.adapter),
+        adapter=adapter,
         report=run.read(run.report),
         home=run.folder,
         example=_example(run),
     )
+
+
+def _name(adapter: Adapter) -> str:
+    """The recipe's name, wherever the folder was copied to."""
+    return suggest_name(str(adapter.manifest["name"]))
 
 
 def _example(run: Run) -> str | None:
