@@ -203,6 +203,17 @@ def test_closed_routes_are_closed_on_the_real_server(server: Server) -> None:
         assert got.status_code == 404 and got.json()["error"]["code"] == "unknown_route"
 
 
+def test_seeds_are_kept_while_prompts_are_worked_on_in_parts(server: Server) -> None:
+    """More tokens at once than the engine takes in one step; vLLM alone dies of it on a CPU."""
+
+    def ask(number: int) -> int:
+        text = [{"role": "user", "content": f"{number} " + "cough " * 700}]
+        return server.chat("qa", messages=text, temperature=1.0, seed=3, max_tokens=4).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(ask, range(16))) == {200}
+
+
 def test_no_request_ends_the_engine(server: Server) -> None:
     """Each beside another one and beside a running stream: rows of a batch can harm each other."""
     over = threading.Event()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import browser
 import httpx
 import psutil
 import pytest
@@ -189,6 +190,31 @@ def test_the_commands_speak_to_a_running_server(
     assert "a try" in say("history", "triage")
     code, output = Command("evaluate", runs[0].folder, "--via", served.url).finish()
     assert (code, "token ids" in output.lower()) == (0, True), output
+
+
+@pytest.mark.skipif(browser.installed() is None, reason="no browser is installed")
+def test_the_playground_shows_answers_and_verdicts_of_two_versions(
+    served: Served, prompts: list[Any], tmp_path: Path
+) -> None:
+    with browser.browsing(tmp_path / "browser") as tab:
+        tab.show()
+        tab.open(served.url)
+        tab.wait("!document.querySelector('#key-card').hidden")
+        tab.write("#key", API_KEY)
+        tab.click("#key-form .main")
+        tab.wait("!document.querySelector('#send').disabled")
+        tab.choose(".adapter", "triage")
+        tab.click("#compare")
+        tab.write("#message", prompts[0][-1]["content"])
+        tab.click("#send")
+        verdicts = "[...document.querySelectorAll('.verdict')].map(one => one.innerText)"
+        tab.wait(f"{verdicts}.every(one => one.startsWith('✓') || one.startsWith('✗'))", 120)
+        # The second run stops after a few tokens.
+        assert tab.evaluate(verdicts) == ["✓ fits the schema", "✗ cut off"]
+        who = tab.evaluate("[...document.querySelectorAll('.who')].map(one => one.innerText)")
+        assert who == ["triage@1", "triage@2"]
+        tab.screenshot(tmp_path / "playground.png")
+        assert tab.errors == []
 
 
 def test_two_adapters_and_the_base_answer_in_one_batch_as_peft_does(

