@@ -1,9 +1,10 @@
 # make train   makes the environment, then trains recipes/medical_qa.yaml end to end
 # make test    makes the environment if need be, then checks and tests everything
+# make bench-validate   times judging of answers against jsonschema and fastjsonschema
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test env check lock clean
+.PHONY: train test env check bench-validate lock clean
 
 train: env
 	$(BIN)/llm-lora train recipes/medical_qa.yaml
@@ -18,6 +19,9 @@ check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-validate: env
+	$(BIN)/python benchmarks/validate.py
 
 lock:
 	$(PYTHON) install.py --lock

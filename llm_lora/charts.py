@@ -100,6 +100,33 @@ def histograms(lengths: Mapping[str, Sequence[int]], *, x_label: str) -> str:
     return _svg(f"{x_label}: {', '.join(kept)}", body, HEIGHT)
 
 
+def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
+    """A reliability diagram from (confidence, accuracy, answers): on the diagonal, what is said to
+    be likely is as often right. A dot's area grows with its answers. Empty text without bins."""
+    if not bins:
+        return ""
+    marks = [0, 0.2, 0.4, 0.6, 0.8, 1]
+    bottom = HEIGHT - _BOTTOM
+    x = _scale(0, 1, _LEFT, WIDTH - _RIGHT)
+    y = _scale(0, 1, bottom, _TOP)
+    body = [
+        _grid(marks, y),
+        _x_axis(marks, x, bottom, "probability of the value"),
+        _y_label("share that is right"),
+        f'<line class="axis" x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(1):.1f}" y2="{y(1):.1f}"/>',
+    ]
+    most = max(count for _, _, count in bins)
+    path = " ".join(f"{x(said):.1f},{y(right):.1f}" for said, right, _ in bins)
+    body.append(f'<polyline class="line series-0" points="{path}"/>')
+    body += [
+        f'<circle class="dot series-0" cx="{x(said):.1f}" cy="{y(right):.1f}" '
+        f'r="{3 + 7 * math.sqrt(count / most):.1f}"><title>{count} values said to be {said:.0%} '
+        f"likely: {right:.0%} right</title></circle>"
+        for said, right, count in bins
+    ]
+    return _svg("share that is right by probability", body, HEIGHT)
+
+
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers from `low` to at least `high`, about so many."""
     if high <= low:

@@ -242,6 +242,17 @@ class Chat:
         """The text of token ids, without control tokens unless they are asked for."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
+    def places(self, ids: Sequence[int]) -> list[int]:
+        """At which character of `decode(ids)` each token begins."""
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=True)
+        found, length = [], 0
+        for token in ids:
+            found.append(length)
+            length += len(stream.step(self._tokenizer, token) or "")
+        return found
+
     def _ids(self, text: str) -> list[int]:
         return self._encode(text).ids
 

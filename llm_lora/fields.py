@@ -6,6 +6,8 @@ list of values, scored as a whole), `medications[].dose` (one member of a list o
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,6 +46,8 @@ class Leaf:
     """
 
     kind: Kind
+    values: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    """Labels of the values that a closed field may take, in the schema's order."""
 
 
 @dataclass(frozen=True)
@@ -83,33 +87,69 @@ def leaves(found: Shape, path: Place = ()) -> Iterator[tuple[str, Kind]]:
         yield from leaves(found.item, (*path, 0))
 
 
+def closed_values(found: Shape, path: Place = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Path of every closed field with the labels of its values."""
+    if isinstance(found, Leaf):
+        if found.kind == "closed":
+            yield field_name(path, found.kind), found.values
+    elif isinstance(found, Record):
+        for key, member in found.members.items():
+            yield from closed_values(member, (*path, key))
+    else:
+        yield from closed_values(found.item, (*path, 0))
+
+
+def label(value: object) -> str:
+    """How a closed value is written in tables: words as they are, quoted where they look otherwise.
+
+    >>> label("mild"), label(None), label("null"), label(True)
+    ('mild', 'null', '"null"', 'true')
+    """
+    if not isinstance(value, str):
+        return jsontext.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        if value.strip() == value and value and value[0] not in '"(':
+            return value
+    return jsontext.dumps(value)
+
+
 def closed_spans(schema: AnswerSchema, answer: str) -> list[tuple[int, int]]:
     """Where an answer in canonical form holds closed values: first character, one past the last.
 
     Nothing for an answer in another form, whose characters could not be told apart.
     """
-    spans: list[tuple[int, int]] = []
+    return [(start, end) for _, start, end in closed_places(schema, answer)]
+
+
+def closed_places(schema: AnswerSchema, answer: str) -> list[tuple[str, int, int]]:
+    """The closed values of an answer in canonical form: field, first character, one past the last.
+
+    Nothing for an answer in another form.
+    """
+    spans: list[tuple[str, int, int]] = []
     text = ""
 
-    def write(value: object, known: Shape | None) -> None:
+    def write(value: object, known: Shape | None, path: Place = ()) -> None:
         nonlocal text
         if isinstance(value, dict):
             members = known.members if isinstance(known, Record) else {}
             for number, (key, member) in enumerate(value.items()):
                 text += f"{',' if number else '{'}{jsontext.dumps(key)}:"
-                write(member, members.get(key))
+                write(member, members.get(key), (*path, key))
             text += "}" if value else "{}"
         elif isinstance(value, list):
             item = known.item if isinstance(known, Rows) else None
             for number, one in enumerate(value):
                 text += "," if number else "["
-                write(one, item)
+                write(one, item, (*path, 0))
             text += "]" if value else "[]"
         else:
             start = len(text)
             text += str(value) if isinstance(value, jsontext.Literal) else jsontext.dumps(value)
             if known == Leaf("closed"):
-                spans.append((start, len(text)))
+                spans.append((field_name(path, "closed"), start, len(text)))
 
     write(jsontext.parse_verbatim(answer), shape(schema))
     return spans if text == answer else []
@@ -149,7 +189,9 @@ def _own(parts: Subschemas, node: Node, above: frozenset[Place]) -> Shape | None
     if isinstance(values, list):
         known = [value for value in values if value is not None]
         composite = any(isinstance(value, dict | list) for value in known)
-        return Leaf("exact" if composite else "closed") if known else None
+        if composite:
+            return Leaf("exact")
+        return Leaf("closed", tuple(map(label, known))) if known else None
     types = schema.get("type")
     if types is None:
         types = list(dict.fromkeys(kind for key, kind in _HINTS.items() if key in schema))[:1]
@@ -161,7 +203,7 @@ def _own(parts: Subschemas, node: Node, above: frozenset[Place]) -> Shape | None
 def _typed(parts: Subschemas, node: Node, name: str, above: frozenset[Place]) -> Shape:
     schema = node.schema
     if name == "boolean":
-        return Leaf("closed")
+        return Leaf("closed", ("true", "false"))
     if name in ("integer", "number"):
         return Leaf("number")
     if name == "string":
@@ -190,8 +232,8 @@ def _all(shapes: Iterable[Shape | None]) -> Shape | None:
     rows = [shape.item for shape in found if isinstance(shape, Rows)]
     if rows:
         return Rows(_record(rows, _all))
-    kinds = {shape.kind for shape in found if isinstance(shape, Leaf)}
-    return next((Leaf(kind) for kind in _NARROWEST if kind in kinds), None)
+    known = {leaf.kind: leaf for leaf in reversed(found) if isinstance(leaf, Leaf)}
+    return next((known[kind] for kind in _NARROWEST if kind in known), None)
 
 
 def _any(shapes: Iterable[Shape | None]) -> Shape | None:
@@ -207,7 +249,8 @@ def _any(shapes: Iterable[Shape | None]) -> Shape | None:
         return Rows(_record(rows, _any))
     kinds = {shape.kind if isinstance(shape, Leaf) else "exact" for shape in found}
     if len(kinds) == 1:
-        return Leaf(kinds.pop())
+        values = (value for leaf in found if isinstance(leaf, Leaf) for value in leaf.values)
+        return Leaf(kinds.pop(), tuple(dict.fromkeys(values)))
     if kinds <= {"closed", "span"}:
         return Leaf("span")
     return Leaf("text" if kinds <= {"closed", "span", "text"} else "exact")

@@ -76,11 +76,16 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said; `finish` is "length" when the token limit cut it off."""
+    """What a model said; `finish` is "length" when the token limit cut it off.
+
+    `chances` tells for each token of the text at which character it begins and the logarithm of
+    its probability, where the engine was asked for them.
+    """
 
     text: str
     tokens: int
     finish: Literal["stop", "length"]
+    chances: tuple[tuple[int, float], ...] = ()
 
 
 class _Unusable(Exception):

@@ -182,6 +182,18 @@ def locate(text: str, parts: PathParts) -> int:
     return at
 
 
+def path_at(text: str, position: int) -> list[str | int]:
+    """The path of the innermost value of a JSON text in which, or behind which, a character is."""
+    path: list[str | int] = []
+    at = _skip(text, 0)
+    while True:
+        before = [(key, start) for key, start in _members(text, at) if start <= position]
+        if not before:
+            return path
+        key, at = before[-1]
+        path.append(key)
+
+
 def _members(text: str, at: int) -> Iterator[tuple[str | int, int]]:
     """Key and start of each member of the object or array that starts at `at`."""
     if text[at] not in "[{" or text[_skip(text, at + 1)] in "]}":
@@ -229,6 +241,9 @@ def _diagnose(text: str, error: Exception) -> tuple[Flaw, ...]:
             _CAREFUL.raw_decode(text, start)
         except (ValueError, RecursionError) as inner:
             flaws.append(_inside(text, start, inner))
+    if not flaws and (space := _OTHER_SPACE.search(text)):
+        what = f"white space that JSON does not have: U+{ord(space[0]):04X}"
+        flaws.append(Flaw("white_space", what, space.start(), _place(text, space.start())))
     return tuple(flaws)
 
 
@@ -273,6 +288,7 @@ def _around(text: str, start: int, end: int | None) -> list[Flaw]:
     return flaws
 
 
+_OTHER_SPACE = re.compile(r"[^\S \t\n\r]")
 _LITERAL_CUT = re.compile(r"(?:t|tr|tru|f|fa|fal|fals|n|nu|nul|-|\.|[eE][+-]?|u[\da-fA-F]{0,4})?$")
 _PYTHON = re.compile(r"True\b|False\b|None\b|undefined\b")
 _TRAILING = re.compile(r"\s*,?\s*[}\]]")

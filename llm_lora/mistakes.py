@@ -265,7 +265,12 @@ def _at(schema: Schema, root: Schema, path: KeyPath) -> Schema:
         inner = [_resolved(one, root) for one in (schema, *_options(schema))]
         key = "items" if isinstance(part, int) else "properties"
         found: Schema = next((one[key] for one in inner if key in one), {})
-        schema = _resolved(found if isinstance(part, int) else found.get(part, {}), root)
+        if not isinstance(part, int):
+            # A setting by its name, or one under a name of the user's own.
+            named = (one["additionalProperties"] for one in inner if part not in found
+                     and isinstance(one.get("additionalProperties"), dict))  # fmt: skip
+            found = found.get(part) or next(named, {})
+        schema = _resolved(found, root)
     return schema
 
 

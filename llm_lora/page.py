@@ -2,107 +2,96 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from llm_lora import charts
-from llm_lora.jsontext import dumps, parse
+from llm_lora import charts, differences, gates, samples
+from llm_lora.figures import SURE
+from llm_lora.samples import Row, Sets
 from llm_lora.schema import AnswerSchema
-from llm_lora.scores import FieldScore, mean_score, same
-from llm_lora.verdict import Verdict
 
-TEMPLATE = "report.html.jinja"
-WORST = 10
-"""How many of the lowest scored answers the page shows."""
-
-SAME_CAUSE = {False: 3, True: WORST}
-"""How many of them may fail for the same reason; answers that fit the schema have none."""
+TEMPLATES = Path(__file__).parent / "assets" / "report"
 
 TEXT_LIMIT = 3000
 """Characters of a prompt or an unreadable answer that the page shows."""
 
-_WORDS = re.compile(r"\w+|\s+|[^\w\s]")
+SHORT_LIMIT = 700
+"""The same where several stand together."""
 
-
-class Row(Protocol):
-    """What the page needs to know of a judged answer."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def part(self) -> str | None: ...
-    @property
-    def prompt(self) -> str: ...
-    @property
-    def reference(self) -> str: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def cut_off(self) -> bool: ...
-    @property
-    def verdict(self) -> Verdict: ...
-    @property
-    def score(self) -> float: ...
-    @property
-    def fields(self) -> Mapping[str, FieldScore]: ...
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of text; `mark` says that the other side does not have it."""
-
-    text: str
-    mark: bool
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One property of an answer beside the reference's."""
-
-    name: str
-    score: float
-    reference: tuple[Piece, ...]
-    answer: tuple[Piece, ...]
+LABELS = 14
+"""A closed field with more labels than this is shown by its commonest confusions, not as a
+table."""
 
 
 def render(
     document: Mapping[str, Any],
     *,
     schema: AnswerSchema | None,
-    judged: Sequence[Row],
+    judged: Sets,
     curve: Sequence[Mapping[str, Any]],
     lengths: Mapping[str, Sequence[int]],
+    closed_weight: float = 1.0,
 ) -> str:
-    """The page for a report; `judged` are the adapter's unconstrained answers."""
+    """The page for a report.
+
+    Args:
+        document: `report.json`.
+        schema: of the answers.
+        judged: (model, form) → judged answers.
+        curve: the training log (step, loss, validation_loss).
+        lengths: the examples' lengths in tokens by what they measure.
+        closed_weight: what the tokens of closed values counted in the training loss.
+    """
     # Only who writes a page pays for the template engine.
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    environment.filters["clock"] = clock
-    source = (Path(__file__).parent / "assets" / TEMPLATE).read_text(encoding="utf-8")
-    ours = document["scores"].get("adapter", {}).get("unconstrained", {})
-    wrong = [row for row in judged if row.score < 1 or not row.verdict.valid]
-    worst = list(_worst(wrong))
-    return environment.from_string(source).render(
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "ends": ends,
+        "clock": clock,
+        "chance": chance,
+        "gate": gate_value,
+    }
+    scores = document["scores"]
+    parts = list(scores.get("adapter", {}).get("unconstrained", {}))
+    free = judged.get(("adapter", "unconstrained"), [])
+    wrong = [row for row in free if row.score < 1 or not row.verdict.valid]
+    return environment.get_template("page.html.jinja").render(
         report=document,
-        parts=list(ours),
-        figures=_figures(document, list(ours)),
-        fields=_fields(document["scores"]),
-        loss=Markup(_loss(curve)),
+        at_most=gates.AT_MOST,
+        models=list(scores),
+        parts=[part for part in parts if part != "all"],
+        figures=_figures(document, parts),
+        comparisons=list(_comparisons(document)),
+        fields=_fields(document, parts),
+        confusions=list(_confusions(scores)),
+        calibration=[
+            (form, table, Markup(_reliability(table)))
+            for form, table in document["calibration"].get("adapter", {}).items()
+        ],
+        kinds=list(samples.kinds(judged)),
+        sets=list(judged),
+        changes=samples.changes(judged),
+        loss=Markup(_loss(curve, weighted=closed_weight != 1)),
+        closed_weight=closed_weight,
         lengths=Markup(charts.histograms(lengths, x_label="tokens")),
-        failures=_failures(judged),
+        failures=_failures(free),
         wrong=len(wrong),
-        worst=[(row, list(_differences(schema, row)), list(_unread(row))) for row in worst],
+        worst=[_told(schema, row) for row in samples.worst(wrong)],
+        unread=lambda row: list(differences.unread(row, SHORT_LIMIT)),
         limit=TEXT_LIMIT,
+        short=SHORT_LIMIT,
     )
 
 
@@ -119,6 +108,34 @@ def percent(value: float | None) -> str:
     return f"{min(max(value, 0.001), 0.999):.1%}"
 
 
+def ends(interval: Sequence[float] | None) -> str:
+    """An interval for people, under the figure that it belongs to.
+
+    >>> ends([0.7877, 0.8238])
+    '78.8 to 82.4'
+    """
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference of two shares, in percentage points.
+
+    >>> points(0.1234), points(-0.02), points(0.0)
+    ('+12.3', '\N{MINUS SIGN}2.0', '0.0')
+    """
+    text = f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return text[1:] if float(f"{100 * value:.1f}") == 0 else text
+
+
+def chance(p: float) -> str:
+    """A p-value.
+
+    >>> chance(0.0001), chance(0.04), chance(1.0)
+    ('p < 0.001', 'p = 0.04', 'p = 1')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
 def clock(seconds: float) -> str:
     """A duration: `4 min 12 s`."""
     minutes, rest = divmod(round(seconds), 60)
@@ -128,18 +145,22 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _worst(wrong: Sequence[Row]) -> Iterator[Row]:
-    """The lowest scored answers, few of any one cause, so that no cause hides the others."""
-    shown: Counter[str] = Counter()
-    for row in sorted(wrong, key=lambda row: (row.score, row.id)):
-        cause = row.verdict.reasons[0].keyword if row.verdict.reasons else "wrong"
-        if shown.total() < WORST and shown[cause] < SAME_CAUSE[row.verdict.valid]:
-            shown[cause] += 1
-            yield row
+def gate_value(value: float | None, name: str) -> str:
+    """What a gate wants or an adapter reaches, in the gate's unit."""
+    if value is None:
+        return "n/a"
+    if name == gates.LATENCY:
+        return f"{value:,.0f} ms"
+    return f"{points(value).lstrip('+')} points" if name == gates.DROP else percent(value)
+
+
+def _told(schema: AnswerSchema | None, row: Row) -> tuple[Row, list[Any], list[Any]]:
+    found = list(differences.properties(schema, row))
+    return row, found, list(differences.unread(row, TEXT_LIMIT))
 
 
 def _figures(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str, Any]]:
-    """The key figures: how the base did, how the adapter does, what a gate wants."""
+    """The key figures: how the others did, how the adapter does, what a gate wants."""
     blocks = document["scores"]
     wanted = {gate["name"]: gate for gate in document["gates"]}
     shown = [("schema_valid", "all", "Schema valid"), ("exact_match", "all", "Exact match")]
@@ -147,51 +168,113 @@ def _figures(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str
     for part in labelled:
         name = f"Field F1, {part}" if part != "all" else "Field F1"
         shown.insert(-1, ("field_f1", part, name))
-    return [
-        {
-            "name": name,
-            "base": _figure(blocks, "base", part, key),
-            "adapter": _figure(blocks, "adapter", part, key),
-            "gate": wanted.get(key if part == "all" else f"{key}_{part}"),
+    found = []
+    for key, part, name in shown:
+        told = {
+            model: forms.get("unconstrained", {}).get(part, {}) for model, forms in blocks.items()
         }
-        for key, part, name in shown
-    ]
+        found.append(
+            {
+                "name": name,
+                "values": {model: block.get(key) for model, block in told.items()},
+                "interval": told.get("adapter", {}).get("intervals", {}).get(key),
+                "gate": wanted.get(key if part == "all" else f"{key}_{part}"),
+            }
+        )
+    return found
 
 
-def _figure(blocks: Mapping[str, Any], model: str, part: str, key: str) -> float | None:
-    block = blocks.get(model, {}).get("unconstrained", {}).get(part, {})
-    value: float | None = block.get(key)
-    return value
+def _comparisons(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The paired comparisons in words; `outcome` is better, worse or empty, by field F1."""
+    rival = (document.get("published") or {}).get("label")
+    for one in document["comparisons"]:
+        (_, form), (model, other) = one["ours"], one["theirs"]
+        if model == "adapter":
+            what = f"{form} against {other}"
+        else:
+            what = f"{form}, against {rival or 'the base' if model == 'published' else 'the base'}"
+        told = one.get("field_f1", {"p": 1.0, "difference": 0.0})
+        sure = told["p"] < SURE
+        outcome = ("better" if told["difference"] > 0 else "worse") if sure else ""
+        fields = [(name, field) for name, field in one["fields"].items() if field["p"] < SURE]
+        yield one | {
+            "what": what,
+            "outcome": outcome,
+            "up": [name for name, field in fields if field["difference"] > 0],
+            "down": [name for name, field in fields if field["difference"] < 0],
+        }
 
 
-def _fields(blocks: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the field table: every field with the scores of both models on every part."""
-    columns = [
-        (model, part, block["fields"])
-        for model in ("adapter", "base")
-        for part, block in blocks.get(model, {}).get("unconstrained", {}).items()
-        if part != "all" or len(blocks[model]["unconstrained"]) == 1
-    ]
-    if not columns:
-        return []
+def _fields(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the field table: the adapter's own score, by part, and that of the others."""
+    blocks = document["scores"]
+    wanted = {gate["name"]: gate for gate in document["gates"]}
+    ours = blocks.get("adapter", {}).get("unconstrained", {})
+    others = [model for model in blocks if model != "adapter"]
     rows = []
-    for name, field in blocks["adapter"]["unconstrained"]["all"]["fields"].items():
-        cells = [
-            {"model": model, "part": part, **fields.get(name, {"score": None, "n": 0})}
-            for model, part, fields in columns
-        ]
-        rows.append({"name": name, "kind": field["kind"], "found": field["n_present"],
-                     "n": field["n"], "cells": cells})  # fmt: skip
+    for name, field in ours.get("all", {}).get("fields", {}).items():
+        rows.append({
+            "name": name,
+            "own": field,
+            "gate": wanted.get(f"fields.{name}"),
+            "parts": [ours[part]["fields"].get(name, {}).get("score")
+                      for part in parts if part != "all"],
+            "others": [(model, blocks[model]["unconstrained"]["all"]["fields"]
+                        .get(name, {}).get("score")) for model in others],
+        })  # fmt: skip
     return rows
 
 
-def _loss(curve: Sequence[Mapping[str, Any]]) -> str:
+def _confusions(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The adapter's confusion tables, unconstrained: per label how often it was found."""
+    block = scores.get("adapter", {}).get("unconstrained", {}).get("all", {})
+    for name, field in block.get("fields", {}).items():
+        table = field.get("confusion")
+        if table is None:
+            continue
+        labels, counts = table["labels"], table["counts"]
+        rows = [
+            {
+                "label": label,
+                "total": sum(row),
+                "cells": [(count, count / sum(row), i == j) for j, count in enumerate(row)],
+                "found": row[i] / sum(row),
+            }
+            for i, (label, row) in enumerate(zip(labels, counts, strict=True))
+            if sum(row)
+        ]
+        wrong = sorted(
+            ((count, one, labels[j]) for i, one in enumerate(labels)
+             for j, count in enumerate(counts[i]) if i != j and count),
+            key=lambda found: -found[0],
+        )  # fmt: skip
+        large = len(labels) > LABELS
+        yield {
+            "name": name,
+            "score": field["score"],
+            "labels": labels,
+            "rows": rows,
+            "large": large,
+            "wrong": wrong[:12],
+        }
+
+
+def _reliability(table: Mapping[str, Any]) -> str:
+    return charts.reliability(
+        [(one["confidence"], one["accuracy"], one["n"]) for one in table["bins"]]
+    )
+
+
+def _loss(curve: Sequence[Mapping[str, Any]], *, weighted: bool) -> str:
     series = [
         charts.Series(
             name,
             [(float(row["step"]), float(row[key])) for row in curve if row.get(key) is not None],
         )
-        for name, key in (("training", "loss"), ("validation", "validation_loss"))
+        for name, key in (
+            ("training (weighted)" if weighted else "training", "loss"),
+            ("validation", "validation_loss"),
+        )
     ]
     return charts.lines(series, x_label="step", y_label="loss")
 
@@ -206,55 +289,3 @@ def _failures(judged: Sequence[Row]) -> list[tuple[str, str, int, str]]:
             counted[key[0]] += 1
             first.setdefault(*key)
     return [(*key, count, first[key]) for key, count in counted.most_common(12)]
-
-
-def _differences(schema: AnswerSchema | None, row: Row) -> Iterator[Difference]:
-    """Reference and answer, property by property."""
-    if not row.verdict.parsed:
-        return
-    reference = parse(row.reference) if schema else row.reference
-    answer = row.verdict.value
-    if not isinstance(reference, dict) or not isinstance(answer, dict):
-        yield _difference("", row.score, _shown(reference), _shown(answer))
-        return
-    for key in [*reference, *(key for key in answer if key not in reference)]:
-        texts = [_shown(side[key]) if key in side else "" for side in (reference, answer)]
-        inner = {name: field for name, field in row.fields.items() if _under(name, key)}
-        alike = key in answer and key in reference and same(reference[key], answer[key])
-        yield _difference(key, mean_score(inner) if inner else float(alike), *texts)
-
-
-def _under(field: str, key: str) -> bool:
-    return field == key or field.startswith((f"{key}.", f"{key}["))
-
-
-def _shown(value: object) -> str:
-    """A value as it would stand in the answer; lists one item a line."""
-    if isinstance(value, list) and value:
-        return "\n".join(dumps(item) for item in value)
-    return value if isinstance(value, str) else dumps(value)
-
-
-def _difference(name: str, score: float, reference: str, answer: str) -> Difference:
-    """Mark the words that only one side has."""
-    ours, theirs = _WORDS.findall(reference), _WORDS.findall(answer)
-    sides: tuple[list[Piece], list[Piece]] = ([], [])
-    matcher = difflib.SequenceMatcher(a=ours, b=theirs, autojunk=False)
-    for tag, a, b, c, d in matcher.get_opcodes():
-        for side, words in zip(sides, (ours[a:b], theirs[c:d]), strict=True):
-            if words:
-                side.append(Piece("".join(words), tag != "equal"))
-    return Difference(name, score, tuple(sides[0]), tuple(sides[1]))
-
-
-def _unread(row: Row) -> Iterator[Piece]:
-    """The text of an answer that is not JSON, marked from where reading it failed."""
-    if row.verdict.parsed:
-        return
-    at = next((found.position for found in row.verdict.reasons if found.position), None)
-    text = row.answer
-    if at is None or at > TEXT_LIMIT:
-        yield Piece(text[:TEXT_LIMIT], False)
-        return
-    yield Piece(text[:at], False)
-    yield Piece(text[at:TEXT_LIMIT] or " ", True)

@@ -5,27 +5,30 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import dataset as datasets
-from llm_lora import engines, files, report, run, versions
+from llm_lora import engines, files, gates, report, rivals, run, timing, versions
 from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
 from llm_lora.engines.events import Fit, Progress
 from llm_lora.errors import UserError
-from llm_lora.formats import Answer
+from llm_lora.formats import Answer, Message
+from llm_lora.names import suggest_name
 from llm_lora.recipe import Recipe
+from llm_lora.report import FORMS
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 
-FORMS = ("unconstrained", "constrained")
 _TOKENS_HEADROOM = 1.25
+
+Prompts = Sequence[tuple[Message, ...]]
 
 
 class Watcher(Protocol):
@@ -68,11 +71,19 @@ def prepare(recipe: Recipe) -> Prepared:
     chat = Chat.load(base.path)
     path = recipe.data.answer_schema
     schema = AnswerSchema.load(path) if path is not None else None
+    if schema is not None:
+        check, where = recipe.check, f"{recipe.name} recipe"
+        gates.require_fields(schema, [*check.fields], [*check.tolerance], where)
     return Prepared(recipe, base, chat, schema, datasets.prepare(recipe, schema, chat))
 
 
 def train(
-    recipe: Recipe, watch: Watcher, *, root: Path = Path("runs"), resume: bool = False
+    recipe: Recipe,
+    watch: Watcher,
+    *,
+    root: Path = Path("runs"),
+    store: Path = Path("store"),
+    resume: bool = False,
 ) -> Run:
     """Run the whole line; what an earlier, interrupted run has finished is not done again.
 
@@ -93,7 +104,7 @@ def train(
         watch.stage("Training")
         fit = _fit(prepared, here, watch, resume=resume)
         seal(prepared, here)
-        evaluate(prepared, here, watch, fit=fit, started=started)
+        evaluate(prepared, here, watch, fit=fit, started=started, store=store)
         here.become_latest()
     return here
 
@@ -201,9 +212,18 @@ def max_new_tokens(prepared: Prepared) -> int:
 
 
 def evaluate(
-    prepared: Prepared, here: Run, watch: Watcher, *, fit: Fit, started: float
+    prepared: Prepared,
+    here: Run,
+    watch: Watcher,
+    *,
+    fit: Fit,
+    started: float,
+    store: Path = Path("store"),
 ) -> dict[str, Any]:
     """Answer the held-out prompts with base and adapter, free and constrained; report; finish.
+
+    Where the recipe limits how far figures may drop, the version that is live under the recipe's
+    name in `store` answers them as well.
 
     Returns:
         the document written to `report.json`.
@@ -217,38 +237,60 @@ def evaluate(
     adapter = adapters.read(here.adapter)
     adapters.require_base(adapter, prepared.base)
     engine = engines.load(recipe.task)
-    answerer = engine.Answerer(
-        prepared.base,
-        prepared.chat,
-        adapter=here.adapter,
-        bits=recipe.lora.bits,
-        precision=recipe.train.precision,
-    )
+    answerer = _answerer(engine, prepared, here.adapter, recipe.lora.bits)
     sampling = engine.Sampling(
         max_new_tokens=max_new_tokens(prepared),
         temperature=recipe.generate.temperature,
         top_p=recipe.generate.top_p,
         batch_size=recipe.generate.batch_size,
     )
-    watch.stage("Answering held-out prompts")
-    watch.say(
-        f"{len(prepared.dataset.held_out)} prompts, at most {sampling.max_new_tokens} tokens each"
-    )
     held_out = prepared.dataset.held_out
-    answers: dict[str, dict[str, Sequence[Answer]]] = {}
-    for model in ("adapter", "base"):
+    prompts = [example.prompt for example in held_out]
+    watch.stage("Answering held-out prompts")
+    watch.say(f"{len(prompts)} prompts, at most {sampling.max_new_tokens} tokens each")
+
+    def answer(model: str, who: Any, asked: Prompts, how: Any, fit_to: AnswerSchema | None) -> None:
         answers[model] = {}
-        for form in FORMS if schema is not None else FORMS[:1]:
+        for form in FORMS if fit_to is not None else FORMS[:1]:
             watch.stage(f"{model}, {form}")
-            answers[model][form] = answerer.answer(
-                [example.prompt for example in held_out],
-                sampling,
-                schema=schema if form == "constrained" else None,
+            answers[model][form] = who.answer(
+                asked,
+                how,
+                schema=fit_to if form == "constrained" else None,
                 base_only=model == "base",
+                chances=schema is not None,
                 seed=recipe.train.seed,
                 listener=watch.progress,
             )
+
+    answers: dict[str, dict[str, Sequence[Answer]]] = {}
+    for model in ("adapter", "base"):
+        answer(model, answerer, prompts, sampling, schema)
+    latency = None
+    if recipe.check.max_latency_ms is not None:
+        watch.stage("Timing answers")
+        alone = replace(sampling, batch_size=1)
+        latency = timing.latency(
+            lambda prompt: answerer.answer([prompt], alone, schema=schema), prompts
+        )
+    decoding = answerer.decoding() if schema is not None else None
     answerer.close()
+    rival = None
+    if recipe.check.max_drop is not None:
+        name = suggest_name(recipe.name)
+        rival, opponent = rivals.find(store, name, prepared.base, prepared.chat)
+        if opponent is not None:
+            manifest = opponent.version.manifest
+            answerer = _answerer(
+                engine,
+                prepared,
+                opponent.version.folder,
+                manifest["base"].get("bits", recipe.lora.bits),
+            )
+            asked = opponent.prompts(held_out, recipe.data.system)
+            how = replace(sampling, **manifest["sampling"])
+            answer("published", answerer, asked, how, opponent.schema)
+            answerer.close()
     document = report.build(
         recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
         base={"name": prepared.base.name, "digest": prepared.base.digest},
@@ -259,7 +301,11 @@ def evaluate(
         gates=recipe.check.gates(),
         seconds=time.monotonic() - started,
         peak_memory_bytes=max(fit.peak_memory_bytes, engine.peak_memory_bytes()),
+        tolerances=recipe.check.tolerance,
+        rival=rival,
+        latency=latency,
     )
+    document["decoding"] = decoding
     report.write(
         here.folder,
         document,
@@ -268,10 +314,22 @@ def evaluate(
         answers=answers,
         curve=fit.curve,
         lengths=prepared.dataset.stats["tokens"],
+        tolerances=recipe.check.tolerance,
+        closed_weight=recipe.train.closed_weight,
     )
     _finish(prepared, here, fit, document)
     shutil.rmtree(here.checkpoints, ignore_errors=True)
     return document
+
+
+def _answerer(engine: Any, prepared: Prepared, adapter: Path, bits: int) -> Any:
+    return engine.Answerer(
+        prepared.base,
+        prepared.chat,
+        adapter=adapter,
+        bits=bits,
+        precision=prepared.recipe.train.precision,
+    )
 
 
 def _finish(prepared: Prepared, here: Run, fit: Fit, document: dict[str, Any]) -> None:

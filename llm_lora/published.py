@@ -23,6 +23,7 @@ from llm_lora.adapter import Adapter
 from llm_lora.aliases import Event, sync
 from llm_lora.base import safetensors_header
 from llm_lora.errors import Problem, UserError
+from llm_lora.gates import AT_MOST
 
 VERSION = "version.json"
 REMOVED = "removed.json"
@@ -215,10 +216,11 @@ def verify(version: Version) -> None:
             raise _damaged(version.folder / file, "not the file that was published")
 
 
-def objections(version: Version, refusal: str | None) -> Iterator[Problem]:
+def objections(version: Version, refusal: str | None, live: Version | None) -> Iterator[Problem]:
     """What speaks against putting a version live, but can be passed over by force.
 
-    `refusal` tells why a server would not take it.
+    `refusal` tells why a server would not take it; `live` is the version that it would replace,
+    which must be the one that its report compares it with, where it compares.
     """
     where, fix = version.label, "train it better, or use --force, which the history records"
     if version.report is None:
@@ -227,7 +229,17 @@ def objections(version: Version, refusal: str | None) -> Iterator[Problem]:
         for gate in version.report["gates"]:
             if not gate["passed"]:
                 value, wanted = gate.get("value"), gate.get("threshold")
-                yield Problem(f"gate {gate['name']} failed: {value}, wanted {wanted}", where, fix)
+                most = "at most " if gate["name"] in AT_MOST else ""
+                what = f"gate {gate['name']} failed: {value}, wanted {most}{wanted}"
+                yield Problem(what, where, fix)
+        rival = version.report.get("published")
+        if rival and live and live.digest not in (rival["digest"], version.digest):
+            yield Problem(
+                f"its report compares it with {rival['label'] or 'nothing, as nothing was live'}, "
+                f"but {live.label} is live",
+                where,
+                "renew the report (llm-lora evaluate RUN) and publish it, or use --force",
+            )
     if refusal is not None:
         yield Problem(f"refused by a server: {refusal}", where, fix)
 

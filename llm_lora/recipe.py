@@ -210,12 +210,14 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
     for key, paths in (("train", data.train), ("held_out", held_out)):
         for path in sorted({one for one in paths if paths.count(one) > 1}):
             yield ("data", key), f"data.{key} names {path} twice", "keep one"
-    if recipe.check.schema_valid is not None and data.answer_schema is None:
-        yield (
-            ("check", "schema_valid"),
-            "check.schema_valid needs data.schema, the schema to judge by",
-            "set data.schema, or remove check.schema_valid",
-        )
+    if data.answer_schema is None:
+        for key in ("schema_valid", "fields", "tolerance"):
+            if getattr(recipe.check, key) not in (None, {}):
+                yield (
+                    ("check", key),
+                    f"check.{key} needs data.schema, the schema to judge by",
+                    f"set data.schema, or remove check.{key}",
+                )
     if train.closed_weight != 1 and data.answer_schema is None:
         yield (
             ("train", "closed_weight"),

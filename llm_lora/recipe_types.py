@@ -271,7 +271,7 @@ class GenerateRecipe(_Block):
 
 
 class CheckRecipe(_Block):
-    """Gates on the held-out report, from 0 to 1; an adapter that misses one has not passed.
+    """Gates on the held-out report; an adapter that misses one has not passed.
 
     They are read from the adapter's unconstrained answers.
     """
@@ -297,10 +297,30 @@ class CheckRecipe(_Block):
     better_than_base: Switch = Field(
         default=True, description="The adapter must score above its base, unconstrained."
     )
+    fields: dict[NotEmpty, Share] = Field(
+        default_factory=dict,
+        description="Least mean score of single fields, by path: severity, medications[].dose.",
+    )
+    max_drop: Share | None = Field(
+        default=None,
+        description="Most that schema_valid or field_f1 may fall below those of the live version "
+        "of this name in the store, which is asked the same held-out prompts; 0 lets nothing fall.",
+    )
+    max_latency_ms: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None,
+        description="Longest time of an answer in milliseconds on the machine that evaluates: "
+        "95th percentile, constrained, one prompt at a time. A server has its own times.",
+    )
+    tolerance: dict[NotEmpty, Annotated[Number, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="How far the numbers of a field may be off, by path and in the field's own "
+        "unit, and still count as right: temperature_c: 0.1. Others must be equal.",
+    )
 
     def gates(self) -> dict[str, float | bool]:
         """The gates that are set, by name, with what each demands."""
-        return self.model_dump(exclude_none=True)
+        found = self.model_dump(exclude_none=True, exclude={"fields", "tolerance"})
+        return found | {f"fields.{path}": least for path, least in self.fields.items()}
 
 
 class Recipe(_Block):

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_lora import files, jsontext, page, scores
+from llm_lora import calibration, figures, files, jsontext, page, scores
 from llm_lora.formats import Answer, Example
+from llm_lora.gates import Gates, Rival
+from llm_lora.gates import judge as judge_gates
 from llm_lora.schema import AnswerSchema
-from llm_lora.scores import FieldScore
+from llm_lora.scores import FieldScore, Tolerances
 from llm_lora.verdict import Verdict
 
 ANSWERS = "answers.jsonl"
 REPORT = "report.json"
 PAGE = "report.html"
 
+MODELS = ("base", "published", "adapter")
+"""What a report may compare: the frozen base, the live version, the adapter that was trained."""
+
+FORMS = ("unconstrained", "constrained")
+
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]
-"""model (base, adapter) → form (unconstrained, constrained) → one answer per held-out example."""
-
-Gates = Mapping[str, float | bool | None]
-"""Gate → threshold. A figure of the report (`schema_valid`, `parsed`, `exact_match`, `field_f1`),
-over all held-out examples or, with `_seen`, `_unseen` or another part's label, over that part;
-and `better_than_base: true`. None, false and 0 ask for nothing."""
-
-_FIGURES = ("parsed", "schema_valid", "exact_match", "field_f1")
+"""model → form → one answer per held-out example."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Judged:
     verdict: Verdict
     exact: bool
     fields: Mapping[str, FieldScore]
+    confidence: Mapping[str, float] = field(default_factory=dict)
+    """Probability of each closed value, where the engine told it."""
 
     @property
     def cut_off(self) -> bool:
@@ -56,11 +58,15 @@ class Judged:
 
 
 def judge(
-    schema: AnswerSchema | None, held_out: Sequence[Example], answers: Sequence[Answer]
+    schema: AnswerSchema | None,
+    held_out: Sequence[Example],
+    answers: Sequence[Answer],
+    tolerances: Tolerances | None = None,
 ) -> list[Judged]:
     """Judge answers, one per example and in the same order.
 
-    Without a schema an answer is free text: always valid, scored by its words.
+    `tolerances` tells for numbers how far they may be off. Without a schema an answer is free text:
+    always valid, scored by its words.
     """
     judged = []
     for example, answer in zip(held_out, answers, strict=True):
@@ -81,7 +87,8 @@ def judge(
                 tokens=answer.tokens,
                 verdict=verdict,
                 exact=scores.exact_match(reference, verdict),
-                fields=scores.score(schema, reference, verdict),
+                fields=scores.score(schema, reference, verdict, tolerances),
+                confidence=calibration.confidences(schema, answer) if schema else {},
             )
         )
     return judged
@@ -98,30 +105,37 @@ def build(
     gates: Gates,
     seconds: float,
     peak_memory_bytes: int,
+    tolerances: Tolerances | None = None,
+    rival: Rival | None = None,
+    latency: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document of `report.json`.
 
-    Gates judge the adapter's unconstrained answers; where it also answered under the constraint,
-    a gate of its own demands that every such answer fits the schema.
+    `rival` is the live version that the answers of the model `published` are from; `latency` the
+    time that answers took (`n`, `p50_ms`, `p95_ms`), where it was measured.
     """
-    figures: dict[str, Any] = {}
-    judged = {}
-    for model in sorted(answers, key=lambda name: name != "base"):
-        figures[model] = {}
-        for form, given in answers[model].items():
-            rows = judge(schema, held_out, given)
-            judged[model, form] = rows
-            figures[model][form] = blocks(rows)
-    outcomes = [_gate(name, wanted, figures) for name, wanted in gates.items() if wanted]
-    if ("adapter", "constrained") in judged:
-        outcomes.append(_constrained_gate(judged["adapter", "constrained"]))
+    judged = _judge_all(schema, held_out, answers, tolerances)
+    scored: dict[str, Any] = {}
+    for (model, form), rows in judged.items():
+        scored.setdefault(model, {})[form] = blocks(rows, schema)
+    outcomes = judge_gates(
+        gates,
+        scored,
+        constrained=judged.get(("adapter", "constrained")),
+        rival=rival,
+        latency=latency,
+    )
     counted = Counter(example.part for example in held_out)
     return {
         "recipe": dict(recipe),
         "base": dict(base),
         "adapter": dict(adapter),
+        "published": rival.to_dict() if rival else None,
         "held_out": {part: counted[part] for part in _parts(held_out)},
-        "scores": figures,
+        "scores": scored,
+        "comparisons": list(_comparisons(judged)),
+        "calibration": _calibration(judged),
+        "latency": dict(latency) if latency else None,
         "gates": outcomes,
         "passed": all(outcome["passed"] for outcome in outcomes),
         "seconds": round(seconds, 1),
@@ -138,28 +152,69 @@ def write(
     answers: Answers,
     curve: Sequence[Mapping[str, Any]],
     lengths: Mapping[str, Sequence[int]],
+    tolerances: Tolerances | None = None,
+    closed_weight: float = 1.0,
 ) -> None:
     """Write `answers.jsonl`, `report.html` and, last, `report.json`.
 
     `curve` holds the training log (step, loss, validation_loss), `lengths` the examples' lengths in
-    tokens by what they measure (prompt, answer).
+    tokens by what they measure (prompt, answer), `closed_weight` what the tokens of closed values
+    counted in the training loss.
 
     Raises:
         UserError: the disk is full or the folder may not be written.
     """
-    judged = {
-        (model, form): judge(schema, held_out, given)
-        for model, forms in answers.items()
-        for form, given in forms.items()
-    }
+    judged = _judge_all(schema, held_out, answers, tolerances)
     files.write_jsonl(folder / ANSWERS, _rows(judged))
-    shown = judged.get(("adapter", "unconstrained"), [])
-    html = page.render(document, schema=schema, judged=shown, curve=curve, lengths=lengths)
+    html = page.render(
+        document,
+        schema=schema,
+        judged=judged,
+        curve=curve,
+        lengths=lengths,
+        closed_weight=closed_weight,
+    )
     files.write_text(folder / PAGE, html)
     files.write_json(folder / REPORT, document)
 
 
-def _rows(judged: Mapping[tuple[str, str], Sequence[Judged]]) -> Iterator[dict[str, Any]]:
+Sets = Mapping[tuple[str, str], Sequence[Judged]]
+"""(model, form) → its judged answers, in the order of `MODELS` and `FORMS`."""
+
+
+def _judge_all(
+    schema: AnswerSchema | None,
+    held_out: Sequence[Example],
+    answers: Answers,
+    tolerances: Tolerances | None,
+) -> Sets:
+    return {
+        (model, form): judge(schema, held_out, answers[model][form], tolerances)
+        for model in MODELS
+        for form in FORMS
+        if form in answers.get(model, {})
+    }
+
+
+def _comparisons(judged: Sets) -> Iterator[dict[str, Any]]:
+    """The adapter against base and live version, and what the constraint changed about it."""
+    pairs = [(("adapter", form), (model, form)) for model in MODELS[:2] for form in FORMS]
+    for ours, theirs in [*pairs, (("adapter", "constrained"), ("adapter", "unconstrained"))]:
+        if ours in judged and theirs in judged:
+            told = figures.compare(judged[ours], judged[theirs])
+            yield {"ours": list(ours), "theirs": list(theirs), **told}
+
+
+def _calibration(judged: Sets) -> dict[str, Any]:
+    """Model → form → reliability, where probabilities are known."""
+    found: dict[str, Any] = {}
+    for (model, form), rows in judged.items():
+        if (table := calibration.reliability(rows)) is not None:
+            found.setdefault(model, {})[form] = table
+    return found
+
+
+def _rows(judged: Sets) -> Iterator[dict[str, Any]]:
     for (model, form), rows in judged.items():
         for row in rows:
             yield {
@@ -176,12 +231,17 @@ def _rows(judged: Mapping[tuple[str, str], Sequence[Judged]]) -> Iterator[dict[s
                 "exact_match": row.exact,
                 "score": round(row.score, 6),
                 "fields": {name: round(field.score, 6) for name, field in row.fields.items()},
+                **(_rounded(row.confidence) if row.confidence else {}),
             }
 
 
-def blocks(rows: Sequence[Judged]) -> dict[str, Any]:
+def _rounded(confidence: Mapping[str, float]) -> dict[str, Any]:
+    return {"confidence": {name: round(value, 6) for name, value in confidence.items()}}
+
+
+def blocks(rows: Sequence[Judged], schema: AnswerSchema | None = None) -> dict[str, Any]:
     """The figures of judged answers: of each part, and of all."""
-    return {part: _block(rows, part) for part in [*_parts(rows), "all"]}
+    return {part: _block(rows, part, schema) for part in [*_parts(rows), "all"]}
 
 
 def _parts(rows: Sequence[Example | Judged]) -> list[str]:
@@ -190,50 +250,7 @@ def _parts(rows: Sequence[Example | Judged]) -> list[str]:
     return sorted(labels, key=lambda label: ({"seen": 0, "unseen": 1}.get(label, 2), label))
 
 
-def _block(rows: Sequence[Judged], part: str) -> dict[str, Any]:
+def _block(rows: Sequence[Judged], part: str, schema: AnswerSchema | None) -> dict[str, Any]:
     chosen = [row for row in rows if part in ("all", row.part)]
-    return scores.summarise(chosen) | {"cut_off": sum(row.cut_off for row in chosen)}
-
-
-def _gate(name: str, wanted: float | bool, figures: Mapping[str, Any]) -> dict[str, Any]:
-    ours = figures.get("adapter", {}).get("unconstrained", {})
-    if name == "better_than_base":
-        theirs = figures.get("base", {}).get("unconstrained", {})
-        threshold = theirs.get("all", {}).get("field_f1")
-        value = ours.get("all", {}).get("field_f1")
-        passed = threshold is not None and value is not None and value > threshold
-        return _outcome(name, threshold, value, passed, "field_f1 must exceed the base's")
-    figure = next((known for known in _FIGURES if name.startswith(known)), name)
-    part = name.removeprefix(figure).removeprefix("_") or "all"
-    value = ours.get(part, {}).get(figure)
-    reason = f"no held-out example to take it from (part {part})" if value is None else ""
-    return _outcome(name, wanted, value, value is not None and value >= wanted, reason)
-
-
-def _constrained_gate(rows: Sequence[Judged]) -> dict[str, Any]:
-    """Under the constraint every answer must fit; what did not is named."""
-    value = scores.summarise(rows)["schema_valid"]
-    broken = [row for row in rows if not row.verdict.valid]
-    cut_off = sum(row.cut_off for row in broken)
-    found = Counter(
-        f"{reason.keyword} at {reason.field or 'the whole answer'}"
-        for row in broken
-        if not row.cut_off
-        for reason in row.verdict.reasons[:1]
-    )
-    named = [f"{count} with {name}" for name, count in found.most_common(3)]
-    if cut_off:
-        named.insert(0, f"{cut_off} cut off by the token limit (generate.max_new_tokens)")
-    return _outcome("constrained_schema_valid", 1.0, value, value == 1.0, ", ".join(named))
-
-
-def _outcome(
-    name: str, threshold: float | None, value: float | None, passed: bool, reason: str
-) -> dict[str, Any]:
-    outcome: dict[str, Any] = {
-        "name": name,
-        "threshold": threshold,
-        "value": value,
-        "passed": passed,
-    }
-    return outcome if passed or not reason else outcome | {"reason": reason}
+    found = figures.summarise(chosen, schema)
+    return found | {"cut_off": sum(row.cut_off for row in chosen)}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 
-from llm_lora import files, jsontext
+from llm_lora import bundle, files, jsontext
 from llm_lora.canonical import Canonical
 from llm_lora.errors import Problem, UserError
 from llm_lora.jsontext import NotJson, dumps, format_path, line_column, locate, quote
+from llm_lora.narrowing import narrowed
 from llm_lora.subschemas import Subschemas
-from llm_lora.verdict import Reason, Verdict, not_json, reasons
+from llm_lora.verdict import VALID, Reason, Verdict, not_json, reasons
 
 __all__ = ["AnswerSchema", "Reason", "Verdict"]
 
@@ -49,13 +51,27 @@ class AnswerSchema:
 
     @classmethod
     def load(cls, path: Path) -> AnswerSchema:
-        """Read an answer schema from a file.
+        """Read an answer schema from a file; what it refers to in files beside it is taken in.
 
         Raises:
             UserError: the file cannot be read, is not JSON (with line and column), or is no valid
                 schema (every mistake, with its place in the file).
         """
-        return cls.from_text(files.read_text(path), str(path))
+        text = files.read_text(path)
+        try:
+            document = jsontext.parse(text)
+        except NotJson:
+            document = None  # told by from_text, with the places
+        draft = _draft(document) if isinstance(document, dict) else None
+        if isinstance(document, dict) and draft in _DRAFTS:
+            text = bundle.bundled(
+                path,
+                text,
+                document,
+                siblings=_DRAFTS[draft],
+                check=lambda *neighbour: _metaschema_problems(neighbour[0], draft, *neighbour[1:]),
+            )
+        return cls.from_text(text, str(path))
 
     @classmethod
     def from_text(cls, text: str, where: str = "schema") -> AnswerSchema:
@@ -78,12 +94,11 @@ class AnswerSchema:
                 where=where,
                 fix='begin with {"type": "object", "properties": …}',
             )
-        draft = document.get("$schema", DEFAULT_DRAFT)
-        draft = draft.removesuffix("#") if isinstance(draft, str) else draft
+        draft = _draft(document)
         if draft not in _DRAFTS:
             at = locate(text, ["$schema"])
             fix = f"use one of {', '.join(_DRAFTS)}"
-            what = f"unknown $schema {quote(str(draft))}"
+            what = f"unknown $schema {quote(draft)}"
             raise UserError([_problem(text, where, what, at, fix)])
         problems = _metaschema_problems(document, draft, text, where)
         if problems:
@@ -109,7 +124,7 @@ class AnswerSchema:
     @cached_property
     def constraint(self) -> str:
         """The schema as llguidance compiles it, in training's reports and in the server alike."""
-        return dumps({**self.document, "x-guidance": COMPACT})
+        return dumps({**narrowed(self.document), "x-guidance": COMPACT})
 
     def judge(self, answer: str) -> Verdict:
         """Judge the text of an answer."""
@@ -124,6 +139,18 @@ class AnswerSchema:
         if self._validator.is_valid(value):
             return Verdict("valid", (), value)
         return Verdict("invalid", reasons(self._validator.iter_errors(value)), value)
+
+    def judge_all(self, values: Sequence[object]) -> list[Verdict]:
+        """Judge many parsed answers; the verdicts come without their values."""
+        fits = list(map(self._validator.is_valid, values))
+        verdicts = [VALID] * len(fits)
+        for index, fit in enumerate(fits):
+            if not fit:
+                verdicts[index] = self._refusal(values[index])
+        return verdicts
+
+    def _refusal(self, value: object) -> Verdict:
+        return Verdict("invalid", reasons(self._validator.iter_errors(value)))
 
     def canonical(self, value: object) -> str:
         """The text that training targets take, and that constrained decoding will write.
@@ -157,20 +184,27 @@ class AnswerSchema:
         return Canonical(self.document, self.parts)
 
 
+def _draft(document: dict[str, Any]) -> str:
+    return str(document.get("$schema", DEFAULT_DRAFT)).removesuffix("#")
+
+
 def _problem(text: str, where: str, what: str, at: int, fix: str | None = None) -> Problem:
     line, column = line_column(text, at)
     return Problem(what, f"{where}:{line}:{column}", fix)
 
 
+@cache
+def _metaschema(draft: str) -> jsonschema_rs.Validator:
+    meta = {"$schema": draft, "$ref": draft}
+    return jsonschema_rs.validator_for(meta, offline=True, validate_formats=True)
+
+
 def _metaschema_problems(
     document: dict[str, Any], draft: str, text: str, where: str
 ) -> list[Problem]:
-    meta = jsonschema_rs.validator_for(
-        {"$schema": draft, "$ref": draft}, offline=True, validate_formats=True
-    )
     found = (
         _problem(text, where, f"not a valid schema: {reason}", locate(text, error.instance_path))
-        for error in meta.iter_errors(document)
+        for error in _metaschema(draft).iter_errors(document)
         for reason in reasons([error])
     )
     return list(dict.fromkeys(found))
@@ -183,7 +217,7 @@ def _reference_problems(parts: Subschemas, text: str, where: str) -> list[Proble
         fix = "mend the reference"
         if remote:
             what = f"{format_path([*node.place, '$ref'])}: {quote(reference)} is another document"
-            fix = "copy what it refers to into $defs; schemas are never fetched"
+            fix = "put it into $defs or into a file beside the schema; nothing is ever fetched"
         problems.append(_problem(text, where, what, locate(text, [*node.place, "$ref"]), fix))
     if not problems and (looping := parts.endless()) is not None:
         what = f"{format_path(looping.place) or 'the schema'} refers to itself without end"

@@ -3,7 +3,7 @@
 Every field of an example gets a score from 0 to 1:
 
     closed, exact   1 when equal
-    number          1 when equal within a relative 1e-6
+    number          1 when equal within a relative 1e-6, or within the field's own tolerance
     span, text      F1 of the words, case folded
     list            F1 of the items as a multiset, strings compared case folded
     a member of an array of objects (`medications[].dose`): the objects are paired so that the sum
@@ -13,7 +13,7 @@ Every field of an example gets a score from 0 to 1:
 Nulls are honest: null is right where the reference has null and wrong everywhere else, and a
 property that is left out equals only one that is left out. Two empty arrays are equal. An answer
 that cannot be parsed scores 0 in every field; one that parses but does not fit the schema is scored
-on what is there. `field_f1` is the mean over fields of the mean over examples.
+on what is there.
 """
 
 from __future__ import annotations
@@ -21,60 +21,93 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from llm_lora.fields import FREE_TEXT, Kind, Leaf, Record, Rows, Shape, field_name, leaves, shape
+from llm_lora.assignment import assign
+from llm_lora.fields import (
+    FREE_TEXT,
+    Kind,
+    Leaf,
+    Record,
+    Rows,
+    Shape,
+    field_name,
+    label,
+    leaves,
+    shape,
+)
 from llm_lora.schema import AnswerSchema, Verdict
 from llm_lora.subschemas import Place
 
 NUMBER_TOLERANCE = 1e-6
 """Relative difference up to which two numbers count as equal: far below any measurement."""
 
+Tolerances = Mapping[str, float]
+"""Field → how far a number may be off, in its own unit, and still count as equal."""
+
 # Scripts that write no spaces between words count by character.
 _WORD = re.compile(
     r"\d+(?:[.,]\d+)*|[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
     r"|[^\W\d_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
 )
-_ABSENT = object()
+
+
+class _Nothing:
+    """What stands where there is no value; its name is its label in tables."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_ABSENT = _Nothing("(absent)")
+_UNREADABLE = _Nothing("(not JSON)")
 
 
 @dataclass(frozen=True)
 class FieldScore:
-    """One field of one example; `present` is false where the reference has nothing to find
-    (null, absent, an empty list), which is right as soon as the answer has nothing either."""
+    """One field of one example.
+
+    What can be found is counted: one thing for a value, as many as there are items for a list or a
+    member of an array of objects; null, absent and an empty list are nothing. `missing` of the
+    `expected` ones have no counterpart in the answer, `spurious` of the `given` ones have none in
+    the reference; a wrong value is neither. `choices` pairs the label of the reference with that
+    of the answer, for every closed value.
+    """
 
     score: float
     kind: Kind
-    present: bool = True
-
-
-class Scored(Protocol):
-    """What `summarise` needs to know of an answer."""
+    expected: int = 1
+    given: int = 1
+    missing: int = 0
+    spurious: int = 0
+    choices: tuple[tuple[str, str], ...] = ()
 
     @property
-    def verdict(self) -> Verdict: ...
-    @property
-    def exact(self) -> bool: ...
-    @property
-    def fields(self) -> Mapping[str, FieldScore]: ...
+    def present(self) -> bool:
+        """Whether the reference has something to find; where it has nothing, an answer is right as
+        soon as it has nothing either."""
+        return self.expected > 0
 
 
-def score(schema: AnswerSchema | None, reference: object, answer: Verdict) -> dict[str, FieldScore]:
+Scores = dict[str, FieldScore]
+
+
+def score(
+    schema: AnswerSchema | None,
+    reference: object,
+    answer: Verdict,
+    tolerances: Tolerances | None = None,
+) -> Scores:
     """Score an answer against the reference value, by field path, in the schema's order.
 
     Without a schema the answer is one free text, and so is the reference.
     """
     whole = shape(schema) if schema else FREE_TEXT
-    found: dict[str, float] = {}
     if answer.parsed:
-        _compare(whole, reference, answer.value, (), found)
-    present: dict[str, bool] = {}
-    _presence(whole, reference, (), present)
-    return {
-        name: FieldScore(found.get(name, 0.0), kind, present[name]) for name, kind in leaves(whole)
-    }
+        return _compare(whole, reference, answer.value, (), tolerances or {})
+    return _compare(whole, reference, _UNREADABLE, (), {}, settled=0.0)
 
 
 def exact_match(reference: object, answer: Verdict) -> bool:
@@ -83,100 +116,140 @@ def exact_match(reference: object, answer: Verdict) -> bool:
     return answer.parsed and same(reference, answer.value)
 
 
-def summarise(rows: Sequence[Scored]) -> dict[str, Any]:
-    """The block of `report.json` for one set of answers.
-
-    `n` counts; `parsed`, `schema_valid` and `exact_match` are shares of it. A field has its mean
-    `score` over all `n`, and `score_present` over those `n_present` examples whose reference holds
-    something there. All figures are None for no rows.
-    """
-    by_field: dict[str, list[FieldScore]] = {}
-    for row in rows:
-        for name, field in row.fields.items():
-            by_field.setdefault(name, []).append(field)
-    fields = {}
-    for name, scores in by_field.items():
-        present = [field.score for field in scores if field.present]
-        fields[name] = {
-            "score": _mean([field.score for field in scores]),
-            "kind": scores[0].kind,
-            "n": len(scores),
-            "score_present": _mean(present),
-            "n_present": len(present),
-        }
-    return {
-        "n": len(rows),
-        "parsed": _mean([row.verdict.parsed for row in rows]),
-        "schema_valid": _mean([row.verdict.valid for row in rows]),
-        "exact_match": _mean([row.exact for row in rows]),
-        "field_f1": _mean([_mean([field.score for field in scores]) or 0.0
-                           for scores in by_field.values()]),
-        "fields": fields,
-    }  # fmt: skip
-
-
 def mean_score(fields: Mapping[str, FieldScore]) -> float:
     """How right one answer is over all its fields, each counting the same."""
     return sum(field.score for field in fields.values()) / len(fields) if fields else 0.0
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return round(sum(values) / len(values), 6) if values else None
-
-
 def _compare(
-    found: Shape, reference: object, answer: object, path: Place, scores: dict[str, float]
-) -> None:
-    """Write the score of every field below a place."""
+    found: Shape,
+    reference: object,
+    answer: object,
+    path: Place,
+    tolerances: Tolerances,
+    settled: float | None = None,
+) -> Scores:
+    """The scores of all fields below a place; `settled` is the score where it is decided above,
+    because one of the two sides does not have the place."""
     if isinstance(found, Leaf):
-        scores[field_name(path, found.kind)] = _leaf(found.kind, reference, answer)
-    elif isinstance(found, Record) and isinstance(reference, dict) and isinstance(answer, dict):
-        for key, member in found.members.items():
-            both = reference.get(key, _ABSENT), answer.get(key, _ABSENT)
-            _compare(member, *both, (*path, key), scores)
-    elif isinstance(found, Rows) and isinstance(reference, list) and isinstance(answer, list):
-        _compare_rows(found, reference, answer, path, scores)
-    else:
-        equal = float(same(reference, answer))
-        scores.update((name, equal) for name, _ in leaves(found, path))
+        name = field_name(path, found.kind)
+        return {name: _leaf(found.kind, reference, answer, tolerances.get(name), settled)}
+    kind = dict if isinstance(found, Record) else list
+    if settled is None and not (isinstance(reference, kind) and isinstance(answer, kind)):
+        settled = float(same(reference, answer))
+    if isinstance(found, Rows):
+        return _compare_rows(found, reference, answer, path, tolerances, settled)
+    scores: Scores = {}
+    for key, member in found.members.items():
+        both = _inner(reference, key), _inner(answer, key)
+        scores |= _compare(member, *both, (*path, key), tolerances, settled)
+    return scores
+
+
+def _inner(value: object, key: str) -> object:
+    if isinstance(value, dict):
+        return value.get(key, _ABSENT)
+    return value if value is _UNREADABLE else _ABSENT
 
 
 def _compare_rows(
-    rows: Rows, reference: list[Any], answer: list[Any], path: Place, scores: dict[str, float]
-) -> None:
-    names = [name for name, _ in leaves(rows, path)]
-    pairs: list[list[dict[str, float]]] = []
-    for wanted in reference:
-        pairs.append([])
-        for given in answer:
-            pairs[-1].append({})
-            _compare(rows.item, wanted, given, (*path, 0), pairs[-1][-1])
-    chosen = assign([[sum(pair.values()) for pair in row] for row in pairs])
-    for name in names:
-        hits = sum(pairs[row][column][name] for row, column in chosen)
-        scores[name] = _f1(hits, len(reference), len(answer))
+    rows: Rows,
+    reference: object,
+    answer: object,
+    path: Place,
+    tolerances: Tolerances,
+    settled: float | None,
+) -> Scores:
+    """Pair the objects for the greatest sum of scores; what is left over is missing or spurious."""
+    wanted = reference if isinstance(reference, list) else []
+    given = answer if isinstance(answer, list) else []
+
+    def item(one: object, other: object, settled: float | None = None) -> Scores:
+        return _compare(rows.item, one, other, (*path, 0), tolerances, settled)
+
+    pairs = [[item(one, other) for other in given] for one in wanted]
+    chosen = assign(
+        [[sum(field.score for field in pair.values()) for pair in row] for row in pairs]
+    )
+    paired = [pairs[row][column] for row, column in chosen]
+    absent = answer if answer is _UNREADABLE else _ABSENT
+    left_out = set(range(len(wanted))) - {row for row, _ in chosen}
+    made_up = set(range(len(given))) - {column for _, column in chosen}
+    alone = [item(wanted[row], absent, 0.0) for row in sorted(left_out)]
+    alone += [item(_ABSENT, given[column], 0.0) for column in sorted(made_up)]
+    scores = {}
+    for name, kind in leaves(rows, path):
+        hits = sum(pair[name].score for pair in paired)
+        mean = _f1(hits, len(wanted), len(given)) if settled is None else settled
+        scores[name] = _sum(mean, kind, [one[name] for one in (*paired, *alone)])
+    return scores
 
 
-def _leaf(kind: Kind, reference: object, answer: object) -> float:
+def _sum(score: float, kind: Kind, fields: Iterable[FieldScore]) -> FieldScore:
+    """The fields of several objects as one."""
+    found = list(fields)
+    return FieldScore(
+        score,
+        kind,
+        expected=sum(field.expected for field in found),
+        given=sum(field.given for field in found),
+        missing=sum(field.missing for field in found),
+        spurious=sum(field.spurious for field in found),
+        choices=tuple(choice for field in found for choice in field.choices),
+    )
+
+
+def _leaf(
+    kind: Kind, reference: object, answer: object, tolerance: float | None, settled: float | None
+) -> FieldScore:
+    score = _right(kind, reference, answer, tolerance) if settled is None else settled
+    choices = ((_label(reference), _label(answer)),) if kind == "closed" else ()
+    if kind == "list":
+        wanted, given = _items(reference), _items(answer)
+        return FieldScore(
+            score,
+            kind,
+            expected=wanted.total(),
+            given=given.total(),
+            missing=(wanted - given).total(),
+            spurious=(given - wanted).total(),
+        )
+    expected, came = _is_something(reference), _is_something(answer)
+    return FieldScore(
+        score,
+        kind,
+        expected=int(expected),
+        given=int(came),
+        missing=int(expected and not came),
+        spurious=int(came and not expected),
+        choices=choices,
+    )
+
+
+def _right(kind: Kind, reference: object, answer: object, tolerance: float | None) -> float:
     if kind == "number" and _is_number(reference) and _is_number(answer):
-        return float(_close(reference, answer))
+        return float(_close(reference, answer, tolerance or 0.0))
     if kind in ("span", "text") and isinstance(reference, str) and isinstance(answer, str):
         return token_f1(reference, answer)
     if kind == "list" and isinstance(reference, list) and isinstance(answer, list):
-        wanted, given = Counter(map(_folded, reference)), Counter(map(_folded, answer))
-        return _f1((wanted & given).total(), len(reference), len(answer))
+        hits = (_items(reference) & _items(answer)).total()
+        return _f1(hits, len(reference), len(answer))
     return float(same(reference, answer))
 
 
-def _presence(found: Shape, reference: object, path: Place, present: dict[str, bool]) -> None:
-    """Write for every field below a place whether the reference has something there."""
-    if isinstance(found, Record):
-        for key, member in found.members.items():
-            inner = reference.get(key) if isinstance(reference, dict) else None
-            _presence(member, inner, (*path, key), present)
-        return
-    for name, _ in leaves(found, path):
-        present[name] = reference is not None and reference != []
+def _label(value: object) -> str:
+    return value.name if isinstance(value, _Nothing) else label(value)
+
+
+def _is_something(value: object) -> bool:
+    return not (value is None or value == [] or isinstance(value, _Nothing))
+
+
+def _items(value: object) -> Counter[object]:
+    """The items of a list as a multiset; what is no list counts as one item like no other."""
+    if isinstance(value, list):
+        return Counter(map(_folded, value))
+    return Counter([object()] if _is_something(value) else [])
 
 
 def token_f1(reference: str, answer: str) -> float:
@@ -215,9 +288,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _close(one: Any, other: Any) -> bool:
+def _close(one: Any, other: Any, tolerance: float) -> bool:
     try:
-        return math.isclose(one, other, rel_tol=NUMBER_TOLERANCE)
+        # A hair more than the tolerance: 38.1 and 38.2 differ by more than 0.1 in binary.
+        return math.isclose(
+            one, other, rel_tol=NUMBER_TOLERANCE, abs_tol=tolerance * (1 + NUMBER_TOLERANCE)
+        )
     except OverflowError:  # integers beyond the range of a double
         return bool(one == other)
 
@@ -232,48 +308,3 @@ def _folded(value: object) -> object:
         return frozenset((key, _folded(inner)) for key, inner in value.items())
     # The type sets true apart from 1, and 1 from "1" is apart by itself.
     return (type(value) is bool, value)
-
-
-def assign(gains: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """Pairs of row and column with the greatest sum of gains, each row and column used once.
-
-    The Hungarian method with potentials, O(rows² · columns) for the shorter side as rows
-    (Kuhn 1955, Munkres 1957). scipy would do the same, but is no dependency of ours.
-    """
-    if not gains or not gains[0]:
-        return []
-    if len(gains) > len(gains[0]):
-        flipped = assign(list(zip(*gains, strict=True)))
-        return sorted((row, column) for column, row in flipped)
-    rows, columns = len(gains), len(gains[0])
-    row_price, column_price = [0.0] * (rows + 1), [0.0] * (columns + 1)
-    owner = [0] * (columns + 1)  # the row that holds a column, from 1; 0 is nobody
-    for row in range(1, rows + 1):
-        owner[0], column = row, 0
-        slack, came_from = [math.inf] * (columns + 1), [0] * (columns + 1)
-        visited = [False] * (columns + 1)
-        while owner[column]:
-            visited[column] = True
-            current = owner[column]
-            for other in range(1, columns + 1):
-                if visited[other]:
-                    continue
-                cost = -gains[current - 1][other - 1] - row_price[current] - column_price[other]
-                if cost < slack[other]:
-                    slack[other], came_from[other] = cost, column
-            free = [other for other in range(1, columns + 1) if not visited[other]]
-            nearest = min(free, key=slack.__getitem__)
-            step = slack[nearest]
-            for other in range(columns + 1):
-                if visited[other]:
-                    row_price[owner[other]] += step
-                    column_price[other] -= step
-                else:
-                    slack[other] -= step
-            column = nearest
-        while column:
-            owner[column] = owner[came_from[column]]
-            column = came_from[column]
-    return sorted(
-        (owner[column] - 1, column - 1) for column in range(1, columns + 1) if owner[column]
-    )

@@ -1,8 +1,8 @@
 """Rows in; out come the examples that pass every check. Each row kept back has its reason.
 
 What TRL would silently train on ends here: empty or missing answers, answers that do not fit the
-schema, control tokens inside texts, examples longer than the context (TRL cuts their answers off),
-templates that change a text.
+schema or that the decoder would not write, control tokens inside texts, examples longer than the
+context (TRL cuts their answers off), templates that change a text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from llm_lora import formats
 from llm_lora.chat import Chat, Unencodable
 from llm_lora.errors import Problem, UserError
 from llm_lora.findings import Finding
+from llm_lora.fit import Fit
 from llm_lora.formats import Example, Rejected, make_example
+from llm_lora.lint import lint
 
 if TYPE_CHECKING:
     from llm_lora.recipe import Recipe
@@ -34,6 +36,11 @@ class Sieve:
     """
 
     def __init__(self, recipe: Recipe, schema: AnswerSchema | None, chat: Chat | None) -> None:
+        """Nothing is read yet.
+
+        Raises:
+            UserError: the decoder refuses the schema.
+        """
         self.rows = 0
         self.rejected: list[Rejected] = []
         self.equal: list[str] = []
@@ -41,6 +48,7 @@ class Sieve:
         self.shapes: dict[str, formats.Shape] = {}
         self.tokens: dict[str, tuple[int, int]] = {}
         self._recipe, self._schema, self._chat = recipe, schema, chat
+        self._fit = Fit(schema) if schema is not None else None
 
     def read(
         self, held_out: Sequence[Path], train: Sequence[Path]
@@ -81,6 +89,10 @@ class Sieve:
         if self.changed:
             message = "answers were rewritten in canonical form (the schema's order, compact)"
             yield Finding("canonical", message, len(self.changed), self.changed[0])
+        if self._schema is not None and (left := lint(self._schema).not_enforced()):
+            names = ", ".join(dict.fromkeys(f"{one.name} ({one.where})" for one in left[:3]))
+            message = f"parts of the schema are judged but not enforced while decoding: {names}"
+            yield Finding("not_enforced", message, len(left), self._schema.where)
         if self.equal:
             message = "rows are equal to an earlier one and were dropped"
             yield Finding("equal", message, len(self.equal), self.equal[0])
@@ -111,6 +123,9 @@ class Sieve:
                 example = make_example(
                     example.prompt, answer, part=example.part, where=example.where
                 )
+            refusal = self._fit.check(answer) if self._fit is not None else None
+            if refusal is not None:
+                return _rejected(example, f"the decoder would not write the answer: {refusal}")
         return example if self._chat is None else self._measure(example, self._chat)
 
     def _measure(self, example: Example, chat: Chat) -> Example | Rejected:

@@ -373,7 +373,11 @@ class Store:
         version = self.version(name, number)
         self.verify(version)
         mapping.effect(adapters.read(version.folder), base)
-        found = [*published.objections(version, alias.refused.get(number))]
+        live = None
+        if alias.live is not None:
+            with suppress(UserError):
+                live = self.version(name, alias.live)
+        found = [*published.objections(version, alias.refused.get(number), live)]
         if found and not force:
             raise UserError(found)
         return {"forced": [problem.what for problem in found]} if found else {}

@@ -18,11 +18,18 @@ _MANY = (
 )  # fmt: skip
 _REFERENCES = ("$ref", "$dynamicRef")
 # Keywords whose subschemas look at the same value as the schema that holds them.
-_IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas")
+_IN_PLACE = (
+    "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies",
+)  # fmt: skip
 # Meta-schemas are built into the validator: naming one needs no network.
 _BUILT_IN = ("http://json-schema.org/draft-", "https://json-schema.org/draft/")
 
 Place = tuple[str | int, ...]
+
+
+def _join(base: str, reference: str) -> str:
+    """A reference made whole; `urljoin` does not know that a fragment may follow any base."""
+    return base + reference if reference.startswith("#") else urljoin(base, reference)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,11 @@ class Subschemas:
         for node, base in self._walk(self.root, ""):
             self._bases[node.place] = base
 
+    def nodes(self) -> Iterator[Node]:
+        """Every subschema, the document itself first."""
+        found = (self.child(self.root, *place) for place in self._bases)
+        yield from (node for node in found if node is not None)
+
     def child(self, node: Node, *tokens: str | int) -> Node | None:
         """The subschema at `tokens` below a node, if there is one."""
         found: Any = node.schema
@@ -77,12 +89,17 @@ class Subschemas:
         found = (self.child(node, keyword, key) for key in keys)
         return [branch for branch in found if branch is not None]
 
+    def below(self, node: Node, keyword: str) -> list[Node]:
+        """The subschemas in a keyword of a node, be it one, a list or a map of them."""
+        single = self.child(node, keyword) if keyword in _SINGLE else None
+        return [single] if single is not None else self.branches(node, keyword)
+
     def target(self, node: Node, keyword: str = "$ref") -> Node | None:
         """Where a node's reference leads; None where it has none or nothing is there."""
         reference = node.schema.get(keyword)
         if not isinstance(reference, str):
             return None
-        uri, _, fragment = urljoin(self._bases.get(node.place, ""), reference).partition("#")
+        uri, _, fragment = _join(self._bases.get(node.place, ""), reference).partition("#")
         start = self._resources.get(uri)
         if start is None or not fragment:
             return start
@@ -107,7 +124,7 @@ class Subschemas:
                 reference = node.schema.get(keyword) if node else None
                 if node is None or not isinstance(reference, str):
                     continue
-                uri = urljoin(base, reference).partition("#")[0]
+                uri = _join(base, reference).partition("#")[0]
                 if not uri.startswith(_BUILT_IN) and self.target(node, keyword) is None:
                     yield node, reference, uri not in self._resources
 
@@ -158,7 +175,7 @@ class Subschemas:
             if identifier.startswith("#"):
                 self._anchors[base, identifier[1:]] = node
             else:
-                base = urljoin(base, identifier).removesuffix("#")
+                base = _join(base, identifier).removesuffix("#")
                 self._resources[base] = node
         for keyword in ("$anchor", "$dynamicAnchor"):
             anchor = node.schema.get(keyword)

@@ -1,64 +1,88 @@
-"""Judging a file of answers line by line, in memory that does not grow with the file."""
+"""Judging a file of answers, block by block: in memory that does not grow, on every core.
+
+Blocks are judged here while the input is small; beyond that, by processes, in the file's order.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+import json
+import os
+import signal
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from llm_lora import jsontext
+from llm_lora import bulk, intake, jsontext, repair
 from llm_lora.errors import UserError
-from llm_lora.jsontext import Flaw, NotJson
+from llm_lora.intake import RECORD_KEYS, STDIN, Block, Items
+from llm_lora.jsontext import NotJson
 from llm_lora.schema import AnswerSchema
-from llm_lora.verdict import Verdict, not_json
+from llm_lora.verdict import VALID, Verdict, not_json
 
-STDIN = Path("-")
-RECORD_KEYS = ("answer", "response", "text")
-"""Where a record holds its answer: our own answers.jsonl, training data, plain dumps of models."""
+__all__ = ["STDIN", "Judge", "Judged", "LineVerdict", "Summary", "judge_blocks", "judge_file"]
 
 # Names that a model makes up could be without number; what lies beyond is counted together.
 _MOST_REASONS = 1000
 _REST = ("(other places)", "(other rules)")
+_SMALL = 8 << 20
+_AT_ONCE = 128
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class LineVerdict:
-    """The verdict on the answer of one line, counted from 1."""
+    """The verdict on the answer of one line, counted from 1; `repairs` is what was mended first."""
 
     line: int
     verdict: Verdict
+    repairs: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"line": self.line, **self.verdict.to_dict()}
+        row = {"line": self.line, **self.verdict.to_dict()}
+        return {**row, "repairs": list(self.repairs)} if self.repairs else row
 
 
 @dataclass
 class Summary:
-    """What a file of answers came to; grows by `add`."""
+    """What a file of answers came to; grows by `add` and `merge`."""
 
     answers: int = 0
     valid: int = 0
     invalid: int = 0
     not_json: int = 0
+    repaired: int = 0
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Answers by place (indices left out, empty for the whole answer) and keyword."""
 
     first_lines: dict[tuple[str, str], int] = field(default_factory=dict)
+    repairs: Counter[str] = field(default_factory=Counter)
+    """Repaired answers by what was taken away."""
 
     def add(self, judged: LineVerdict) -> None:
         """Count one more answer."""
         self.answers += 1
         kind = judged.verdict.kind
         setattr(self, kind, getattr(self, kind) + 1)
+        self.repaired += bool(judged.repairs)
+        self.repairs.update(judged.repairs)
         for reason in {(reason.field, reason.keyword) for reason in judged.verdict.reasons}:
-            known = reason in self.reasons or len(self.reasons) < _MOST_REASONS
-            key = reason if known else _REST
-            self.reasons[key] += 1
-            self.first_lines.setdefault(key, judged.line)
+            self._count(reason, 1, judged.line)
+
+    def merge(self, later: Summary, *, shift: int = 0) -> None:
+        """Count the answers of a later part, whose line 1 is line `shift` + 1."""
+        for name in ("answers", "valid", "invalid", "not_json", "repaired"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.repairs.update(later.repairs)
+        for reason, count in later.reasons.items():
+            self._count(reason, count, later.first_lines[reason] + shift)
+
+    def _count(self, reason: tuple[str, str], count: int, line: int) -> None:
+        known = reason in self.reasons or len(self.reasons) < _MOST_REASONS
+        key = reason if known else _REST
+        self.reasons[key] += count
+        self.first_lines.setdefault(key, line)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON output, the commonest reason first."""
@@ -67,6 +91,7 @@ class Summary:
             "valid": self.valid,
             "invalid": self.invalid,
             "not_json": self.not_json,
+            "repaired": self.repaired,
             "reasons": [
                 {
                     "path": key[0],
@@ -76,7 +101,219 @@ class Summary:
                 }
                 for key, count in sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
             ],
+            "repairs": dict(self.repairs.most_common()),
         }
+
+
+@dataclass
+class Judged:
+    """A block judged. Its summary counts lines from the block's first one, the rest from the
+    file's."""
+
+    lines: int
+    """How many lines the block has; 0 where its lines are numbered in the file already."""
+
+    before: int = 0
+    """How many lines the file has before the block."""
+
+    summary: Summary = field(default_factory=Summary)
+    bad: list[LineVerdict] = field(default_factory=list)
+    """The first few answers that are not valid, or were repaired."""
+
+    rows: list[tuple[int, str]] = field(default_factory=list)
+    """Line and verdict of every answer, as JSON without its opening brace; if asked for."""
+
+    fixed: bytes = b""
+    """Every line, repaired where that was certain; if asked for."""
+
+    def after(self, lines: int) -> None:
+        """Number the lines by the file, in which `lines` came before."""
+        self.before = lines
+        self.bad = [replace(one, line=one.line + lines) for one in self.bad]
+        self.rows = [(line + lines, row) for line, row in self.rows]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges blocks by a schema.
+
+    Lines hold one answer each: as a JSON string, as the answer itself, or as a record with the
+    answer (text or JSON) under `column`, by default under `answer`, `response` or `text`, unless
+    the schema knows a property of that name. A line that is no JSON at all is the text of an
+    answer. `rows` asks for the verdict on every answer, `fix` for repairs.
+    """
+
+    schema: AnswerSchema
+    column: str | None = None
+    rows: bool = False
+    fix: bool = False
+
+    @property
+    def keys(self) -> list[str]:
+        if self.column is not None:
+            return [self.column]
+        known = self.schema.document.get("properties", {})
+        return [key for key in RECORD_KEYS if key not in known]
+
+    def block(self, block: Block) -> Judged:
+        """Judge the answers of a block."""
+        texts, numbers, lines, bare = _texts(block)
+        judged = Judged(lines)
+        with bulk.no_collection():
+            for start in range(0, len(texts), _AT_ONCE):
+                stop = start + _AT_ONCE
+                self._some(texts[start:stop], numbers[start:stop], bare, judged)
+        return judged
+
+    def each(self, block: Block) -> Iterator[LineVerdict]:
+        """The verdict on every answer of a block."""
+        texts, numbers, _, bare = _texts(block)
+        for start in range(0, len(texts), _AT_ONCE):
+            verdicts, _ = self._verdicts(texts[start : start + _AT_ONCE], bare)
+            yield from map(LineVerdict, numbers[start : start + _AT_ONCE], verdicts)
+
+    def _some(
+        self, texts: Sequence[bytes], numbers: Sequence[int], bare: bool, into: Judged
+    ) -> None:
+        verdicts, mended = self._verdicts(texts, bare)
+        notable = [
+            index
+            for index, verdict in enumerate(verdicts)
+            if verdict is not VALID or index in mended
+        ]
+        into.summary.answers += len(verdicts) - len(notable)
+        into.summary.valid += len(verdicts) - len(notable)
+        for index in notable:
+            repairs = mended[index].removed if index in mended else ()
+            one = LineVerdict(numbers[index], verdicts[index], repairs)
+            into.summary.add(one)
+            if len(into.bad) < _SHOWN:
+                into.bad.append(one)
+        if self.rows:
+            into.rows += [
+                (number, _row(verdict, mended.get(index)))
+                for index, (number, verdict) in enumerate(zip(numbers, verdicts, strict=True))
+            ]
+        if self.fix:
+            into.fixed += b"".join(
+                self._written(text, bare, mended.get(index)) for index, text in enumerate(texts)
+            )
+
+    def _verdicts(
+        self, texts: Sequence[bytes], bare: bool
+    ) -> tuple[list[Verdict], dict[int, repair.Mended]]:
+        """Verdicts on answers, and what was mended, by the answer's index."""
+        values = bulk.parse_all(texts)
+        inner: dict[int, bytes] = {}
+        if not bare:
+            keys = self.keys
+            for index, value in enumerate(values):
+                held = value
+                if type(value) is dict:
+                    for key in keys:
+                        if key in value:
+                            values[index] = held = value[key]
+                            break
+                if type(held) is str:
+                    inner[index] = held.encode()
+            for index, value in zip(inner, bulk.parse_all(list(inner.values())), strict=True):
+                values[index] = value
+        broken = {index: value for index, value in enumerate(values) if type(value) is NotJson}
+        mended: dict[int, repair.Mended] = {}
+        for index in broken if self.fix else ():
+            source = inner.get(index, texts[index]).decode(errors="replace")
+            if (found := repair.mend(source)) is not None:
+                mended[index], values[index] = found, jsontext.parse(found.text)
+        for index in broken.keys() - mended.keys():
+            values[index] = None
+        verdicts = self.schema.judge_all(values)
+        for index in broken.keys() - mended.keys():
+            verdicts[index] = not_json(broken[index])
+        return verdicts, mended
+
+    def _written(self, text: bytes, bare: bool, mended: repair.Mended | None) -> bytes:
+        """A line of the repaired file."""
+        if bare:
+            answer = mended.text if mended else text.decode(errors="replace")
+            return jsontext.dumps(answer).encode() + b"\n"
+        if mended is None:
+            return _one_line(text)
+        try:
+            line = text.decode()
+            value = jsontext.parse(line)
+        except (UnicodeDecodeError, NotJson):
+            return _one_line(mended.text.encode())
+        key = next((key for key in self.keys if isinstance(value, dict) and key in value), None)
+        start = jsontext.locate(line, [] if key is None else [key])
+        end = json.JSONDecoder().raw_decode(line, start)[1]
+        written = line[:start] + jsontext.dumps(mended.text) + line[end:]
+        return _one_line(written.encode())
+
+
+def _texts(block: Block) -> tuple[Sequence[bytes], Sequence[int], int, bool]:
+    """Texts of the answers, their lines, how many lines there are, and whether texts are bare."""
+    held = block.read()
+    if isinstance(held, Items):
+        return held.texts, held.lines, 0, held.bare
+    lines = list(map(bytes.strip, held.data.split(b"\n")))
+    count = len(lines) - (not lines[-1])
+    if not lines[-1]:
+        lines.pop()
+    if all(lines):
+        return lines, range(1, count + 1), count, False
+    numbers = [number for number, line in enumerate(lines, 1) if line]
+    return [line for line in lines if line], numbers, count, False
+
+
+def _one_line(text: bytes) -> bytes:
+    """JSON has line breaks only where white space may stand."""
+    return text.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n"
+
+
+def _row(verdict: Verdict, mended: repair.Mended | None) -> str:
+    if verdict is VALID and mended is None:
+        return _VALID_ROW
+    row = verdict.to_dict() | ({"repairs": list(mended.removed)} if mended else {})
+    return json.dumps(row, ensure_ascii=False)[1:]
+
+
+_VALID_ROW = json.dumps(VALID.to_dict())[1:]
+
+
+# --- a whole file ---------------------------------------------------------------------------------
+
+
+def judge_file(path: Path, schema: AnswerSchema) -> Iterator[LineVerdict]:
+    """The verdict on every answer of a file as it is read; `-` reads standard input.
+
+    Raises:
+        UserError: the file cannot be read, or is damaged.
+    """
+    judge = Judge(schema)
+    before = 0
+    for block in intake.blocks(path, column=None, arrays=_arrays(schema)):
+        for one in judge.each(block):
+            yield replace(one, line=one.line + before)
+        before += _texts(block)[2]
+
+
+def judge_blocks(path: Path, judge: Judge, *, jobs: int | None = None) -> Iterator[Judged]:
+    """Judge a file of any size, block by block in its order, with lines numbered by the file.
+
+    Args:
+        path: the file; `-` is standard input.
+        judge: what to judge by, and what to bring back.
+        jobs: how many processes may work; None means one for each core.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or a process was killed.
+    """
+    blocks = intake.blocks(path, column=judge.column, arrays=_arrays(judge.schema))
+    before = 0
+    for judged in _judged(blocks, judge, _cores() if jobs is None else jobs):
+        judged.after(before)
+        before += judged.lines
+        yield judged
 
 
 def summarise(judged: Iterable[LineVerdict]) -> Summary:
@@ -87,55 +324,63 @@ def summarise(judged: Iterable[LineVerdict]) -> Summary:
     return summary
 
 
-def judge_file(path: Path, schema: AnswerSchema) -> Iterator[LineVerdict]:
-    """Judge every answer of a file as it is read; `-` reads standard input. Blank lines are none.
-
-    A line holds one answer: as a JSON string, as the answer itself, or as a record with the answer
-    (text or JSON) under `answer`, `response` or `text`, unless the schema knows a property of that
-    name. A line that is no JSON at all is taken as the text of an answer.
-
-    Raises:
-        UserError: the file cannot be read, or is one JSON document over several lines.
-    """
-    known = schema.document.get("properties", {})
-    keys = [key for key in RECORD_KEYS if key not in known]
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            text = line.strip()
-            if not text:
-                continue
-            if number == 1 and text in (b"[", b"{"):
-                raise UserError(
-                    "one JSON document over several lines",
-                    where=str(path),
-                    fix="write one answer a line (JSON Lines): jq -c '.[]' FILE",
-                )
-            yield LineVerdict(number, _judge_line(text, schema, keys))
+def _arrays(schema: AnswerSchema) -> bool:
+    return schema.document.get("type") == "array"
 
 
-def _judge_line(line: bytes, schema: AnswerSchema, keys: list[str]) -> Verdict:
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _judged(blocks: Iterator[Block], judge: Judge, jobs: int) -> Iterator[Judged]:
+    seen = 0
+    for block in blocks:
+        yield judge.block(block)
+        seen += block.size
+        # Starting processes takes longer than to judge what is small.
+        if jobs > 1 and seen >= _SMALL:
+            break
+    else:
+        return
+    yield from _in_processes(blocks, judge, jobs)
+
+
+def _in_processes(blocks: Iterator[Block], judge: Judge, jobs: int) -> Iterator[Judged]:
+    from concurrent.futures import Future, ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    schema = judge.schema
+    settings = (schema.text, schema.where, judge.column, judge.rows, judge.fix)
+    pool = ProcessPoolExecutor(jobs, initializer=_begin, initargs=settings)
+    waiting: deque[Future[Judged]] = deque()
     try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        what = f"not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line"
-        return not_json(NotJson((Flaw("utf8", what, error.start),)))
-    try:
-        value = jsontext.parse(text)
-    except NotJson as flaws:
-        return not_json(flaws)
-    if isinstance(value, dict):
-        held = next((value[key] for key in keys if key in value), value)
-        return schema.judge(held) if isinstance(held, str) else schema.judge_value(held)
-    return schema.judge(value) if isinstance(value, str) else schema.judge_value(value)
+        for block in blocks:
+            waiting.append(pool.submit(_work, block))
+            # Enough that nobody waits for work, few enough that memory stays flat.
+            if len(waiting) > 2 * jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        fix = "free some memory, or use fewer processes: --jobs 1"
+        raise UserError("a process that was judging has been killed", fix=fix) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _open(path: Path) -> IO[bytes] | nullcontext[IO[bytes]]:
-    if path == STDIN:
-        return nullcontext(sys.stdin.buffer)
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        raise UserError("no such file", where=str(path), fix="check the path") from None
-    except OSError as error:
-        what = f"cannot read: {error.strerror or error}"
-        raise UserError(what, where=str(path), fix="name a file that you may read") from None
+_judge: Judge | None = None
+"""What a process judges by; made once, since a compiled schema cannot be sent."""
+
+
+def _begin(text: str, where: str, column: str | None, rows: bool, fix: bool) -> None:
+    global _judge
+    # Ctrl-C is for the process that was started; it ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _judge = Judge(AnswerSchema.from_text(text, where), column, rows, fix)
+
+
+def _work(block: Block) -> Judged:
+    assert _judge is not None
+    return _judge.block(block)

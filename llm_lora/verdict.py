@@ -37,6 +37,8 @@ _FORMATS = {
     "uuid": "a UUID",
 }
 _UNKNOWN = ("additionalProperties", "unevaluatedProperties")
+_Said = str | tuple[str, str] | tuple[str, str, str]
+"""A whole message, or what was expected, what came, and a hint."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,16 @@ class Reason:
 
     `path` is the place in the answer (`medications[0].dose`, empty for the whole answer),
     `keyword` the schema keyword or the kind of flaw in the JSON, `message` what was expected and
-    what came, `position` the character (from 0) where unreadable JSON goes wrong.
+    what came, `position` the character (from 0) where unreadable JSON goes wrong. `expected` and
+    `got` are the two halves of such a message for programs, empty where it has none.
     """
 
     path: str
     keyword: str
     message: str
     position: int | None = None
+    expected: str = field(default="", repr=False)
+    got: str = field(default="", repr=False)
     field: str = field(default="", repr=False)
     """The path without indices and without names that the model made up: what to count by."""
 
@@ -84,6 +89,8 @@ class Verdict:
                 "keyword": reason.keyword,
                 "message": reason.message,
             }
+            if reason.expected:
+                row |= {"expected": reason.expected, "got": reason.got}
             if reason.position is not None:
                 row["position"] = reason.position
             reasons.append(row)
@@ -91,6 +98,10 @@ class Verdict:
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.reasons)) or "valid"
+
+
+VALID = Verdict("valid")
+"""The verdict on every valid answer whose value nobody asks for."""
 
 
 def not_json(error: NotJson) -> Verdict:
@@ -136,25 +147,48 @@ def _explain(error: ValidationError) -> Iterator[Reason]:
     facts: dict[str, Any] = error.kind.as_dict()
     value: Any = error.instance
     if keyword == "required":
-        yield _reason([*path, facts["property"]], keyword, "missing, but required")
+        said = ("a value", "nothing")
+        yield _reason([*path, facts["property"]], keyword, "missing, but required", said)
     elif keyword in _UNKNOWN:
         for key in facts["unexpected"]:
             message = "unknown property, which the schema does not allow"
-            yield _reason([*path, key], keyword, message, counted=path)
+            said = ("no such property", _got(value.get(key)))
+            yield _reason([*path, key], keyword, message, said, counted=path)
     elif keyword in ("anyOf", "oneOf"):
         yield from _alternatives(path, keyword, facts.get("context", []), value)
     else:
         sentence = _SENTENCES.get(keyword)
-        message = sentence(facts, value) if sentence else error.message
-        yield _reason(path, keyword, message)
+        yield _reason(
+            path, keyword, *(_told(sentence(facts, value)) if sentence else (error.message,))
+        )
+
+
+def _told(said: _Said) -> tuple[str, tuple[str, str]]:
+    """A message, and its halves for programs."""
+    if isinstance(said, str):
+        return said, ("", "")
+    expected, got, *hint = said
+    return f"expected {expected}, got {got}{''.join(hint)}", (expected, got)
 
 
 def _reason(
-    path: list[str | int], keyword: str, message: str, counted: list[str | int] | None = None
+    path: list[str | int],
+    keyword: str,
+    message: str,
+    said: tuple[str, str] = ("", ""),
+    counted: list[str | int] | None = None,
 ) -> Reason:
     indexed = path if counted is None else counted
     name = format_path([0 if isinstance(part, int) else part for part in indexed])
-    return Reason(format_path(path), keyword, message, field=name.replace("[0]", "[]"))
+    expected, got = said
+    return Reason(
+        format_path(path),
+        keyword,
+        message,
+        field=name.replace("[0]", "[]"),
+        expected=expected,
+        got=got,
+    )
 
 
 def _alternatives(
@@ -176,8 +210,8 @@ def _alternatives(
     chosen = [e for e in refusals if e.instance_path == (labels or refusals)[0].instance_path]
     wanted = list(dict.fromkeys(name for error in chosen for name in _wanted(error)))
     simple = all(error.kind.name == "type" for error in chosen)
-    message = f"expected {_either(wanted)}, got {_got(chosen[0].instance)}"
-    yield _reason(list(chosen[0].instance_path), "type" if simple else keyword, message)
+    message, said = _told((_either(wanted), _got(chosen[0].instance)))
+    yield _reason(list(chosen[0].instance_path), "type" if simple else keyword, message, said)
 
 
 def _wanted(error: ValidationError) -> list[str]:
@@ -210,11 +244,11 @@ def _closest(value: object, options: Sequence[object]) -> str:
     return f"; did you mean {json.dumps(folded[close[0]], ensure_ascii=False)}?" if close else ""
 
 
-def _enum(facts: dict[str, Any], value: object) -> str:
+def _enum(facts: dict[str, Any], value: object) -> _Said:
     options = facts["options"]
     shown = [show(option) for option in options[:12]]
     wanted = ", ".join([*shown, "…"]) if len(options) > len(shown) else _either(shown)
-    return f"expected {wanted}, got {show(value)}{_closest(value, options)}"
+    return wanted, show(value), _closest(value, options)
 
 
 def _many(count: int, noun: str) -> str:
@@ -232,54 +266,47 @@ def _twins(_: dict[str, Any], value: list[object]) -> str:
     return "expected different items"
 
 
-_SENTENCES: dict[str, Callable[[dict[str, Any], Any], str]] = {
+_SENTENCES: dict[str, Callable[[dict[str, Any], Any], _Said]] = {
     "type": lambda facts, value: (
-        f"expected {_either([_EXPECTED.get(name, name) for name in sorted(facts['types'])])}, "
-        f"got {_got(value)}"
+        _either([_EXPECTED.get(name, name) for name in sorted(facts["types"])]),
+        _got(value),
     ),
     "enum": _enum,
-    "const": lambda facts, value: f"expected {show(facts['expected_value'])}, got {show(value)}",
-    "minimum": lambda facts, value: f"expected at least {facts['limit']}, got {show(value)}",
-    "maximum": lambda facts, value: f"expected at most {facts['limit']}, got {show(value)}",
-    "exclusiveMinimum": lambda facts, value: (
-        f"expected more than {facts['limit']}, got {show(value)}"
-    ),
-    "exclusiveMaximum": lambda facts, value: (
-        f"expected less than {facts['limit']}, got {show(value)}"
-    ),
-    "multipleOf": lambda facts, value: (
-        f"expected a multiple of {facts['multiple_of']}, got {show(value)}"
-    ),
+    "const": lambda facts, value: (show(facts["expected_value"]), show(value)),
+    "minimum": lambda facts, value: (f"at least {facts['limit']}", show(value)),
+    "maximum": lambda facts, value: (f"at most {facts['limit']}", show(value)),
+    "exclusiveMinimum": lambda facts, value: (f"more than {facts['limit']}", show(value)),
+    "exclusiveMaximum": lambda facts, value: (f"less than {facts['limit']}", show(value)),
+    "multipleOf": lambda facts, value: (f"a multiple of {facts['multiple_of']}", show(value)),
     "minLength": lambda facts, value: (
-        f"expected at least {_many(facts['limit'], 'character')}, got {len(value)}: {show(value)}"
+        f"at least {_many(facts['limit'], 'character')}",
+        f"{len(value)}: {show(value)}",
     ),
     "maxLength": lambda facts, value: (
-        f"expected at most {_many(facts['limit'], 'character')}, got {len(value)}: {show(value)}"
+        f"at most {_many(facts['limit'], 'character')}",
+        f"{len(value)}: {show(value)}",
     ),
-    "pattern": lambda facts, value: (
-        f"expected text that matches {facts['pattern']}, got {show(value)}"
-    ),
+    "pattern": lambda facts, value: (f"text that matches {facts['pattern']}", show(value)),
     "format": lambda facts, value: (
-        f"expected {_FORMATS.get(facts['format'], 'the format ' + facts['format'])}, "
-        f"got {show(value)}"
+        _FORMATS.get(facts["format"], f"the format {facts['format']}"),
+        show(value),
     ),
-    "minItems": lambda facts, value: (
-        f"expected at least {_many(facts['limit'], 'item')}, got {len(value)}"
-    ),
-    "maxItems": lambda facts, value: (
-        f"expected at most {_many(facts['limit'], 'item')}, got {len(value)}"
-    ),
+    "minItems": lambda facts, value: (f"at least {_many(facts['limit'], 'item')}", str(len(value))),
+    "maxItems": lambda facts, value: (f"at most {_many(facts['limit'], 'item')}", str(len(value))),
     "additionalItems": lambda facts, value: (
-        f"expected at most {_many(facts['limit'], 'item')}, got {len(value)}"
+        f"at most {_many(facts['limit'], 'item')}",
+        str(len(value)),
     ),
     "unevaluatedItems": lambda facts, value: "more items than the schema describes",
     "uniqueItems": _twins,
     "contains": lambda facts, value: "too few or too many items of the kind it must contain",
     "minProperties": lambda facts, value: (
-        f"expected at least {_many(facts['limit'], 'property')}, got {len(value)}"
+        f"at least {_many(facts['limit'], 'property')}",
+        str(len(value)),
     ),
     "maxProperties": lambda facts, value: (
-        f"expected at most {_many(facts['limit'], 'property')}, got {len(value)}"
+        f"at most {_many(facts['limit'], 'property')}",
+        str(len(value)),
     ),
     "propertyNames": lambda facts, value: f"a property name does not fit: {facts['error'].message}",
     "not": lambda facts, value: f"this is what the schema rules out: {_got(value)}",

@@ -16,17 +16,24 @@ HEAVY = {"torch", "transformers", "vllm", "diffusers", "trl", "peft", "bitsandby
 LAYERS = [
     ["errors"],
     ["files", "folders", "versions"],
-    ["jsontext", "yaml_source", "rows"],
+    ["jsontext", "bulk", "repair", "intake", "yaml_source", "rows"],
     ["mistakes", "recipe_types", "recipe_layers", "recipe"],
-    ["subschemas", "canonical", "verdict", "schema", "fields", "scores"],
+    ["assignment", "intervals"],
+    ["subschemas", "bundle", "canonical", "narrowing", "verdict", "schema"],
+    ["fields", "scores", "figures"],
+    ["decoding", "grammar", "features", "extent"],
+    ["probes", "habits", "lint", "fit", "stricter", "inferring", "sampling"],
     ["formats", "base", "plan", "tensors"],
-    ["chat"],
+    ["masks"],
+    ["calibration", "gates", "chat"],
     ["duplicates", "split", "findings", "sieve", "dataset"],
+    ["differences", "samples", "timing"],
     ["adapter", "charts", "page", "report", "run", "validate"],
+    ["versus"],
     ["mapping", "llamacpp"],
     ["names", "aliases", "published", "shelf", "store"],
     ["engines"],
-    ["pipeline"],
+    ["rivals", "pipeline"],
     ["merge", "export"],
     ["serving"],
     ["cli"],
@@ -120,6 +127,12 @@ def test_quick_commands_are_quick_and_light(arguments: tuple[str, ...], code: in
     assert {(got, heavy) for got, _, heavy in tries} == {(code, "[]")}
     # Processor time, so that a busy machine does not fail it; 0.3 s is the promise to users.
     assert min(seconds for _, seconds, _ in tries) <= 0.3
+
+
+def test_schema_lint_is_light_and_takes_under_half_a_second() -> None:
+    tries = [run_light("schema", "lint", SCHEMA) for _ in range(3)]
+    assert {(got, heavy) for got, _, heavy in tries} == {(0, "[]")}
+    assert min(seconds for _, seconds, _ in tries) <= 0.5
 
 
 def test_data_check_needs_no_heavy_library() -> None:

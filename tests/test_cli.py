@@ -57,6 +57,47 @@ def test_validate_for_machines(run_command: RunCommand) -> None:
     assert rows[-1]["summary"]["valid"] == 3
 
 
+def test_validate_writes_verdicts_and_repairs(run_command: RunCommand, tmp_path: Path) -> None:
+    answers, out_file, fixed = (tmp_path / name for name in ("a.jsonl", "v.jsonl", "f.jsonl"))
+    (tmp_path / "s.json").write_text('{"required":["a"],"properties":{"a":{"type":"integer"}}}')
+    answers.write_text('{"a":1}\n```{"a":1,}\nSo: {"a":2,}\n{"a":"3"}\n')
+    command = ("validate", answers, "--schema", tmp_path / "s.json")
+    code, out, _ = run_command(*command, "--out", out_file, "--fix", fixed)
+    assert code == 1
+    assert out.splitlines() == [
+        "line 2: repaired: text around the JSON, trailing comma removed",
+        "line 3: repaired: text around the JSON, trailing comma removed",
+        'line 4: a: expected an integer, got the string "3"',
+        "where  rule  answers  first line  ",
+        "a      type  1        4           ",
+        "3 of 4 answers valid (75.0%), 1 of the wrong shape, 0 not JSON",
+        "2 repaired: text around the JSON 2, trailing comma 2",
+        f"verdicts: {out_file}",
+        f"answers, as repaired: {fixed}",
+    ]
+    assert fixed.read_text().splitlines() == ['{"a":1}', '{"a":1}', '{"a":2}', '{"a":"3"}']
+    rows = [json.loads(line) for line in out_file.read_text().splitlines()]
+    assert [row["kind"] for row in rows] == ["valid", "valid", "valid", "invalid"]
+    assert rows[3]["reasons"] == [
+        {
+            "path": "a",
+            "keyword": "type",
+            "message": 'expected an integer, got the string "3"',
+            "expected": "an integer",
+            "got": 'the string "3"',
+        }
+    ]
+    assert run_command("validate", fixed, "--schema", tmp_path / "s.json", "--jobs", 1)[0] == 1
+
+
+def test_a_failed_validate_leaves_no_files(run_command: RunCommand, tmp_path: Path) -> None:
+    answers, out_file = tmp_path / "a.json", tmp_path / "v.jsonl"
+    answers.write_text('[\n{"a":1},\n{"a"')
+    code, _, err = run_command("validate", answers, "--schema", SCHEMA, "--out", out_file)
+    assert (code, "a.json:3: not JSON" in err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
+
+
 def test_validate_is_content_with_good_answers(run_command: RunCommand, tmp_path: Path) -> None:
     good = tmp_path / "good.jsonl"
     good.write_text((TEMPLATE / "train.jsonl").read_text())

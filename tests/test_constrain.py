@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import random_models
+import schema_zoo
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LogitsProcessorList
 
 from llm_lora import base as bases
 from llm_lora.engines.constrain import Constraints
+from llm_lora.lint import lint
 from llm_lora.schema import AnswerSchema
 
 SCHEMA = AnswerSchema.from_text(
@@ -69,3 +73,30 @@ def test_it_needs_no_compiler() -> None:
         cwd=Path(__file__).parent.parent,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["invoice", "union by name", "tree", "event", "table", "written"])
+def test_a_model_of_random_weights_writes_what_lint_promised(name: str, tmp_path: Path) -> None:
+    schema = AnswerSchema.from_text(json.dumps(schema_zoo.BY_HAND[name]))
+    assert lint(schema).enforceable
+    folder = random_models.make_model(tmp_path / "model", max_position_embeddings=512)
+    model = random_models.load(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    constraints = Constraints(tokenizer)
+    torch.manual_seed(11)
+    ids = torch.full((8, 3), 5)
+    end = tokenizer.eos_token_id
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=250,
+        do_sample=True,
+        logits_processor=LogitsProcessorList([constraints.of(schema)]),
+        eos_token_id=end,
+        pad_token_id=3,
+    )
+    rows = [row for row in out[:, 3:].tolist() if end in row]
+    answers = [tokenizer.decode(row[: row.index(end)]) for row in rows]
+    assert answers and all(schema.judge(answer).valid for answer in answers)
+    assert constraints.pace.steps > 0 and constraints.pace.compile_seconds > 0

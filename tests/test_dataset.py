@@ -94,6 +94,32 @@ def test_answers_take_the_canonical_form(tmp_path: Path) -> None:
     assert finding.count == made.stats["answers_changed"] == 60
 
 
+def test_what_the_decoder_would_not_write_is_set_aside_with_byte_and_cure(tmp_path: Path) -> None:
+    rows = [row(i) for i in range(60)]
+    rows[5]["response"] = '{"colour":"red","count":3.0}'
+    (rejected,) = prepare(tmp_path / "t.jsonl", rows).rejected
+    assert rejected.reason == (
+        'the decoder would not write the answer: byte 25 in count: after "our\\":\\"red\\",'
+        '\\"count\\":3" one of 12 other bytes could come, got "."; mend the data: write '
+        '"{\\"colour\\":\\"red\\",\\"count\\":3}"'
+    )
+
+
+def test_a_schema_that_the_decoder_refuses_stops_before_training(tmp_path: Path) -> None:
+    refused = AnswerSchema.from_text('{"type": "array", "items": {}, "uniqueItems": true}')
+    made = recipe(write(tmp_path / "t.jsonl", [row(i) for i in range(60)]))
+    with pytest.raises(UserError, match=r"cannot enforce this schema: .*uniqueItems"):
+        dataset.prepare(made, refused, None)
+
+
+def test_what_is_judged_but_not_enforced_is_told(tmp_path: Path) -> None:
+    loose = AnswerSchema.from_text('{"type": "object", "properties": {"count": {}}}')
+    path = write(tmp_path / "t.jsonl", [row(i) for i in range(60)])
+    found = dataset.prepare(recipe(path), loose, None).findings
+    (finding,) = (one for one in found if one.kind == "not_enforced")
+    assert finding.count == 2 and "open object ((schema))" in finding.message
+
+
 def test_equal_rows_are_kept_once_and_counted(tmp_path: Path) -> None:
     rows = [row(i) for i in range(60)]
     made = prepare(tmp_path / "t.jsonl", [*rows, rows[3], rows[3]])

@@ -97,8 +97,8 @@ def write(folder: Path, **changes: Any) -> str:
 def test_the_document_has_the_promised_shape() -> None:
     document = build()
     assert list(document) == [
-        "recipe", "base", "adapter", "held_out", "scores", "gates", "passed", "seconds",
-        "peak_memory_bytes",
+        "recipe", "base", "adapter", "published", "held_out", "scores", "comparisons",
+        "calibration", "latency", "gates", "passed", "seconds", "peak_memory_bytes",
     ]  # fmt: skip
     assert document["held_out"] == {"seen": 2, "unseen": 1}
     for model in ("base", "adapter"):
@@ -308,14 +308,15 @@ def test_many_failures_of_one_kind_do_not_hide_the_others(tmp_path: Path) -> Non
     held_out = examples(*["seen"] * 20)
     given = said(*["oh no"] * 15, *['{"level":"mid"}'] * 2, *[RIGHT.replace("low", "high")] * 3)
     html = write(tmp_path, held_out=held_out, answers={"adapter": {"unconstrained": given}})
-    assert html.count("<article>") == 3 + 2 + 3
+    worst = html.partition("<h2>Worst answers</h2>")[2]
+    assert worst.count("<article>") == 3 + 2 + 3
 
 
 def test_a_perfect_adapter_has_no_worst_answer(tmp_path: Path) -> None:
     answers = {"adapter": {"unconstrained": said(RIGHT, RIGHT, RIGHT)}}
     html = write(tmp_path, answers=answers)
     assert "Every answer equals its reference" in html
-    assert "<article>" not in html
+    assert "<article>" not in html.partition("<h2>Worst answers</h2>")[2]
 
 
 def test_figures_for_people() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from random_schemas import DRAFT7, DRAFT2020, Maker
 
 from llm_lora import jsontext
 from llm_lora.errors import UserError
@@ -337,6 +338,35 @@ def test_canonical_changes_order_and_space_only(document: dict[str, Any], text: 
     assert schema.judge(canonical).kind == schema.judge(text).kind
     outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', canonical)
     assert not re.search(r"\s", outside)
+
+
+def backwards(value: Any) -> Any:
+    """The same value with its keys the other way round."""
+    if isinstance(value, dict):
+        return {key: backwards(value[key]) for key in reversed(value)}
+    return [backwards(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("draft", [DRAFT7, DRAFT2020])
+def test_canonical_round_trip_under_schemas_of_every_keyword(draft: str) -> None:
+    changed = 0
+    for seed in range(300):
+        maker = Maker(seed, draft)
+        document = maker.document()
+        try:
+            schema = make(document)
+        except UserError:
+            continue  # refers to itself without end
+        for ascii_only in (True, False):
+            value = backwards(maker.near(document))
+            text = json.dumps(value, indent=1, ensure_ascii=ascii_only)
+            canonical = schema.canonical_text(text)
+            assert jsontext.parse(canonical) == value, (document, text)
+            assert schema.canonical_text(canonical) == canonical
+            assert schema.judge(canonical).kind == schema.judge(text).kind
+            assert len(canonical) <= len(jsontext.dumps(value))
+            changed += canonical != jsontext.dumps(value)
+    assert changed > 50
 
 
 def test_canonical_refuses_what_is_not_json() -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora import fields, scores
-from llm_lora.report import Judged
+from llm_lora import fields
+from llm_lora.assignment import assign
 from llm_lora.schema import AnswerSchema, Verdict
-from llm_lora.scores import FieldScore, assign, exact_match, same, score, summarise, token_f1
+from llm_lora.scores import FieldScore, exact_match, same, score, token_f1
 
 
 def make(document: dict[str, Any]) -> AnswerSchema:
@@ -127,6 +127,18 @@ def test_numbers_have_a_tolerance() -> None:
     assert changed(temperature=10**400)["temperature"] == 0
 
 
+def test_a_number_may_have_a_tolerance_of_its_own() -> None:
+    def right(value: object, tolerance: float) -> float:
+        answer = VISIT.judge(json.dumps(REFERENCE | {"temperature": value}))
+        return score(VISIT, REFERENCE, answer, {"temperature": tolerance})["temperature"].score
+
+    assert [right(value, 0.1) for value in (38.4, 38.6, 38.61, None)] == [1, 1, 0, 0]
+    # 38.1 and 38.2 differ by 0.10000000000000142 in binary.
+    schema = make(record(t={"type": "number"}))
+    assert score(schema, {"t": 38.1}, schema.judge('{"t":38.2}'), {"t": 0.1})["t"].score == 1
+    assert [right(38.50000001, 0), right(38.51, 0)] == [1, 0]
+
+
 def test_nulls_are_honest() -> None:
     assert changed(duration=None)["duration"] == 1
     assert changed(duration="two days")["duration"] == 0
@@ -209,6 +221,55 @@ def test_a_nested_object_that_is_not_there() -> None:
     assert scored(REFERENCE, nobody)["patient.age"] == 0
 
 
+def counted(answer: object, reference: object = REFERENCE) -> dict[str, tuple[int, int, int, int]]:
+    """Field → expected, given, missing, spurious."""
+    found = score(VISIT, reference, VISIT.judge(json.dumps(answer)))
+    return {
+        name: (field.expected, field.given, field.missing, field.spurious)
+        for name, field in found.items()
+    }
+
+
+def test_missing_and_spurious_are_counted_apart() -> None:
+    assert set(counted(REFERENCE).values()) == {(1, 1, 0, 0), (2, 2, 0, 0), (0, 0, 0, 0)}
+    assert counted(REFERENCE | {"temperature": None})["temperature"] == (1, 0, 1, 0)
+    assert counted(REFERENCE | {"temperature": 40})["temperature"] == (1, 1, 0, 0)  # just wrong
+    assert counted(REFERENCE | {"duration": "two days"})["duration"] == (0, 1, 0, 1)
+    assert counted(REFERENCE | {"symptoms": ["fever", "rash", "ache"]})["symptoms[]"] == (
+        2,
+        3,
+        1,
+        2,
+    )
+    assert counted(REFERENCE | {"symptoms": "fever"})["symptoms[]"] == (2, 1, 2, 1)
+    without = {key: value for key, value in REFERENCE.items() if key not in ("patient", "urgent")}
+    assert counted(without)["patient.age"] == counted(without)["urgent"] == (1, 0, 1, 0)
+    assert counted(REFERENCE, without)["patient.age"] == (0, 1, 0, 1)
+    assert counted("no object")["symptoms[]"] == (2, 0, 2, 0)
+
+
+def test_members_of_objects_are_counted_over_all_objects() -> None:
+    names, doses = "medications[].name", "medications[].dose"
+    # The reference: two names, one dose (the other is null).
+    assert (counted(REFERENCE)[names], counted(REFERENCE)[doses]) == ((2, 2, 0, 0), (1, 1, 0, 0))
+    one = counted(REFERENCE | {"medications": [{"name": "Ibuprofen", "dose": None}]})
+    assert (one[names], one[doses]) == ((2, 1, 1, 0), (1, 0, 1, 0))
+    zinc = {"name": "Zinc", "dose": "1 g"}
+    three = counted(REFERENCE | {"medications": [zinc, *REFERENCE["medications"]]})  # type: ignore[misc]
+    assert (three[names], three[doses]) == ((2, 3, 0, 1), (1, 2, 0, 1))
+    none = counted(REFERENCE, REFERENCE | {"medications": None})
+    assert (none[names], none[doses]) == ((0, 2, 0, 2), (0, 1, 0, 1))
+
+
+def test_an_answer_that_is_no_json_misses_everything() -> None:
+    found = score(VISIT, REFERENCE, VISIT.judge("sorry"))
+    assert {(field.given, field.spurious) for field in found.values()} == {(0, 0)}
+    assert all(field.missing == field.expected for field in found.values())
+    assert found["severity"].choices == (("high", "(not JSON)"),)
+    assert found["medications[].name"].expected == 2
+    assert not found["duration"].present
+
+
 def test_an_answer_that_is_no_json_scores_nothing() -> None:
     found = score(VISIT, {"duration": None}, VISIT.judge("sorry"))
     assert {field.score for field in found.values()} == {0.0}
@@ -217,7 +278,7 @@ def test_an_answer_that_is_no_json_scores_nothing() -> None:
 
 def test_without_a_schema_the_text_is_scored() -> None:
     found = score(None, "See a doctor today.", Verdict("valid", (), "See the doctor!"))
-    assert found == {"$": FieldScore(4 / 7, "text", True)}
+    assert found == {"$": FieldScore(4 / 7, "text")}
 
 
 def test_exact_match_compares_values() -> None:
@@ -248,46 +309,3 @@ def test_assignment_is_optimal(gains: list[list[float]]) -> None:
         (sum(row[c] for row, c in zip(table, choice, strict=True)) for choice in choices), default=0
     )
     assert sum(gains[row][column] for row, column in pairs) == pytest.approx(best)
-
-
-# --- many answers ---------------------------------------------------------------------------------
-
-
-def judged(reference: object, answer: str) -> Judged:
-    verdict = SMALL.judge(answer)
-    return Judged("id", None, "", json.dumps(reference), answer, "stop", 1, verdict,
-                  exact_match(reference, verdict), score(SMALL, reference, verdict))  # fmt: skip
-
-
-SMALL = make(
-    record(level={"enum": ["low", "high"]}, items={"type": "array", "items": {"type": "string"}})
-)
-
-
-def test_summary_is_the_mean_over_fields_of_the_mean_over_examples() -> None:
-    rows = [
-        judged({"level": "low", "items": []}, '{"level":"low","items":[]}'),
-        judged({"level": "low", "items": ["a"]}, '{"level":"high","items":["a"]}'),
-        judged({"level": "low", "items": ["a", "b"]}, '{"level":"mid","items":["a"]}'),
-        judged({"level": "low", "items": []}, "oh"),
-    ]
-    assert summarise(rows) == {
-        "n": 4,
-        "parsed": 0.75,
-        "schema_valid": 0.5,
-        "exact_match": 0.25,
-        # level: 1, 0, 0, 0 → 1/4; items: 1, 1, 2/3, 0 → 2/3
-        "field_f1": pytest.approx((1 / 4 + 2 / 3) / 2, abs=1e-6),
-        "fields": {
-            "level": {"score": 0.25, "kind": "closed", "n": 4,
-                      "score_present": 0.25, "n_present": 4},
-            "items[]": {"score": pytest.approx(2 / 3, abs=1e-6), "kind": "list", "n": 4,
-                        "score_present": pytest.approx(5 / 6, abs=1e-6), "n_present": 2},
-        },
-    }  # fmt: skip
-
-
-def test_a_summary_of_nothing_claims_nothing() -> None:
-    empty = scores.summarise([])
-    assert empty["n"] == 0
-    assert empty["schema_valid"] is empty["field_f1"] is None

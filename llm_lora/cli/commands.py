@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from llm_lora import __version__
-from llm_lora.cli import measuring, merging, publishing, serving
+from llm_lora.cli import measuring, merging, publishing, schemas, serving, validating
 from llm_lora.cli.exits import EXIT_INTERRUPTED
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
@@ -36,6 +36,13 @@ root_option = click.option(
     default=Path("runs"),
     show_default=True,
     help="The folder of all runs.",
+)
+store_option = click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=Path("store"),
+    show_default=True,
+    help="The folder of published adapters, where the recipe's check compares with the live one.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -64,6 +71,7 @@ def data() -> None:
 @profile_option
 @click.option("--resume", is_flag=True, help="Continue the newest unfinished run of this recipe.")
 @root_option
+@store_option
 @json_option
 def train(
     recipe: Path,
@@ -71,6 +79,7 @@ def train(
     profile: str,
     resume: bool,
     root: Path,
+    store: Path,
     as_json: bool,
 ) -> None:
     """Check the data, train an adapter, report on held-out examples."""
@@ -85,9 +94,9 @@ def train(
     with watch:
         watch.profile(loaded, reason)
         try:
-            run = pipeline.train(loaded, watch, root=root, resume=resume)
+            run = pipeline.train(loaded, watch, root=root, store=store, resume=resume)
         except (Interrupted, KeyboardInterrupt) as stopped:
-            again = _again(recipe, overrides, profile, root)
+            again = _again(recipe, overrides, profile, root, store)
             watch.interrupted(stopped, again)
             if as_json:
                 _print_json({"interrupted": str(stopped), "resume": again})
@@ -100,13 +109,15 @@ def train(
     # Unmet gates are a result, not a failure of the command: `evaluate` and promotion judge them.
 
 
-def _again(recipe: Path, overrides: Sequence[str], profile: str, root: Path) -> str:
+def _again(recipe: Path, overrides: Sequence[str], profile: str, root: Path, store: Path) -> str:
     parts = ["llm-lora train", str(recipe)]
     parts += [f"--set {override}" for override in overrides]
     if profile != "auto":
         parts.append(f"--profile {profile}")
     if root != Path("runs"):
         parts.append(f"--runs {root}")
+    if store != Path("store"):
+        parts.append(f"--store {store}")
     return " ".join([*parts, "--resume"])
 
 
@@ -147,28 +158,7 @@ def data_check(
         show.dataset(dataset)
 
 
-@app.command()
-@click.argument("answers", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--schema",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The answer schema.",
-)
-@json_option
-def validate(answers: Path, schema: Path, as_json: bool) -> None:
-    """Judge every answer of a file against a schema.
-
-    FILE - reads stdin. The exit code is 1 when any answer is invalid.
-    """
-    from llm_lora import validate as judging
-    from llm_lora.cli import verdicts
-    from llm_lora.schema import AnswerSchema
-
-    judged = judging.judge_file(answers, AnswerSchema.load(schema))
-    if not verdicts.show(judged, as_json=as_json):
-        raise SystemExit(1)
+app.add_command(validating.validate)
 
 
 @app.command()
@@ -176,8 +166,9 @@ def validate(answers: Path, schema: Path, as_json: bool) -> None:
 @click.option(
     "--via", "url", metavar="URL", help="Ask a running server, and compare it with the report."
 )
+@store_option
 @json_option
-def evaluate(run: Path, url: str | None, as_json: bool) -> None:
+def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
     """Answer a run's held-out prompts again and renew its report.
 
     With --via a running server answers instead; the report stays, and what differs from it goes to
@@ -198,7 +189,9 @@ def evaluate(run: Path, url: str | None, as_json: bool) -> None:
     prepared = pipeline.reopen(here, recipe.load)
     fit = Fit.from_json(here.read(here.fit), here.fit)
     with show.Live(quiet=as_json) as watch, here.claimed():
-        document = pipeline.evaluate(prepared, here, watch, fit=fit, started=time.monotonic())
+        document = pipeline.evaluate(
+            prepared, here, watch, fit=fit, started=time.monotonic(), store=store
+        )
     if as_json:
         _print_json(document)
     else:
@@ -209,13 +202,29 @@ def evaluate(run: Path, url: str | None, as_json: bool) -> None:
 
 @app.command()
 @run_argument
+@click.option(
+    "--against",
+    "other",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Compare with another run's adapter instead, on the held-out prompts that both answered.",
+)
 @json_option
-def report(run: Path, as_json: bool) -> None:
+def report(run: Path, other: Path | None, as_json: bool) -> None:
     """Show the held-out report of a run, and where its page lies."""
     from llm_lora import run as runs
     from llm_lora.cli import show
 
     here = runs.find(run)
+    if other is not None:
+        from llm_lora import versus
+
+        told = versus.compare(here, runs.find(other))
+        if as_json:
+            _print_json(told)
+        else:
+            show.versus(told)
+        return
     document = here.read(here.report)
     if as_json:
         _print_json(document)
@@ -277,6 +286,7 @@ def doctor(as_json: bool) -> None:
 
 
 for command in (
+    schemas.schema,
     serving.serve,
     publishing.publish,
     publishing.promote,

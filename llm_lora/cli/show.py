@@ -13,9 +13,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from llm_lora import gates
 from llm_lora.cli.console import console
 from llm_lora.engines.events import Interrupted
 from llm_lora.engines.events import Progress as Moment
+from llm_lora.figures import NAMES, SURE
 
 if TYPE_CHECKING:
     from llm_lora.dataset import Dataset
@@ -176,9 +178,10 @@ def outcome(run: Run, document: Mapping[str, Any]) -> None:
     console.print(score_table(document))
     for gate in document["gates"]:
         mark = "[green]passed[/]" if gate["passed"] else "[red]failed[/]"
+        most = "at most " if gate["name"] in gates.AT_MOST else ""
         console.print(
             f"  gate {mark}  {escape(gate['name'])}: {_figure(gate['value'])} "
-            f"(wanted {_figure(gate['threshold'])})"
+            f"(wanted {most}{_figure(gate['threshold'])})"
             + (f"; {escape(gate['reason'])}" if gate.get("reason") else "")
         )
     samples(run)
@@ -229,6 +232,29 @@ def _figure(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def versus(told: Mapping[str, Any]) -> None:
+    """How two runs' adapters differ: figures, then the fields that surely do."""
+    console.print(
+        f"[bold]{escape(told['ours'])}[/] less [bold]{escape(told['theirs'])}[/], "
+        f"{told['prompts']} held-out prompts that both answered"
+    )
+    table = Table("answers", "figure", "difference", "95% interval", "p", box=None)
+    for form, found in told["forms"].items():
+        fields = {f"  {name}": one for name, one in found["fields"].items() if one["p"] < SURE}
+        figures = {name: found[name] for name in NAMES}
+        for row, (name, one) in enumerate((figures | fields).items()):
+            low, high = one["interval"]
+            tone = "" if one["p"] >= SURE else "[green]" if one["difference"] > 0 else "[red]"
+            table.add_row(
+                "" if row else form,
+                escape(name),
+                f"{tone}{one['difference']:+.3f}",
+                f"{low:+.3f} to {high:+.3f}",
+                "< 0.001" if one["p"] < 0.001 else f"{one['p']:.2g}",
+            )
+    console.print(table)
+
+
 def samples(run: Run) -> None:
     """A few answers of the adapter with their verdicts."""
     if not run.answers.is_file():
@@ -271,7 +297,15 @@ def run_table(rows: list[dict[str, Any]], root: Path) -> None:
         console.print(f"no runs in {root} yet; begin with: llm-lora train recipes/medical_qa.yaml")
         return
     here = Path.cwd()
-    table = Table(Column("run", overflow="fold"), "state", "base", "schema valid", "field F1", "gates", box=None)
+    table = Table(
+        Column("run", overflow="fold"),
+        "state",
+        "base",
+        "schema valid",
+        "field F1",
+        "gates",
+        box=None,
+    )
     for row in rows:
         gates = {True: "[green]passed[/]", False: "[red]failed[/]", None: ""}[row.get("passed")]
         folder = Path(row["run"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer, LogitsProcessorList
+from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList
 from transformers import logging as transformers_logging
 
 from llm_lora.base import Base
@@ -78,6 +78,10 @@ class Answerer:
             AutoTokenizer.from_pretrained(base.path, local_files_only=True)
         )
 
+    def decoding(self) -> dict[str, float]:
+        """What constraints have cost so far: compiling, and a mask at each step."""
+        return self._constraints.pace.to_dict()
+
     def close(self) -> None:
         """Give the memory back."""
         del self._model
@@ -90,6 +94,7 @@ class Answerer:
         *,
         schema: AnswerSchema | None = None,
         base_only: bool = False,
+        chances: bool = False,
         seed: int = 0,
         listener: Listener = silent,
     ) -> list[Answer]:
@@ -100,6 +105,7 @@ class Answerer:
             sampling: how to draw.
             schema: constrain the answers to it; None leaves them free.
             base_only: answer without the adapter.
+            chances: tell the probability of every token (at temperature 1).
             seed: of the drawing, where temperature is above 0.
             listener: told after each batch.
 
@@ -120,7 +126,7 @@ class Answerer:
                 torch.inference_mode(),
                 self._model.disable_adapter() if adapter_off else nullcontext(),
             ):
-                batch = self._generate([ids[i] for i in chosen], sampling, schema)
+                batch = self._generate([ids[i] for i in chosen], sampling, schema, chances)
             found.update(zip(chosen, batch, strict=True))
             tokens += sum(answer.tokens for answer in batch)
             elapsed = max(time.monotonic() - started, 1e-6)
@@ -137,7 +143,11 @@ class Answerer:
         return [found[i] for i in range(len(ids))]
 
     def _generate(
-        self, rows: list[list[int]], sampling: Sampling, schema: AnswerSchema | None
+        self,
+        rows: list[list[int]],
+        sampling: Sampling,
+        schema: AnswerSchema | None,
+        chances: bool,
     ) -> list[Answer]:
         longest = max(len(row) for row in rows)
         pad, stops = self._chat.pad_id, set(self._chat.eos_ids)
@@ -149,8 +159,11 @@ class Answerer:
         options: dict[str, Any] = {"do_sample": sampling.temperature > 0}
         if options["do_sample"]:
             options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        if schema is not None:
-            options["logits_processor"] = LogitsProcessorList([self._constraints.of(schema)])
+        recorder = _Recorder()
+        processors = [self._constraints.of(schema)] if schema is not None else []
+        processors += [recorder] if chances else []
+        if processors:
+            options["logits_processor"] = LogitsProcessorList(processors)
         out = self._model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -159,13 +172,44 @@ class Answerer:
             pad_token_id=pad,
             **options,
         )
-        return [self._finish(row, stops) for row in out[:, longest:].tolist()]
+        answers = out[:, longest:].tolist()
+        logs = recorder.finish(out) if chances else [()] * len(rows)
+        return [self._finish(*row, stops) for row in zip(answers, logs, strict=True)]
 
-    def _finish(self, tokens: list[int], stops: set[int]) -> Answer:
+    def _finish(self, tokens: list[int], logs: Sequence[float], stops: set[int]) -> Answer:
         end = next((i for i, token in enumerate(tokens) if token in stops), None)
         kept = tokens if end is None else tokens[:end]
+        places = self._chat.places(kept) if logs else ()
         return Answer(
             text=self._chat.decode(kept),
             tokens=len(kept) + (end is not None),
             finish="length" if end is None else "stop",
+            chances=tuple(zip(places, logs, strict=False)),
         )
+
+
+class _Recorder(LogitsProcessor):
+    """Keeps the logarithm of the probability of each token that was taken.
+
+    It stands behind the constraint, so what the schema rules out has no share in it.
+    """
+
+    def __init__(self) -> None:
+        self._last: torch.Tensor | None = None
+        self._taken: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Take note of what the last call's `scores` [rows, vocabulary] gave the token chosen."""
+        self._note(input_ids)
+        self._last = scores.float().log_softmax(-1)
+        return scores
+
+    def _note(self, input_ids: torch.Tensor) -> None:
+        if self._last is not None:
+            self._taken.append(self._last.gather(1, input_ids[:, -1:])[:, 0])
+
+    def finish(self, input_ids: torch.Tensor) -> list[list[float]]:
+        """For each row the values of all its tokens, padding included."""
+        self._note(input_ids)
+        found: list[list[float]] = torch.stack(self._taken, dim=1).tolist()
+        return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import llguidance
@@ -11,8 +13,22 @@ import torch
 import torch.nn.functional as F
 from outlines.backends.llguidance import LLGuidanceLogitsProcessor
 
-from llm_lora.errors import UserError
+from llm_lora.decoding import decoding
 from llm_lora.schema import AnswerSchema
+
+
+@dataclass
+class Pace:
+    """What constraints cost, in seconds: compiling, and masks over all rows of `steps` steps."""
+
+    compile_seconds: float = 0.0
+    mask_seconds: float = 0.0
+    steps: int = 0
+
+    def to_dict(self) -> dict[str, float]:
+        """As in `report.json`; a step masks one token of every row of a batch."""
+        each = self.mask_seconds / self.steps if self.steps else 0.0
+        return {"compile_seconds": self.compile_seconds, "mask_seconds_per_step": each}
 
 
 class Constraint(LLGuidanceLogitsProcessor):
@@ -24,8 +40,18 @@ class Constraint(LLGuidanceLogitsProcessor):
 
     is_first_token: bool
 
+    def __init__(self, grammar: str, tokenizer: Any, compiled: Any, pace: Pace) -> None:
+        super().__init__(grammar, tokenizer, "torch")
+        self._matcher, self._pace = compiled, pace
+
+    def _setup(self, batch_size: int) -> None:
+        self.ll_matchers = [self._matcher.deep_copy() for _ in range(batch_size)]
+        vocabulary = self.llg_tokenizer.vocab_size
+        self.bitmask = llguidance.torch.allocate_token_bitmask(batch_size, vocabulary)
+
     def process_logits(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Mask `logits` [rows, vocabulary] after the tokens `input_ids` [rows, length]."""
+        started = time.perf_counter()
         if self.is_first_token:
             self._setup(len(input_ids))
             self.is_first_token = False
@@ -43,7 +69,10 @@ class Constraint(LLGuidanceLogitsProcessor):
         allowed = _unpacked(self.bitmask.to(logits.device), logits.shape[1])
         # A complete answer can only end; nothing may follow it.
         allowed[complete, self.llg_tokenizer.eos_token] = True
-        return logits.masked_fill(~allowed, -torch.inf)
+        masked = logits.masked_fill(~allowed, -torch.inf)
+        self._pace.mask_seconds += time.perf_counter() - started
+        self._pace.steps += 1
+        return masked
 
 
 def _unpacked(bitmask: torch.Tensor, vocabulary: int) -> torch.Tensor:
@@ -59,28 +88,24 @@ def _unpacked(bitmask: torch.Tensor, vocabulary: int) -> torch.Tensor:
 
 
 class Constraints:
-    """Compiled once for a schema, used for any number of batches."""
+    """Compiled once for a schema, used for any number of batches; `pace` is what they cost."""
 
     def __init__(self, tokenizer: Any) -> None:
+        self.pace = Pace()
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer)
-        self._grammars: dict[str, str] = {}
+        self._compiled: dict[str, llguidance.LLMatcher] = {}
 
     def of(self, schema: AnswerSchema) -> Constraint:
         """A fresh logits processor for one batch.
 
         Raises:
-            UserError: the grammar compiler refuses the schema (llguidance refuses rather than
-                accept what it cannot enforce).
+            UserError: the grammar compiler refuses the schema.
         """
-        grammar = self._grammars.get(schema.digest)
-        if grammar is None:
-            grammar = llguidance.grammar_from("json_schema", schema.constraint)
-            error = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
-            if error:
-                raise UserError(
-                    f"the decoder cannot enforce this schema: {error.splitlines()[0]}",
-                    where=schema.where,
-                    fix="simplify the keyword it names",
-                )
-            self._grammars[schema.digest] = grammar
-        return Constraint(grammar, self._tokenizer, "torch")
+        started = time.perf_counter()
+        grammar = decoding(schema).grammar
+        matcher = self._compiled.get(grammar)
+        if matcher is None:
+            matcher = llguidance.LLMatcher(self._tokenizer, grammar)
+            self._compiled[grammar] = matcher
+            self.pace.compile_seconds += time.perf_counter() - started
+        return Constraint(grammar, self._tokenizer, matcher, self.pace)

@@ -20,8 +20,8 @@ from llm_lora.adapter import Adapter
 from llm_lora.engines.events import Listener, Progress
 from llm_lora.errors import UserError
 from llm_lora.formats import Answer, Example, Message
-from llm_lora.pipeline import FORMS, Prepared, Watcher
-from llm_lora.report import Judged
+from llm_lora.pipeline import Prepared, Watcher
+from llm_lora.report import FORMS, Judged
 from llm_lora.run import Run
 from llm_lora.serving.client import Client, Reply
 
@@ -82,8 +82,10 @@ def check(
         watch.stage(f"server, {form}")
         ask = partial(client.chat, model, llm_lora=_ASKED[form])
         replies = _each(ask, prompts, concurrency, watch.progress)
-        ours = report.judge(prepared.schema, held_out, answers)
-        theirs = report.judge(prepared.schema, held_out, [_answer(reply) for reply in replies])
+        off = prepared.recipe.check.tolerance
+        ours = report.judge(prepared.schema, held_out, answers, off)
+        served = [_answer(reply) for reply in replies]
+        theirs = report.judge(prepared.schema, held_out, served, off)
         forms[form] = {
             "engine": report.blocks(ours),
             "server": report.blocks(theirs),

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from llm_lora import adapter
+from llm_lora.decoding import request_fields
 from llm_lora.schema import AnswerSchema
 from llm_lora.store import Version
 
@@ -51,9 +52,4 @@ class Terms:
 
 
 def _constraint(schema: AnswerSchema) -> bytes:
-    """As text, so that the server compiles it once and compares it quickly ever after.
-
-    `response_format` would be taken apart for each request, and some chat templates write it into
-    the prompt, which the adapter has never seen.
-    """
-    return b'"structured_outputs":' + to_json({"json": schema.constraint})
+    return to_json(request_fields(schema))[1:-1]

@@ -1,0 +1,117 @@
+"""Which decoder for constraints? Compiling and masking by backend, in the embedded base's tokens.
+
+    python benchmarks/constrain.py
+
+For each schema and backend: seconds until the first mask, then the mean and the slowest mask of
+random answers. xgrammar and outlines-core are used as Outlines uses them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import llguidance
+import numpy as np
+import outlines_core
+import xgrammar
+from outlines.backends.outlines_core import OutlinesCoreBackend
+from outlines.models.transformers import TransformerTokenizer
+from outlines_core.json_schema import build_regex_from_schema
+from transformers import AutoTokenizer
+
+from llm_lora import base as bases
+from llm_lora.decoding import decoding
+from llm_lora.jsontext import dumps
+from llm_lora.schema import AnswerSchema
+
+_ANSWERS, _TOKENS = 20, 120
+_TEMPLATE = Path(__file__).parent.parent / "data_templates/medical_qa/answer.schema.json"
+_SHORT = {
+    "type": "object", "required": ["kind", "urgent"], "additionalProperties": False,
+    "properties": {"kind": {"enum": ["bug", "bill", "other"]}, "urgent": {"type": "boolean"}},
+}  # fmt: skip
+
+
+def _llguidance(schema: AnswerSchema, tokenizer: Any) -> Any:
+    matcher = llguidance.LLMatcher(_LL, decoding(schema).grammar, log_level=0)
+
+    def mask() -> np.ndarray[Any, Any]:
+        return np.frombuffer(matcher.compute_bitmask(), np.uint8)
+
+    return mask, matcher.consume_token, matcher.is_stopped, matcher.reset
+
+
+def _xgrammar(schema: AnswerSchema, tokenizer: Any) -> Any:
+    compiled = xgrammar.GrammarCompiler(_XG).compile_json_schema(
+        dumps(schema.document), any_whitespace=False
+    )
+    matcher = xgrammar.GrammarMatcher(compiled)
+    held = xgrammar.allocate_token_bitmask(1, _XG.vocab_size)
+
+    def mask() -> np.ndarray[Any, Any]:
+        matcher.fill_next_token_bitmask(held)
+        return held.numpy().view(np.uint8)[0]
+
+    return mask, matcher.accept_token, matcher.is_terminated, matcher.reset
+
+
+def _outlines(schema: AnswerSchema, tokenizer: Any) -> Any:
+    index = outlines_core.Index(build_regex_from_schema(dumps(schema.document), ""), _OC)
+    guide = outlines_core.Guide(index)
+    held = np.zeros((len(tokenizer) + 31) // 32, np.int32)
+
+    def mask() -> np.ndarray[Any, Any]:
+        guide.write_mask_into(held.ctypes.data, held.size, held.itemsize)
+        return held.view(np.uint8)
+
+    return mask, lambda token: guide.advance(token, False), guide.is_finished, guide.reset
+
+
+def main() -> None:
+    """Measure and print one line for each backend and schema."""
+    tokenizer = AutoTokenizer.from_pretrained(bases.TINY)
+    global _LL, _XG, _OC
+    _LL = llguidance.LLTokenizer((bases.TINY / "tokenizer.json").read_text())
+    _XG = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=len(tokenizer))
+    known = TransformerTokenizer(tokenizer)
+    _OC = OutlinesCoreBackend.create_outlines_core_vocabulary(
+        known.get_vocab(), tokenizer.eos_token_id, tokenizer.eos_token,
+        known.convert_token_to_string,
+    )  # fmt: skip
+    schemas = {"short": AnswerSchema.from_text(json.dumps(_SHORT))}
+    schemas["medical_qa"] = AnswerSchema.load(_TEMPLATE)
+    for name, schema in schemas.items():
+        for make in (_llguidance, _xgrammar, _outlines):
+            print(f"{name:<12}{make.__name__[1:]:<12}{_measure(make, schema, tokenizer)}")
+
+
+def _measure(make: Any, schema: AnswerSchema, tokenizer: Any) -> str:
+    source = random.Random(1)
+    started = time.perf_counter()
+    mask, push, stopped, reset = make(schema, tokenizer)
+    mask()
+    first = time.perf_counter() - started
+    masks: list[float] = []
+    for _ in range(_ANSWERS):
+        reset()
+        for _ in range(_TOKENS):
+            started = time.perf_counter()
+            allowed = mask()
+            masks.append(time.perf_counter() - started)
+            tokens = np.flatnonzero(np.unpackbits(allowed, bitorder="little"))
+            token = int(source.choice(tokens))
+            if token == tokenizer.eos_token_id:
+                break
+            push(token)
+            if stopped():
+                break
+    mean, worst = sum(masks) / len(masks) * 1e6, max(masks) * 1e6
+    return f"first mask {first * 1e3:9.1f} ms   mean {mean:7.1f} µs   slowest {worst:9.1f} µs"
+
+
+if __name__ == "__main__":
+    main()

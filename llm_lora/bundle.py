@@ -1,0 +1,138 @@
+"""References to files beside a schema: what they lead to is taken into the schema itself.
+
+An adapter carries one schema, and decoders read one document, so it has to stand on its own. Files
+in the schema's folder and below count as beside it; nothing else is opened, least of all fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from llm_lora import files, jsontext
+from llm_lora.errors import Problem, UserError
+from llm_lora.jsontext import NotJson
+from llm_lora.subschemas import Node, Subschemas
+
+Check = Callable[[dict[str, Any], str, str], list[Problem]]
+"""Says what is wrong with a document, given its text and where it is."""
+
+_IDENTIFIERS = ("$id", "$anchor", "$schema")
+
+
+def bundled(
+    path: Path, text: str, document: dict[str, Any], *, siblings: bool, check: Check
+) -> str:
+    """The text of a schema with the files that it refers to among its definitions.
+
+    The text itself where it refers to none. A reference that leads nowhere stays as it is.
+
+    Args:
+        path: the file of the schema.
+        text: what is in it.
+        document: the same, parsed; changed on the way.
+        siblings: as for `Subschemas`.
+        check: looks at each file that is taken in.
+
+    Raises:
+        UserError: a file beside it cannot be read, or is no schema of the same draft.
+    """
+    bundle = _Bundle(path, document, siblings, check)
+    bundle.take_in(bundle.root)
+    if not bundle.names:
+        return text
+    bundle.rewrite()
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+class _Bundle:
+    def __init__(self, path: Path, document: dict[str, Any], siblings: bool, check: Check) -> None:
+        self.root = path.resolve()
+        self.names: dict[Path, str] = {}
+        self._siblings, self._check = siblings, check
+        self._draft = document.get("$schema")
+        self._parts = {self.root: Subschemas(document, siblings=siblings)}
+        self._under = "$defs" if siblings else "definitions"
+
+    def take_in(self, file: Path) -> None:
+        """Read every file that a document refers to, and those that they refer to."""
+        for _, reference, remote in list(self._parts[file].unresolved()):
+            found = self._file(file, reference) if remote else None
+            if found is not None and found not in self._parts:
+                self._parts[found] = self._read(found)
+                self.names[found] = self._name(found)
+                self.take_in(found)
+
+    def rewrite(self) -> None:
+        """Turn references into ones within the document, and put the files into it."""
+        changed = [
+            (node, self._within(file, node))
+            for file, parts in self._parts.items()
+            for node in parts.nodes()
+            if isinstance(node.schema.get("$ref"), str)
+        ]
+        for node, reference in changed:
+            node.schema["$ref"] = reference
+        definitions = self._parts[self.root].root.schema.setdefault(self._under, {})
+        for file, name in self.names.items():
+            for node in self._parts[file].nodes():
+                for keyword in _IDENTIFIERS:
+                    node.schema.pop(keyword, None)
+            definitions[name] = self._parts[file].root.schema
+
+    def _within(self, file: Path, node: Node) -> str:
+        """What a reference is called in the document that holds everything."""
+        reference = str(node.schema["$ref"])
+        target = self._parts[file].target(node)
+        if target is None:
+            found = self._file(file, reference)
+            if found is None or found not in self._parts:
+                return reference
+            fragment = {"$ref": f"#{reference.partition('#')[2]}"}
+            file, target = found, self._parts[found].target(Node((), fragment))
+        elif file == self.root:
+            return reference
+        if target is None:
+            return reference
+        if file == self.root:
+            return target.pointer
+        return Node((self._under, self.names[file], *target.place), {}).pointer
+
+    def _file(self, origin: Path, reference: str) -> Path | None:
+        """The file beside the schema that a reference names."""
+        address = urlsplit(reference)
+        if address.scheme or address.netloc or address.query or not address.path:
+            return None
+        found = (origin.parent / unquote(address.path)).resolve()
+        beside = found.is_relative_to(self.root.parent) and found.is_file()
+        return found if beside else None
+
+    def _read(self, file: Path) -> Subschemas:
+        text = files.read_text(file)
+        try:
+            document = jsontext.parse(text)
+        except NotJson as error:
+            raise UserError(f"not JSON: {error}", where=str(file), fix="mend it") from None
+        if not isinstance(document, dict):
+            raise UserError("a schema is a JSON object", where=str(file), fix="write one")
+        if document.get("$schema", self._draft) != self._draft:
+            fix = "write both for one draft of JSON Schema"
+            raise UserError(
+                "another $schema than the schema that refers to it", where=str(file), fix=fix
+            )
+        if problems := self._check(document, text, str(file)):
+            raise UserError(problems)
+        parts = Subschemas(document, siblings=self._siblings)
+        if any("$dynamicRef" in node.schema for node in parts.nodes()):
+            fix = "use $ref, or copy the file into $defs"
+            raise UserError("$dynamicRef in a file that is referred to", where=str(file), fix=fix)
+        return parts
+
+    def _name(self, file: Path) -> str:
+        taken = {*self._parts[self.root].root.schema.get(self._under, {}), *self.names.values()}
+        stem = file.name.partition(".")[0] or "file"
+        numbered = (f"{stem}_{number}" for number in range(2, len(taken) + 3))
+        return next(name for name in (stem, *numbered) if name not in taken)

@@ -1,0 +1,101 @@
+"""Whether a model that says "90% sure" of a closed value is right nine times in ten.
+
+The probability of a closed value is the product of those of its tokens, as the engine reports them:
+the model's own where answers are free, among what the schema allows where they are constrained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Protocol
+
+from llm_lora.fields import closed_places
+from llm_lora.formats import Answer
+from llm_lora.jsontext import NotJson
+from llm_lora.schema import AnswerSchema
+from llm_lora.scores import FieldScore
+
+BINS = 10
+"""Equal parts of 0 to 1 by which answers are grouped (Guo et al. 2017, section 3)."""
+
+
+class Chosen(Protocol):
+    """What has to be known of a judged answer."""
+
+    @property
+    def fields(self) -> Mapping[str, FieldScore]: ...
+    @property
+    def confidence(self) -> Mapping[str, float]: ...
+
+
+def confidences(schema: AnswerSchema, answer: Answer) -> dict[str, float]:
+    """The probability of every closed value outside of lists, by field.
+
+    Empty where the engine gave no token probabilities, or the answer is not in canonical form.
+    """
+    if not answer.chances:
+        return {}
+    try:
+        places = closed_places(schema, answer.text)
+    except NotJson:
+        return {}
+    # A token without text of its own, such as the end of the turn, has no part in a value.
+    ends = [*(start for start, _ in answer.chances), len(answer.text)]
+    found = {}
+    for name, first, last in places:
+        if "[]" not in name:
+            logs = (
+                log
+                for (start, end), (_, log) in zip(pairwise(ends), answer.chances, strict=True)
+                if start < last and end > first
+            )
+            found[name] = min(1.0, math.exp(sum(logs)))
+    return found
+
+
+def reliability(rows: Sequence[Chosen]) -> dict[str, Any] | None:
+    """The reliability table of all closed fields together, and how each does; None without any.
+
+    `ece` is the expected calibration error: the mean distance of `accuracy` from `confidence` over
+    the bins, weighted by their size. Few answers make it look larger than it is.
+    """
+    by_field: dict[str, list[tuple[float, bool]]] = {}
+    for row in rows:
+        for name, confidence in row.confidence.items():
+            by_field.setdefault(name, []).append((confidence, row.fields[name].score == 1))
+    everything = [pair for found in by_field.values() for pair in found]
+    if not everything:
+        return None
+    return {
+        **_error(everything),
+        "bins": _bins(everything),
+        "fields": {name: _error(found) for name, found in by_field.items()},
+    }
+
+
+def _bins(found: Sequence[tuple[float, bool]]) -> list[dict[str, Any]]:
+    """The bins that hold anything."""
+    held: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, right in found:
+        held.setdefault(min(int(confidence * BINS), BINS - 1), []).append((confidence, right))
+    return [
+        {"low": index / BINS, "high": (index + 1) / BINS, **_means(held[index])}
+        for index in sorted(held)
+    ]
+
+
+def _error(found: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+    apart = (
+        one["n"] * abs(one["confidence"] - one["accuracy"]) for one in _bins(found)
+    )  # fmt: skip
+    return {**_means(found), "ece": round(sum(apart) / len(found), 6)}
+
+
+def _means(found: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+    return {
+        "n": len(found),
+        "confidence": round(sum(confidence for confidence, _ in found) / len(found), 6),
+        "accuracy": round(sum(right for _, right in found) / len(found), 6),
+    }

@@ -1,0 +1,287 @@
+"""`llm-lora schema`: make, check and mend answer schemas before anything is trained or decoded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llm_lora.errors import UserError
+
+if TYPE_CHECKING:
+    from llm_lora.lint import Lint
+    from llm_lora.schema import AnswerSchema
+
+_PATH = click.Path(path_type=Path)
+_SHOWN = 20
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["vllm", "outlines"]),
+    default="vllm",
+    show_default=True,
+    help="vllm: llguidance, as the server and the engine use it; outlines: outlines-core.",
+)
+out_option = click.option("--out", metavar="FILE", type=_PATH, help="Write it to this file.")
+
+
+@click.group()
+def schema() -> None:
+    """Make, check and mend answer schemas."""
+
+
+@schema.command()
+@click.argument("file", type=_PATH)
+@backend_option
+@click.option("--fix", metavar="FILE", type=_PATH, help="Write a stricter schema to this file.")
+@click.option("--data", metavar="FILE", type=_PATH, help="Answers that --fix takes bounds from.")
+@click.option("--base", metavar="BASE", help="Count in this base's tokens, and time the masks.")
+@json_option
+def lint(
+    file: Path, backend: str, fix: Path | None, data: Path | None, base: str | None, as_json: bool
+) -> None:
+    """Tell what a decoder enforces of a schema, and what will make trouble.
+
+    The exit code is 1 when something is refused, or left to judging afterwards.
+    """
+    from llm_lora import lint as linting
+    from llm_lora.schema import AnswerSchema
+
+    loaded = AnswerSchema.load(file)
+    measure, cost = None, None
+    if base is not None:
+        from llm_lora import base as bases
+        from llm_lora import masks
+
+        found = bases.resolve(base, download=False)
+        measure = masks.counter(found)
+        if backend == "vllm":
+            cost = _cost(loaded, found)
+    told = linting.lint(loaded, _backend(backend), measure=measure)
+    changes = _fix(loaded, fix, data) if fix is not None else None
+    if as_json:
+        _print({**told.to_dict(), "cost": cost, "changes": changes})
+    else:
+        _show(told, cost)
+        if fix is not None:
+            _show_changes(changes or [], fix)
+    if not told.enforceable:
+        raise SystemExit(1)
+
+
+@schema.command()
+@backend_option
+@json_option
+def keywords(backend: str, as_json: bool) -> None:
+    """Probe every known keyword on the installed decoder."""
+    from llm_lora.probes import Probes, table
+
+    probes = Probes(_backend(backend))
+    found = table(probes)
+    probes.save()
+    if as_json:
+        rows = {name: {"state": one.state, "example": one.example, "reason": one.reason,
+                       "narrower": one.narrower} for name, one in found.items()}  # fmt: skip
+        _print({"version": probes.version, "keywords": rows})
+        return
+    click.echo(probes.version)
+    for name, one in found.items():
+        why = one.reason or one.example or (f"refuses {one.narrower}" if one.narrower else "")
+        click.echo(f"  {one.state:<11}{name:<28}{json.dumps(why, ensure_ascii=False)[1:-1][:70]}")
+
+
+@schema.command()
+@click.argument("answers", type=_PATH)
+@click.option("--schema", "file", metavar="FILE", type=_PATH, required=True, help="The schema.")
+@click.option("--mend", metavar="FILE", type=_PATH, help="Write the data with mended answers.")
+@click.option("--mend-schema", metavar="FILE", type=_PATH, help="Write a schema mended for them.")
+@json_option
+def fit(
+    answers: Path, file: Path, mend: Path | None, mend_schema: Path | None, as_json: bool
+) -> None:
+    """Run the answers of training data through the grammar that the server will use.
+
+    The exit code is 1 when it would refuse any of them.
+    """
+    from llm_lora import files, formats
+    from llm_lora.fit import Fit
+    from llm_lora.schema import AnswerSchema
+
+    loaded = AnswerSchema.load(file)
+    fitting = Fit(loaded)
+    refused: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    document = loaded.document
+    applied: set[str] = set()
+    for example in formats.read(answers):
+        if isinstance(example, formats.Rejected) or not loaded.judge(example.answer).valid:
+            continue  # Data that does not fit the schema is for `data check` and `validate`.
+        answer = loaded.canonical_text(example.answer)
+        refusal = fitting.check(answer)
+        if refusal is not None:
+            refused.append({"where": example.where, "side": refusal.side, "what": str(refusal)})
+            answer = refusal.mended or answer
+            if refusal.loosened is not None and str(refusal.loosened) not in applied:
+                applied.add(str(refusal.loosened))
+                document = refusal.loosened.apply(document)
+        turns = [{"role": one.role, "content": one.content} for one in example.prompt]
+        rows.append({"messages": [*turns, {"role": "assistant", "content": answer}]})
+    if mend is not None:
+        files.write_jsonl(mend, rows)
+    if mend_schema is not None and applied:
+        files.write_text(mend_schema, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    if as_json:
+        _print({"answers": len(rows), "refused": refused, "schema": sorted(applied)})
+    else:
+        for row in refused[:_SHOWN]:
+            click.echo(f"{row['where']}: {row['what']}")
+        click.echo(
+            f"{len(rows) - len(refused)} of {len(rows)} answers can be written by the decoder"
+        )
+    if refused:
+        raise SystemExit(1)
+
+
+@schema.command()
+@click.argument("data", type=_PATH)
+@out_option
+def infer(data: Path, out: Path | None) -> None:
+    """Propose a schema from the answers of training data."""
+    from llm_lora import inferring
+
+    _write(inferring.infer(_answers(data)), out)
+
+
+@schema.group("from")
+def from_() -> None:
+    """Make a schema from something else."""
+
+
+@from_.command()
+@click.argument("model", metavar="MODULE:MODEL")
+@click.option("--yes", is_flag=True, help="Import the module without asking; it runs its code.")
+@out_option
+def pydantic(model: str, yes: bool, out: Path | None) -> None:
+    """Make a schema from a pydantic model, whose module is imported once you agree."""
+    module, _, name = model.partition(":")
+    if not name:
+        raise UserError(f"{model} names no model", fix="write MODULE:MODEL, e.g. shop.forms:Order")
+    question = f"Importing {module} runs its code. Import it?"
+    if not yes and not click.confirm(question, err=True):
+        raise UserError(f"{module} was not imported", fix="agree, or give --yes")
+    from llm_lora.schema import AnswerSchema
+
+    document = _model_schema(module, name)
+    AnswerSchema.from_text(json.dumps(document), model)
+    _write(document, out)
+
+
+@schema.command()
+@click.argument("file", type=_PATH)
+@click.option("-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def sample(file: Path, count: int, seed: int) -> None:
+    """Draw valid answers, one on a line."""
+    from llm_lora import sampling
+    from llm_lora.schema import AnswerSchema
+
+    for text in sampling.sample(AnswerSchema.load(file), count, seed):
+        click.echo(text)
+
+
+def _backend(name: str) -> Any:
+    return name
+
+
+def _cost(loaded: AnswerSchema, base: Any) -> dict[str, float] | None:
+    from llm_lora import masks
+
+    try:
+        return masks.cost(loaded, base).to_dict()
+    except UserError:
+        return None  # A refused schema has no masks; lint tells why it is refused.
+
+
+def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, str]]:
+    from llm_lora.stricter import stricter
+
+    answers = [] if data is None else [
+        answer for answer in _answers(data) if loaded.judge_value(answer).valid
+    ]  # fmt: skip
+    document, changes = stricter(loaded, answers)
+    _write(document, fix)
+    return [{"where": change.where, "what": change.what} for change in changes]
+
+
+def _answers(data: Path) -> list[Any]:
+    """The parsed answers of training data; what is no JSON is left out."""
+    from llm_lora import formats, jsontext
+
+    found = []
+    for example in formats.read(data):
+        if not isinstance(example, formats.Rejected):
+            try:
+                found.append(jsontext.parse(example.answer))
+            except jsontext.NotJson:
+                continue
+    return found
+
+
+def _model_schema(module: str, name: str) -> dict[str, Any]:
+    import importlib
+    import sys
+
+    from pydantic import BaseModel
+
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # Whatever the module's code raises is the user's to mend.
+        raise UserError(f"cannot be imported: {error!r}", where=module) from None
+    finally:
+        sys.path.pop(0)
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        raise UserError(f"{name} is no pydantic model", where=module, fix="name a BaseModel in it")
+    return found.model_json_schema()
+
+
+def _show(told: Lint, cost: dict[str, float] | None) -> None:
+    if told.refused is not None:
+        click.echo(f"refused by {told.version}: {told.refused}")
+    for one in told.not_enforced():
+        click.echo(f"{one.state}: {one.name} in {one.where}" + (f" ({one.why})" if one.why else ""))
+    for remark in told.remarks:
+        click.echo(f"{remark.kind}: {remark.where}: {remark.message}")
+        if remark.fix:
+            click.echo(f"  → {remark.fix}")
+    longest = told.to_dict()["extent"]["longest"]
+    shown = "without end" if longest is None else f"about {longest}"
+    click.echo(f"answers: shortest about {told.extent.shortest}, longest {shown} ({told.unit})")
+    click.echo(f"grammar: compiled in {told.seconds * 1e3:.1f} ms")
+    if cost is not None:
+        mean, worst = cost["mask_seconds"] * 1e6, cost["worst_mask_seconds"] * 1e6
+        click.echo(f"masks: {mean:.0f} µs a token, slowest {worst:.0f} µs")
+    verdict = "enforces all of it" if told.enforceable else "does not enforce all of it"
+    click.echo(f"{told.version} {verdict}")
+
+
+def _show_changes(changes: list[dict[str, str]], fix: Path) -> None:
+    for change in changes:
+        click.echo(f"changed: {change['where']}: {change['what']}")
+    click.echo(f"{len(changes)} changes; the stricter schema is in {fix}")
+
+
+def _write(document: dict[str, Any], out: Path | None) -> None:
+    from llm_lora import files
+
+    text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        files.write_text(out, text)
+
+
+def _print(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))

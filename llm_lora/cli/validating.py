@@ -1,0 +1,67 @@
+"""`llm-lora validate`: its arguments; judging and printing are imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("answers", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--schema",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The answer schema.",
+)
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the verdict on every answer to this file (JSON Lines).",
+)
+@click.option(
+    "--fix",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write all answers to this file, repaired where it is certain how.",
+)
+@click.option(
+    "--column",
+    metavar="NAME",
+    help="The Parquet column, or the key of JSON records, that holds the answer.",
+)
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="How many processes judge a large file; default: one for each core.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def validate(
+    answers: Path,
+    schema: Path,
+    out: Path | None,
+    fix: Path | None,
+    column: str | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Judge every answer of a file against a schema.
+
+    FILE holds JSON Lines or one JSON array, also packed (.gz, .zst), or is a Parquet file; - reads
+    stdin. With --fix, repaired answers are judged as repaired. The exit code is 1 when any answer
+    is not valid.
+    """
+    from llm_lora.cli import verdicts
+    from llm_lora.schema import AnswerSchema
+    from llm_lora.validate import Judge, judge_blocks
+
+    judge = Judge(
+        AnswerSchema.load(schema), column, rows=as_json or out is not None, fix=fix is not None
+    )
+    judged = judge_blocks(answers, judge, jobs=jobs)
+    if not verdicts.show(judged, as_json=as_json, out=out, fix=fix):
+        raise SystemExit(1)

@@ -1,0 +1,102 @@
+"""Two texts side by side, with the words marked that only one of them has."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from llm_lora.jsontext import dumps, parse
+from llm_lora.schema import AnswerSchema
+from llm_lora.scores import FieldScore, mean_score, same
+from llm_lora.verdict import Verdict
+
+_WORDS = re.compile(r"\w+|\s+|[^\w\s]")
+
+
+class Row(Protocol):
+    """What has to be known of a judged answer."""
+
+    @property
+    def reference(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def fields(self) -> Mapping[str, FieldScore]: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text; `mark` says that the other side does not have it."""
+
+    text: str
+    mark: bool
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One property of an answer beside the reference's."""
+
+    name: str
+    score: float
+    reference: tuple[Piece, ...]
+    answer: tuple[Piece, ...]
+
+
+def sides(one: str, other: str) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+    """Both texts in pieces; the words that only one of them has are marked."""
+    ours, theirs = _WORDS.findall(one), _WORDS.findall(other)
+    found: tuple[list[Piece], list[Piece]] = ([], [])
+    matcher = difflib.SequenceMatcher(a=ours, b=theirs, autojunk=False)
+    for tag, a, b, c, d in matcher.get_opcodes():
+        for side, words in zip(found, (ours[a:b], theirs[c:d]), strict=True):
+            if words:
+                side.append(Piece("".join(words), tag != "equal"))
+    return tuple(found[0]), tuple(found[1])
+
+
+def properties(schema: AnswerSchema | None, row: Row) -> Iterator[Difference]:
+    """Reference and answer, property by property; nothing for an answer that is not JSON."""
+    if not row.verdict.parsed:
+        return
+    reference = parse(row.reference) if schema else row.reference
+    answer = row.verdict.value
+    if not isinstance(reference, dict) or not isinstance(answer, dict):
+        yield Difference("", row.score, *sides(_shown(reference), _shown(answer)))
+        return
+    for key in [*reference, *(key for key in answer if key not in reference)]:
+        texts = [_shown(side[key]) if key in side else "" for side in (reference, answer)]
+        inner = {name: field for name, field in row.fields.items() if _under(name, key)}
+        alike = key in answer and key in reference and same(reference[key], answer[key])
+        yield Difference(key, mean_score(inner) if inner else float(alike), *sides(*texts))
+
+
+def unread(row: Row, limit: int) -> Iterator[Piece]:
+    """The first `limit` characters of an answer that is not JSON, marked from where reading it
+    failed."""
+    if row.verdict.parsed:
+        return
+    at = next((found.position for found in row.verdict.reasons if found.position), None)
+    text = row.answer
+    if at is None or at > limit:
+        yield Piece(text[:limit], False)
+        return
+    yield Piece(text[:at], False)
+    yield Piece(text[at:limit] or " ", True)
+
+
+def _under(field: str, key: str) -> bool:
+    return field == key or field.startswith((f"{key}.", f"{key}["))
+
+
+def _shown(value: object) -> str:
+    """A value as it would stand in the answer; lists one item a line."""
+    if isinstance(value, list) and value:
+        return "\n".join(dumps(item) for item in value)
+    return value if isinstance(value, str) else dumps(value)

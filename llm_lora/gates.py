@@ -1,0 +1,199 @@
+"""Gates: what a recipe's `check` demands of an adapter before it may be published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llm_lora import figures
+from llm_lora.errors import Problem, UserError
+from llm_lora.fields import Kind, leaves, shape
+from llm_lora.schema import AnswerSchema, Verdict
+
+Gates = Mapping[str, float | bool | None]
+"""Gate → threshold:
+
+    a figure of the report   at least: `schema_valid`, `parsed`, `exact_match`, `field_f1`, over all
+                             held-out examples or, with `_seen`, `_unseen` or another part's label,
+                             over that part
+    fields.PATH              at least, the score of one field
+    better_than_base         true: more `field_f1` than the base
+    max_drop                 at most, what a figure may fall below the live version's
+    max_latency_ms           at most, the 95th percentile of the time of an answer
+
+None, false and a least share of 0 ask for nothing."""
+
+DROP, LATENCY = "max_drop", "max_latency_ms"
+AT_MOST = (DROP, LATENCY)
+"""The gates whose figure must not exceed the threshold."""
+
+_DROPPING = ("schema_valid", "field_f1")
+_TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The live version that an adapter is compared with; `label` is None where nothing is live.
+
+    `problem` tells why it could not be asked the same prompts.
+    """
+
+    label: str | None = None
+    digest: str | None = None
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `report.json`."""
+        found = {"label": self.label, "digest": self.digest}
+        return found | {"problem": self.problem} if self.problem else found
+
+
+class Row(Protocol):
+    """What has to be known of a judged answer."""
+
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def cut_off(self) -> bool: ...
+
+
+def require_fields(
+    schema: AnswerSchema, floors: Sequence[str], tolerances: Sequence[str], where: str
+) -> None:
+    """See that every field that a recipe's `check` names is one of the schema's.
+
+    Raises:
+        UserError: it is not, or a tolerance is set for what is no number.
+    """
+    known: dict[str, Kind] = dict(leaves(shape(schema)))
+    listed = f"the schema has {', '.join(known)}"
+    problems = [
+        Problem(f"check.{block} names no field of the schema: {name}", where, listed)
+        for block, names in (("fields", floors), ("tolerance", tolerances))
+        for name in names
+        if name not in known
+    ]
+    problems += [
+        Problem(f"check.tolerance is for numbers, but {name} is {known[name]}", where, "remove it")
+        for name in tolerances
+        if known.get(name, "number") != "number"
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def judge(
+    gates: Gates,
+    scores: Mapping[str, Any],
+    *,
+    constrained: Sequence[Row] | None,
+    rival: Rival | None,
+    latency: Mapping[str, Any] | None,
+) -> list[dict[str, Any]]:
+    """The outcome of every gate: name, threshold, value, passed and, where it helps, a reason.
+
+    Figures are those of the adapter's unconstrained answers; where it also answered under the
+    constraint, a gate of its own demands that every such answer fits the schema.
+
+    Args:
+        gates: what is demanded.
+        scores: model → form → part → figures.
+        constrained: the adapter's judged answers under the constraint.
+        rival: the live version; its answers are the model `published` of `scores`.
+        latency: see `max_latency_ms`.
+    """
+    outcomes = []
+    for name, wanted in gates.items():
+        if name == DROP and wanted is not None:
+            outcomes.append(_drop(float(wanted), scores, rival))
+        elif name == LATENCY and wanted:
+            outcomes.append(_latency(float(wanted), latency))
+        elif name == "better_than_base" and wanted:
+            outcomes.append(_better_than_base(scores))
+        elif wanted:
+            outcomes.append(_least(name, float(wanted), scores))
+    if constrained is not None:
+        outcomes.append(_constrained(constrained))
+    return outcomes
+
+
+def _least(name: str, wanted: float, scores: Mapping[str, Any]) -> dict[str, Any]:
+    blocks = scores.get("adapter", {}).get("unconstrained", {})
+    if name.startswith(figures.FIELD):
+        block = blocks.get("all", {}).get("fields", {})
+        value = block.get(name.removeprefix(figures.FIELD), {}).get("score")
+        return _outcome(name, wanted, value, value is not None and value >= wanted, "no such field")
+    figure = next((known for known in figures.NAMES if name.startswith(known)), name)
+    part = name.removeprefix(figure).removeprefix("_") or "all"
+    value = blocks.get(part, {}).get(figure)
+    reason = f"no held-out example to take it from (part {part})" if value is None else ""
+    return _outcome(name, wanted, value, value is not None and value >= wanted, reason)
+
+
+def _better_than_base(scores: Mapping[str, Any]) -> dict[str, Any]:
+    threshold, value = (
+        scores.get(model, {}).get("unconstrained", {}).get("all", {}).get("field_f1")
+        for model in ("base", "adapter")
+    )
+    passed = threshold is not None and value is not None and value > threshold
+    reason = "field_f1 must exceed the base's"
+    return _outcome("better_than_base", threshold, value, passed, reason)
+
+
+def _drop(wanted: float, scores: Mapping[str, Any], rival: Rival | None) -> dict[str, Any]:
+    """How far the adapter falls below the live version, in the figure that falls furthest."""
+    if rival is None:
+        return _outcome(DROP, wanted, None, False, "no store was looked into")
+    if rival.label is None:
+        note = "nothing is live yet, so there is nothing to fall below"
+        return _outcome(DROP, wanted, None, True) | {"reason": note}
+    drops = {}
+    for form, blocks in scores.get("published", {}).items():
+        ours = scores.get("adapter", {}).get(form, {}).get("all", {})
+        for figure in _DROPPING:
+            before, now = blocks["all"][figure], ours.get(figure)
+            if before is not None and now is not None:
+                drops[f"{figure}, {form}"] = round(before - now, 6)
+    if not drops:
+        reason = rival.problem or "no held-out example to compare by"
+        return _outcome(DROP, wanted, None, False, f"not comparable with {rival.label}: {reason}")
+    worst = max(drops, key=drops.__getitem__)
+    reason = f"{worst}, is lower than that of {rival.label}"
+    return _outcome(DROP, wanted, drops[worst], drops[worst] <= wanted + _TIE, reason)
+
+
+def _latency(wanted: float, latency: Mapping[str, Any] | None) -> dict[str, Any]:
+    value = latency["p95_ms"] if latency else None
+    reason = "95th percentile, one prompt at a time" if latency else "not measured"
+    return _outcome(LATENCY, wanted, value, value is not None and value <= wanted, reason)
+
+
+def _constrained(rows: Sequence[Row]) -> dict[str, Any]:
+    """Under the constraint every answer must fit; what did not is named."""
+    broken = [row for row in rows if not row.verdict.valid]
+    value = round(1 - len(broken) / len(rows), 6) if rows else None
+    cut_off = sum(row.cut_off for row in broken)
+    found = Counter(
+        f"{reason.keyword} at {reason.field or 'the whole answer'}"
+        for row in broken
+        if not row.cut_off
+        for reason in row.verdict.reasons[:1]
+    )
+    named = [f"{count} with {name}" for name, count in found.most_common(3)]
+    if cut_off:
+        named.insert(0, f"{cut_off} cut off by the token limit (generate.max_new_tokens)")
+    return _outcome("constrained_schema_valid", 1.0, value, value == 1.0, ", ".join(named))
+
+
+def _outcome(
+    name: str, threshold: float | None, value: float | None, passed: bool, reason: str = ""
+) -> dict[str, Any]:
+    outcome: dict[str, Any] = {
+        "name": name,
+        "threshold": threshold,
+        "value": value,
+        "passed": passed,
+    }
+    return outcome if passed or not reason else outcome | {"reason": reason}

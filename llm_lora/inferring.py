@@ -1,0 +1,137 @@
+"""A schema proposed from answers: their shape by GenSON, then as tight as the answers are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jsonschema_rs
+from genson import SchemaBuilder
+
+from llm_lora.errors import UserError
+from llm_lora.narrowing import LARGEST
+
+MOST_VALUES = 16
+"""Distinct values up to which a text is a choice …"""
+_REPEATED = 5
+"""… where each was seen that often on average, and none is longer than this:"""
+_LONGEST_VALUE = 40
+_ENOUGH = 20
+"""Answers from which absence says something: below, no choices are inferred."""
+
+# The narrowest first; a format is proposed when every text seen has it.
+_FORMATS = ("uuid", "date-time", "date", "time", "ipv4", "ipv6", "email", "uri", "duration")
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def infer(answers: Sequence[Any]) -> dict[str, Any]:
+    """The schema of parsed answers: every one fits it, and little else.
+
+    Properties are required where every answer has them, and in the order of their first
+    appearance. Texts become choices, formats or bounded; numbers get bounds with room.
+
+    Raises:
+        UserError: there are no answers.
+    """
+    if not answers:
+        raise UserError("no answers to infer a schema from", fix="give a file with at least one")
+    builder = SchemaBuilder(schema_uri=None)
+    for answer in answers:
+        builder.add_object(answer)
+    return {"$schema": _DRAFT, **_tight(builder.to_schema(), list(answers), len(answers))}
+
+
+def _tight(schema: dict[str, Any], values: list[Any], answers: int) -> dict[str, Any]:
+    kinds = schema.get("type")
+    if "anyOf" in schema:
+        branches = [_tight(part, _of(part, values), answers) for part in schema["anyOf"]]
+        return {"anyOf": branches}
+    if isinstance(kinds, list):
+        # One bound serves one kind: what several kinds share is a type alone, null set apart.
+        rest = [kind for kind in kinds if kind != "null"]
+        if len(rest) == 1 and "null" in kinds:
+            tight = _tight({**schema, "type": rest[0]}, _of({"type": rest[0]}, values), answers)
+            return _or_null(tight)
+        return {"anyOf": [_tight({"type": kind}, _of({"type": kind}, values), answers)
+                          for kind in kinds]}  # fmt: skip
+    makers = {"object": _object, "array": _array, "string": _text, "integer": _number,
+              "number": _number}  # fmt: skip
+    maker = makers.get(str(kinds))
+    return {"type": kinds} if maker is None else maker(schema, values, answers)
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if "enum" in schema:
+        return {"enum": [*schema["enum"], None]}
+    if isinstance(schema.get("type"), str):
+        return {**schema, "type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _of(schema: dict[str, Any], values: list[Any]) -> list[Any]:
+    """The values of a schema's type."""
+    validator = jsonschema_rs.validator_for({"type": schema["type"]} if "type" in schema else {})
+    return [value for value in values if validator.is_valid(value)]
+
+
+def _object(schema: dict[str, Any], values: list[Any], answers: int) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for value in values for name in value))
+    parts = schema.get("properties", {})
+    properties = {
+        name: _tight(parts[name], [value[name] for value in values if name in value], answers)
+        for name in names
+    }
+    required = [name for name in names if all(name in value for value in values)]
+    return {
+        "type": "object", "properties": properties, "required": required,
+        "additionalProperties": False,
+    }  # fmt: skip
+
+
+def _array(schema: dict[str, Any], values: list[Any], answers: int) -> dict[str, Any]:
+    most = max((len(value) for value in values), default=0)
+    found: dict[str, Any] = {"type": "array"}
+    if "items" in schema:
+        found["items"] = _tight(schema["items"], [part for value in values for part in value],
+                                answers)  # fmt: skip
+    else:
+        found["items"] = False
+    least = min((len(value) for value in values), default=0)
+    if least:
+        found["minItems"] = 1
+    # Twice as many as were seen; an array that was always empty stays empty.
+    return {**found, "maxItems": 2 * most}
+
+
+def _text(_: dict[str, Any], values: list[Any], answers: int) -> dict[str, Any]:
+    distinct = list(dict.fromkeys(values))
+    often = len(values) >= _REPEATED * len(distinct)
+    few = answers >= _ENOUGH and often and len(distinct) <= MOST_VALUES
+    if few and max(map(len, distinct)) <= _LONGEST_VALUE:
+        return {"enum": sorted(distinct)}
+    for name in _FORMATS:
+        validator = jsonschema_rs.validator_for(
+            {"format": name, "type": "string"}, validate_formats=True
+        )
+        if all(map(validator.is_valid, distinct)):
+            return {"type": "string", "format": name}
+    longest = max(map(len, distinct), default=0)
+    found: dict[str, Any] = {"type": "string", "maxLength": _roomy(longest)}
+    return {**found, "minLength": 1} if all(distinct) else found
+
+
+def _number(schema: dict[str, Any], values: list[Any], _: int) -> dict[str, Any]:
+    low, high = min(values), max(values)
+    found: dict[str, Any] = {"type": schema["type"]}
+    # From zero where nothing was below it; else as far down as up.
+    edge = _roomy(max(abs(low), abs(high)))
+    if edge > LARGEST:
+        return found
+    return {**found, "minimum": 0 if low >= 0 else -edge, "maximum": max(edge, 1)}
+
+
+def _roomy(number: float) -> int:
+    """At least twice a number, with one leading digit."""
+    doubled = int(2 * number) + 1
+    step = 10 ** (len(str(doubled)) - 1)
+    return int(-(-doubled // step) * step)

@@ -1,0 +1,178 @@
+"""What a decoder makes of a schema, and what in the schema will make trouble, before it decodes.
+
+`enforceable` is a promise: every complete answer under the constraint fits the schema. It is given
+only where the decoder takes the schema, enforces each feature of it in probes, alone and beside
+the others, and where answers drawn from the schema's own grammar fit too.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from llm_lora.extent import Extent, Measure, extent
+from llm_lora.features import Use, used
+from llm_lora.grammar import Backend, Refused, compile_schema, draw
+from llm_lora.habits import Remark, remarks
+from llm_lora.jsontext import format_path, quote
+from llm_lora.probes import Outcome, Probes, State, pairs
+from llm_lora.schema import AnswerSchema
+
+_DRAWS = 12
+_LONGEST_DRAW = 800
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """How a decoder treats a feature at a place of the schema; `why` shows it by an example."""
+
+    where: str
+    name: str
+    state: State
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Lint:
+    """Everything that lint found; `refused` is the decoder's message where it takes no schema.
+
+    `seconds` is what compiling took, `unit` what the extent counts.
+    """
+
+    backend: Backend
+    version: str
+    enforceable: bool
+    refused: str | None
+    keywords: tuple[Keyword, ...]
+    remarks: tuple[Remark, ...]
+    extent: Extent
+    unit: str
+    seconds: float
+
+    def not_enforced(self) -> tuple[Keyword, ...]:
+        """What is left to judging, or refused."""
+        return tuple(one for one in self.keywords if one.state != "enforced")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; an endless extent is null."""
+        longest = self.extent.longest
+        return {
+            **asdict(self),
+            "extent": {
+                "shortest": self.extent.shortest,
+                "longest": None if math.isinf(longest) else int(longest),
+            },
+        }
+
+
+@dataclass
+class _Found:
+    keywords: list[Keyword] = field(default_factory=list)
+
+    def add(self, where: str, name: str, outcome: Outcome) -> None:
+        self.keywords.append(Keyword(where, name, outcome.state, _why(outcome)))
+
+
+def lint(
+    schema: AnswerSchema,
+    backend: Backend = "vllm",
+    *,
+    probes: Probes | None = None,
+    measure: Measure | None = None,
+) -> Lint:
+    """Look at a schema as a decoder will.
+
+    Args:
+        schema: a sound schema.
+        backend: the decoder that will enforce it.
+        probes: what is known of the decoder; found out and kept where not given.
+        measure: the number of tokens of a text; without it the extent is in characters.
+    """
+    probes = probes if probes is not None else Probes(backend)
+    uses = used(schema.parts)
+    keywords = _keywords(uses, probes)
+    refused = None
+    started = time.perf_counter()
+    try:
+        grammar = compile_schema(schema, backend)
+        seconds = time.perf_counter() - started
+        if all(one.state == "enforced" for one in keywords):
+            grammar.restart()
+            seconds = time.perf_counter() - started
+            keywords += _drawn(schema, grammar)
+        keywords = [_let_through(one) for one in keywords]
+    except Refused as error:
+        refused = str(error)
+        seconds = time.perf_counter() - started
+    probes.save()
+    found = extent(schema, measure or len)
+    return Lint(
+        backend=backend,
+        version=probes.version,
+        enforceable=refused is None and all(one.state == "enforced" for one in keywords),
+        refused=refused,
+        keywords=tuple(keywords),
+        remarks=tuple(remarks(schema, uses, found, measure)),
+        extent=found,
+        unit="tokens" if measure is not None else "characters",
+        seconds=seconds,
+    )
+
+
+def _keywords(uses: list[Use], probes: Probes) -> list[Keyword]:
+    """Every feature at its place; a pair only where it is worse than both of its parts."""
+    found = _Found()
+    beside = any("oneOf" in use.node.schema for use in uses)
+    for use in uses:
+        where = format_path(use.node.place) or "(schema)"
+        fine = []
+        for name in use.features:
+            outcome = probes.feature(name, beside=beside)
+            found.add(where, name, outcome)
+            if outcome.state == "enforced":
+                fine.append(name)
+        for one, other in pairs(tuple(fine)):
+            outcome = probes.pair(one, other, beside=beside)
+            if outcome.state != "enforced":
+                found.add(where, f"{one} beside {other}", outcome)
+    return found.keywords
+
+
+def _let_through(keyword: Keyword) -> Keyword:
+    """A feature that is refused in a probe, in a schema that is taken: it was passed over."""
+    if keyword.state != "refused":
+        return keyword
+    return Keyword(keyword.where, keyword.name, "afterwards", "the decoder passes it over here")
+
+
+def _drawn(schema: AnswerSchema, grammar: Any) -> Iterator[Keyword]:
+    """A sample of what the decoder lets through, judged: the last word on the schema as a whole."""
+    source = random.Random(0)
+    ended = 0
+    for _ in range(_DRAWS):
+        text = draw(grammar, source, _LONGEST_DRAW)
+        if text is None:
+            continue
+        ended += 1
+        verdict = schema.judge(text)
+        if not verdict.valid:
+            why = f"lets through {quote(text)}: {verdict.reasons[0]}"
+            yield Keyword("(schema)", "whole schema", "afterwards", why)
+            return
+    if not ended:
+        why = f"no answer drawn ended within {_LONGEST_DRAW} bytes, so nothing is known"
+        yield Keyword("(schema)", "whole schema", "afterwards", why)
+
+
+def _why(outcome: Outcome) -> str | None:
+    if outcome.state == "refused":
+        return outcome.reason
+    if outcome.example is not None:
+        return f"a probe let through {quote(outcome.example)}"
+    if outcome.narrower is not None:
+        return f"narrower than the schema: a probe refused {quote(outcome.narrower)}"
+    return None

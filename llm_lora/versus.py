@@ -1,0 +1,62 @@
+"""Two runs' adapters compared by their answers to the same held-out prompts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llm_lora import figures
+from llm_lora.errors import UserError
+from llm_lora.report import FORMS
+from llm_lora.run import Run
+from llm_lora.verdict import Verdict
+
+_Scores = dict[tuple[str, str], dict[str, float]]
+
+
+def compare(ours: Run, theirs: Run) -> dict[str, Any]:
+    """The paired comparison of two runs, for each form that both answered in.
+
+    Raises:
+        UserError: one of them has no answers, or the two have no held-out prompt in common.
+    """
+    sets = _read(ours), _read(theirs)
+    forms: dict[str, Any] = {}
+    prompts = 0
+    for form in FORMS:
+        # A prompt with another reference is another example.
+        shared = [key for key in sets[0].get(form, {}) if key in sets[1].get(form, {})]
+        if shared:
+            pairs = [[found[form][key] for key in shared] for found in sets]
+            forms[form] = figures.paired(*pairs)
+            prompts = max(prompts, len(shared))
+    if not forms:
+        raise UserError(
+            "the two runs have no held-out example in common",
+            where=f"{ours.folder}, {theirs.folder}",
+            fix="compare runs with the same data.held_out",
+        )
+    return {
+        "ours": str(ours.folder),
+        "theirs": str(theirs.folder),
+        "prompts": prompts,
+        "forms": forms,
+    }
+
+
+def _read(run: Run) -> dict[str, _Scores]:
+    """Form → example → figures of the adapter's answers."""
+    if not run.answers.is_file():
+        raise UserError(
+            "this run has no answers to compare",
+            where=str(run.folder),
+            fix="make them: llm-lora evaluate RUN",
+        )
+    found: dict[str, _Scores] = {}
+    with run.answers.open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            if row["model"] == "adapter":
+                verdict = Verdict(row["verdict"]["kind"])
+                told = figures.flat(verdict, row["exact_match"], row["fields"])
+                found.setdefault(row["form"], {})[row["id"], row["reference"]] = told
+    return found

@@ -1,0 +1,91 @@
+"""Intervals and the paired test against values worked out by hand, by scipy, and by simulation."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from llm_lora.intervals import LEVEL, adjusted, differences, means
+
+SKEWED = [1.0] * 40 + [0.774, 0.439, 0.859, 0.697, 0.094, 0.976, 0.761, 0.786, 0.128]
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    # scipy 1.17.1, stats.bootstrap(method="BCa", n_resamples=100_000): 0.8483 to 0.9700
+    # The plain percentile interval would be 0.8677 to 0.9775.
+    (low, high), = means([SKEWED])  # fmt: skip
+    assert low == pytest.approx(0.8483, abs=0.006)
+    assert high == pytest.approx(0.9700, abs=0.003)
+
+
+def test_shares_have_the_interval_of_a_binomial_share() -> None:
+    # 60 of 80: the score interval (Wilson 1927) is 0.645 to 0.832.
+    (low, high), = means([[1.0] * 60 + [0.0] * 20])  # fmt: skip
+    assert low == pytest.approx(0.645, abs=0.015)
+    assert high == pytest.approx(0.832, abs=0.015)
+
+
+def test_what_was_never_seen_is_not_ruled_out() -> None:
+    # Clopper and Pearson for 12 of 12: 0.025 ** (1 / 12) = 0.7354
+    all_right, all_wrong, half = means([[1.0] * 12, [0.0] * 12, [0.5] * 12])
+    assert all_right == (pytest.approx(0.7354, abs=1e-4), 1.0)
+    assert all_wrong == (0.0, pytest.approx(0.2646, abs=1e-4))
+    assert half == (pytest.approx(0.5 * 0.7354, abs=1e-4), pytest.approx(0.6323, abs=1e-4))
+    assert means([[1.0]]) == [(pytest.approx(0.025), 1.0)]
+    assert means([]) == means([[]]) == []
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    generator = random.Random(3)
+    truth, tries = 0.8, 400
+    columns = [[float(generator.random() < truth) for _ in range(60)] for _ in range(tries)]
+    held = sum(low <= truth <= high for low, high in means(columns))
+    assert LEVEL - 0.04 <= held / tries <= LEVEL + 0.03
+
+
+def test_the_same_answers_give_the_same_interval() -> None:
+    assert means([SKEWED]) == means([SKEWED])
+    # A column's interval does not depend on its neighbours.
+    assert means([SKEWED, [0.0] * 49])[0] == pytest.approx(means([SKEWED])[0])
+
+
+def test_few_differences_are_tested_exactly() -> None:
+    # 9 better and 2 worse: the sign test's binomial chance is 2 * (1 + 11 + 55) / 2 ** 11.
+    ours, theirs = [1.0] * 9 + [0.0] * 2 + [1.0] * 20, [0.0] * 9 + [1.0] * 2 + [1.0] * 20
+    (found,) = differences([ours], [theirs])
+    assert found.p == pytest.approx(2 * 67 / 2**11)
+    assert found.mean == pytest.approx(7 / 31)
+    # 0.5, 0.5 and -0.2: of the 8 patterns only all plus, all minus and those with the small
+    # one turned reach 0.8: +++ 1.2, ++- 0.8, and their opposites.
+    (found,) = differences([[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.2]])
+    assert found.p == 0.5
+
+
+def test_many_differences_are_tested_by_random_signs() -> None:
+    # 18 better and 6 worse: the sign test says 0.0227 (scipy.stats.binomtest(18, 24)).
+    ours, theirs = [1.0] * 18 + [0.0] * 6, [0.0] * 18 + [1.0] * 6
+    (found,) = differences([ours], [theirs])
+    assert found.p == pytest.approx(0.0227, abs=0.005)
+    assert found.interval[0] > 0
+
+
+def test_no_difference_is_not_proven_to_be_none() -> None:
+    (found,) = differences([[1.0] * 12], [[1.0] * 12])
+    assert (found.mean, found.p) == (0.0, 1.0)
+    assert found.interval == (pytest.approx(-0.2646, abs=1e-4), pytest.approx(0.2646, abs=1e-4))
+
+
+def test_chance_finds_as_much_as_it_should() -> None:
+    """Where both are equally good, one test in twenty says otherwise."""
+    generator = random.Random(4)
+    ours = [[generator.choice([0.0, 0.5, 1.0]) for _ in range(30)] for _ in range(400)]
+    theirs = [[generator.choice([0.0, 0.5, 1.0]) for _ in range(30)] for _ in range(400)]
+    found = sum(one.p < 0.05 for one in differences(ours, theirs))
+    assert 0.02 <= found / 400 <= 0.08
+
+
+def test_several_tests_are_corrected_for_their_number() -> None:
+    assert adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjusted([0.9, 0.8]) == [1.0, 1.0]
+    assert adjusted([]) == []
