@@ -73,7 +73,12 @@ def test_each_kind_of_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyP
         "why": "better",
     }
     assert bodies["/admin/rollback"] == {"name": "visit"}
-    assert bodies["/admin/canary"] == {"name": "visit", "version": 3, "share": 0.1}
+    assert bodies["/admin/canary"] == {
+            "name": "visit",
+            "version": 3,
+            "share": 0.1,
+            "force": False,
+        }
 
 
 @pytest.mark.parametrize(
