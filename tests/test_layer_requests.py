@@ -343,6 +343,9 @@ def test_bodies_have_a_largest_size_however_they_are_sent(served: Parts) -> None
     huge = {**JSON, "content-length": "99999999999"}
     got = post(served, CHAT, raw=[b"{"], headers=huge, stalls=True)
     assert got.status == 413 and got.headers["connection"] == "close"
+    endless = {**JSON, "content-length": "9" * 5000}
+    got = post(served, CHAT, raw=[b"{"], headers=endless, stalls=True)
+    assert got.status == 400 and got.headers["connection"] == "close"
     assert post(served, CHAT, raw=[small[:9], small[9:]], headers=JSON).status == 200
 
 

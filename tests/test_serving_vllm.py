@@ -5,14 +5,15 @@ One server for the whole file; the last tests kill parts of it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import re
 import signal
-import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from served import ADMIN_KEY, API_KEY, TOKENS, Served, greedy, runs_on, scaled
 from llm_lora.dataset import Dataset
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
+from llm_lora.serving import trial
 from llm_lora.serving.routes import ROUTES, Access
 from llm_lora.store import Store
 
@@ -52,6 +54,18 @@ def runs(
     return Run(small_run), Run((root / "small" / "latest").resolve())
 
 
+def serve(store: Store, folder: Path) -> Served:
+    port = trial.free_port()
+    command = Command(
+        *("serve", "--store", store.root, "--port", port, "--max-adapters", PLACES),
+        *("--api-keys", folder / "api", "--admin-keys", folder / "admin"),
+        *("--access-log", folder / "access.jsonl"),
+        # In float32 both programs compute the same, so that answers can be compared exactly.
+        *("--extra-vllm", "--dtype float32"),
+    )
+    return Served(command, store, f"http://127.0.0.1:{port}")
+
+
 @pytest.fixture(scope="module")
 def served(runs: tuple[Run, Run], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("serving")
@@ -63,26 +77,16 @@ def served(runs: tuple[Run, Run], tmp_path_factory: pytest.TempPathFactory) -> I
     for name, key in (("api", API_KEY), ("admin", ADMIN_KEY)):
         (folder / name).write_text(key + "\n")
         (folder / name).chmod(0o600)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = Command(
-        *("serve", "--store", store.root, "--port", port, "--max-adapters", PLACES),
-        *("--api-keys", folder / "api", "--admin-keys", folder / "admin"),
-        *("--access-log", folder / "access.jsonl"),
-        # In float32 both programs compute the same, so that answers can be compared exactly.
-        *("--extra-vllm", "--dtype float32"),
-    )
-    found = Served(command, store, f"http://127.0.0.1:{port}")
+    found = serve(store, folder)
     try:
         found.wait_ready()
         yield found
     finally:
-        command.process.terminate()
+        found.command.process.terminate()
         try:
-            command.finish(90)
+            found.command.finish(90)
         finally:
-            command.process.kill()
+            found.command.process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -380,11 +384,45 @@ def test_a_killed_server_comes_back_with_the_same_answers(
     assert after == before
 
 
-def test_a_killed_launcher_leaves_no_process_behind(served: Served) -> None:
-    children = served.processes()
+def test_500_connections_at_once_are_answered_or_told_to_come_back(
+    served: Served, prompts: list[Any]
+) -> None:
+    body = {"model": "triage", "messages": prompts[0], "max_tokens": 1}
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    limits = httpx.Limits(max_connections=None)
+
+    async def ask_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(
+            base_url=served.url, headers=headers, timeout=240, limits=limits
+        ) as client:
+            asked = (client.post("/v1/chat/completions", json=body) for _ in range(500))
+            return await asyncio.gather(*asked)
+
+    answers = asyncio.run(ask_all())
+    counts = Counter(answer.status_code for answer in answers)
+    assert counts.keys() <= {200, 429} and counts[200] >= 256, counts
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+    assert served.text("triage", prompts[0], max_tokens=1)
+
+
+def test_a_killed_launcher_leaves_no_process_behind_and_the_next_one_goes_on(
+    served: Served, prompts: list[Any]
+) -> None:
+    before = [served.text("triage", prompt, max_tokens=TOKENS) for prompt in prompts[:3]]
+    alias, children = served.store.alias("triage"), served.processes()
     assert len(children) >= 3
     os.kill(served.command.process.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(children, timeout=60)
     assert [one.cmdline() for one in alive if runs_on(one)] == []
     with pytest.raises(httpx.TransportError):
         served.client.get("/health")
+    again = serve(served.store, served.store.root.parent)
+    try:
+        again.wait_ready()
+        assert again.store.alias("triage") == alias
+        after = [again.text("triage", prompt, max_tokens=TOKENS) for prompt in prompts[:3]]
+        assert after == before
+    finally:
+        again.command.process.terminate()
+        again.command.finish(90)

@@ -222,6 +222,19 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 
 @click.command()
 @_name_argument
+@_store_option
+@_why_option
+@_json_option
+def retire(name: str, root: Path, why: str, as_json: bool) -> None:
+    """Take a name out of service: no version of it is live. `rollback` brings it back."""
+    from llm_lora.store import Store
+
+    alias = Store(root).retire(name, by=_user(), why=why)
+    _tell_alias(name, alias, as_json=as_json)
+
+
+@click.command()
+@_name_argument
 @_number_argument
 @_store_option
 @_why_option
@@ -319,15 +332,20 @@ def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | N
 def _adapter(store: Store, name: str) -> dict[str, Any]:
     """One adapter as a running server lists it, without what only a server knows."""
     from llm_lora.errors import UserError
+    from llm_lora.store import Alias
 
-    alias = store.alias(name)
+    problem = None
+    try:
+        alias = store.alias(name)
+    except UserError as error:
+        alias, problem = Alias(), str(error)
     rows = []
     for number in store.numbers(name):
         try:
             rows.append(_row(store.version(name, number), alias))
         except UserError as error:
             rows.append({"number": number, "id": f"{name}@{number}", "damaged": str(error)})
-    return _state(name, alias) | {"versions": rows}
+    return _state(name, alias) | {"problem": problem, "versions": rows}
 
 
 def _state(name: str, alias: Alias) -> dict[str, Any]:

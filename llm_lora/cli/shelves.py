@@ -74,6 +74,8 @@ def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
             table.add_row(*cells)
     console.print(table)
     for one in found:
+        if one.get("problem"):
+            console.print(f"[red]problem[/] {one['name']}: {escape(one['problem'])}")
         for row in one["versions"]:
             for trouble in ("damaged", "refused"):
                 if row.get(trouble):
@@ -113,6 +115,9 @@ def _state(one: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     for trouble in ("damaged", "refused"):
         if row.get(trouble):
             return f"[red]{trouble}[/]"
+    # Where the alias is damaged nobody knows which is live; else the problem is the live one's.
+    if one.get("problem") and one["live"] in (None, number):
+        return "[red]problem[/]"
     if number == one["live"]:
         return "[green]live[/]"
     if trial and number == trial["number"]:

@@ -16,6 +16,7 @@ import httpx
 
 from llm_lora.errors import UserError
 from llm_lora.formats import Message
+from llm_lora.serving.addresses import is_loopback
 
 API_KEY = "LLM_LORA_API_KEY"
 ADMIN_KEY = "LLM_LORA_ADMIN_KEY"
@@ -77,6 +78,8 @@ class Client:
             timeout=httpx.Timeout(timeout, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             transport=transport,
+            # A proxy of the environment must not get what stays on this machine, keys above all.
+            trust_env=not is_loopback(address.host),
         )
 
     def __enter__(self) -> Client:
