@@ -62,7 +62,7 @@ class Server:
         return sum(map(float, re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", text, re.M)))
 
 
-def wait_for(condition: Callable[[], bool], otherwise: str, seconds: float = 2) -> None:
+def wait_for(condition: Callable[[], bool], otherwise: str, seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, otherwise
@@ -156,8 +156,6 @@ def test_a_client_that_hangs_up_ends_the_work_in_the_engine(server: Server) -> N
         "POST", server.address + CHAT, json={**body, "stream": True}, timeout=60
     ) as stream:
         next(stream.iter_lines())
-        text = httpx.get(server.address + "/metrics").text
-        print([row for row in text.splitlines() if "running" in row])
         wait_for(lambda: server.running() == 1, "the engine does not say that it works")
     wait_for(lambda: server.running() == 0, "a streamed answer goes on for nobody")
     with pytest.raises(httpx.ReadTimeout):
@@ -207,7 +205,7 @@ def test_seeds_are_kept_while_prompts_are_worked_on_in_parts(server: Server) -> 
     """More tokens at once than the engine takes in one step; vLLM alone dies of it on a CPU."""
 
     def ask(number: int) -> int:
-        text = [{"role": "user", "content": f"{number} " + "cough " * 700}]
+        text = [{"role": "user", "content": f"{number} " + "cough " * 200}]
         return server.chat("qa", messages=text, temperature=1.0, seed=3, max_tokens=4).status_code
 
     with ThreadPoolExecutor(16) as pool:
