@@ -10,7 +10,7 @@ train: env
 	$(BIN)/llm-lora train recipes/medical_qa.yaml
 
 test: env check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=20
 
 env:
 	@$(PYTHON) install.py

@@ -5,7 +5,8 @@ Standard library only. CUDA builds where an NVIDIA GPU is found, CPU builds else
 again changes nothing unless the lock, pyproject.toml or the machine's kind changed.
 
     python3 install.py            make or update .venv
-    python3 install.py --lock     resolve anew and rewrite requirements/cpu.txt and cuda.txt
+    python3 install.py --lock     rewrite requirements/cpu.txt and cuda.txt after a change of
+                                  pyproject.toml; --lock --upgrade takes the newest of everything
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ def install_cpu_torch() -> None:
 def lock() -> None:
     """Resolve pyproject.toml for both kinds of machine."""
     common = ["pip", "compile", "--python-version", "3.11", "--no-header", "--no-annotate"]
-    common += ["--python-platform", "x86_64-unknown-linux-gnu", "--extra", "dev", "--upgrade"]
-    common += ["pyproject.toml"]
+    common += ["--python-platform", "x86_64-unknown-linux-gnu", "--extra", "dev"]
+    common += ["pyproject.toml", *(["--upgrade"] if "--upgrade" in sys.argv[1:] else [])]
     cpu = ["requirements/cpu.in", "--excludes", str(EXCLUDES)]
     uv(*common, *cpu, "-o", "requirements/cpu.txt", "-q")
     uv(*common, "requirements/cuda.in", "-o", "requirements/cuda.txt", "-q")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,26 +29,24 @@ TEMPLATE = "chat_template.jinja"
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>A|B)\.weight$")
 
 
-_NOT_PLAIN = (
+# Parts of PEFT's configuration under which the weights mean more than a product added to the base.
+_MORE_THAN_PRODUCTS = (
     "alora_invocation_tokens",
-    "alpha_pattern",
     "arrow_config",
-    "fan_in_fan_out",
     "kasa_config",
     "layer_replication",
     "lora_bias",
     "modules_to_save",
     "monteclora_config",
-    "rank_pattern",
     "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
     "use_dora",
     "use_qalora",
-    "velora_config",
 )
-# The others (PiSSA, OLoRA, CorDA, LoftQ) take something out of the base's weights first.
-_INITS = (True, False, "gaussian", "eva", "orthogonal")
+# Ways to begin training that leave the base as it is. The others (PiSSA, OLoRA, CorDA, LoftQ,
+# LoRA-GA) take something out of its weights first, which the base at hand still has.
+_INITS = ("gaussian", "eva", "orthogonal", "mica")
 
 
 @dataclass(frozen=True)
@@ -142,17 +141,32 @@ def require_base(adapter: Adapter, base: Base) -> None:
         )
 
 
+def more_than_products(config: Mapping[str, Any]) -> list[str]:
+    """Keys of a PEFT configuration that make the adapter more than products added to the base.
+
+    Source: `LoraConfig` and `LoraLayer` of PEFT 0.21.
+    """
+    found = [key for key in _MORE_THAN_PRODUCTS if config.get(key)]
+    if config.get("peft_type") not in (None, "LORA"):
+        found.append("peft_type")
+    if config.get("bias") not in (None, "none"):
+        found.append("bias")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower() not in _INITS:
+        found.append("init_lora_weights")
+    return found
+
+
 def scale(adapter: Adapter) -> float:
     """What a module's product of B and A is multiplied with before it is added to the weight.
 
     Raises:
         UserError: PEFT's configuration asks for more than such products, so that adding them to
-            the base would give another model.
+            the base would give another model; or for another scale at every module.
     """
     config = _json(adapter.path / CONFIG)
-    asked = [key for key in _NOT_PLAIN if config.get(key)]
-    asked += ["bias"] if config.get("bias", "none") != "none" else []
-    asked += ["init_lora_weights"] if config.get("init_lora_weights", True) not in _INITS else []
+    by_module = ("alpha_pattern", "rank_pattern", "fan_in_fan_out")
+    asked = [*more_than_products(config), *(key for key in by_module if config.get(key))]
     if asked:
         raise UserError(
             f"{', '.join(f'{key}={config[key]!r}' for key in asked)}: "

@@ -77,6 +77,10 @@ class Alias:
         """Live and previous have changed places, and a trial is over."""
         return replace(self, live=self.previous, previous=self.live, canary=None, changed=changed)
 
+    def retired(self, changed: Event) -> Alias:
+        """No version is live or on trial; the one that was live is the previous one."""
+        return replace(self, live=None, previous=self.live, canary=None, changed=changed)
+
     def trying(self, number: int, share: float, changed: Event) -> Alias:
         """`number` is on trial; a refusal of it is forgotten."""
         refused = _without(self.refused, number)

@@ -64,11 +64,11 @@ def resolve(base: str, revision: str | None = None, *, download: bool = True) ->
     """
     if base == "tiny":
         return _inspect("tiny", TINY, None, embedded=True)
-    if ".gguf" in base.lower() or "ggml" in base.lower():
-        raise UserError(_LLAMA_CPP, where=base, fix=_LLAMA_CPP_FIX)
     folder = Path(base).expanduser()
     if folder.is_dir():
         return _inspect(base, folder.resolve(), None)
+    if ".gguf" in base.lower() or "ggml" in base.lower():
+        raise UserError(_LLAMA_CPP, where=base, fix=_LLAMA_CPP_FIX)
     if folder.is_file():
         raise UserError("this is a file", where=base, fix="name the folder of the model")
     if not _HUB_ID.fullmatch(base):

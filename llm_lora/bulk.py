@@ -7,19 +7,25 @@ read again by `jsontext`, which also says what is wrong.
 
 from __future__ import annotations
 
+import functools
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
-
-import msgspec
 
 from llm_lora import jsontext
 from llm_lora.jsontext import MAX_DEPTH, Flaw, NotJson
 
-_DECODE = msgspec.json.Decoder().decode
-_ENCODE = msgspec.json.Encoder().encode
-_REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_FEW = 64
+"""Texts that are read sooner than the fast parser is imported."""
+
+
+@functools.cache
+def _fast() -> tuple[Callable[[bytes], object], Callable[[object], bytes], type[Exception]]:
+    """The fast parser, its writer, and what it raises."""
+    import msgspec
+
+    return msgspec.json.Decoder().decode, msgspec.json.Encoder().encode, msgspec.MsgspecError
 
 
 def parse_all(texts: Sequence[bytes]) -> list[object]:
@@ -27,9 +33,12 @@ def parse_all(texts: Sequence[bytes]) -> list[object]:
 
     A text that is not UTF-8 is not JSON either, and one may begin with a byte order mark.
     """
+    if len(texts) <= _FEW:
+        return [_strictly(text) for text in texts]
+    decode, _, error = _fast()
     try:
-        values = list(map(_DECODE, texts))
-    except _REFUSED:
+        values = list(map(decode, texts))
+    except (error, UnicodeDecodeError, RecursionError):
         return [_parse(text) for text in texts]
     if _alike(texts, values):
         return values
@@ -40,9 +49,10 @@ def parse_all(texts: Sequence[bytes]) -> list[object]:
 
 
 def _parse(text: bytes) -> object:
+    decode, _, error = _fast()
     try:
-        value = _DECODE(text)
-    except _REFUSED:
+        value = decode(text)
+    except (error, UnicodeDecodeError, RecursionError):
         return _strictly(text)
     return value if _alike([text], [value]) else _strictly(text)
 
@@ -68,10 +78,11 @@ def _alike(texts: Sequence[bytes], values: list[object]) -> bool:
     opening += max(map(bytes.count, texts, repeat(b"[")), default=0)
     if opening > MAX_DEPTH:
         return False
+    _, encode, _ = _fast()
     whole = b"".join(texts)
     if b"\\" in whole and b"\\u003" in whole:
         return False
-    return whole.count(b":") == _ENCODE(values).count(b":")
+    return whole.count(b":") == encode(values).count(b":")
 
 
 @contextmanager

@@ -7,13 +7,13 @@ something else than it did in training. Here every key is mapped onto a weight o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from llm_lora.adapter import CONFIG, WEIGHTS, Adapter
+from llm_lora.adapter import CONFIG, WEIGHTS, Adapter, more_than_products
 from llm_lora.base import Base, read_object, safetensors_header, weight_files
 from llm_lora.errors import Problem, UserError
 
@@ -22,34 +22,6 @@ SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 _AGAIN = "train again without it"
 _MERGE = "merge it into the base: llm-lora merge"
-
-# Ways to begin training that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ) take
-# something out of the base's weights, which the served base still has.
-_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-
-# Parts of PEFT's configuration that change what the weights mean → whether a value asks for one.
-_FEATURES: dict[str, Callable[[Any], bool]] = {
-    "peft_type": lambda value: value not in (None, "LORA"),
-    "bias": lambda value: value not in (None, "none"),
-    "init_lora_weights": lambda value: isinstance(value, str) and value.lower() not in _PLAIN_INITS,
-    **dict.fromkeys(
-        (
-            "modules_to_save",
-            "use_dora",
-            "lora_bias",
-            "alora_invocation_tokens",
-            "arrow_config",
-            "kasa_config",
-            "layer_replication",
-            "monteclora_config",
-            "target_parameters",
-            "trainable_token_indices",
-            "use_bdlora",
-            "use_qalora",
-        ),
-        bool,
-    ),
-}
 
 # Input and output embeddings: served for some architectures, refused or left out for others.
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
@@ -110,10 +82,8 @@ def _configured(adapter: Adapter) -> Iterator[Problem]:
     """What the configuration asks for and a server does not do."""
     path = adapter.path / CONFIG
     config = read_object(path)
-    for key, asked in _FEATURES.items():
-        value = config.get(key)
-        if asked(value):
-            yield Problem(f"{key}={value!r} is not served by vLLM", str(path), _AGAIN)
+    for key in more_than_products(config):
+        yield Problem(f"{key}={config[key]!r} is not served by vLLM", str(path), _AGAIN)
     if not config.get("target_modules"):
         yield Problem("target_modules is missing", str(path), "copy the whole adapter folder")
     if adapter.rank > SERVER_RANKS[-1]:

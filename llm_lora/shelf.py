@@ -86,14 +86,6 @@ class Shelf:
         aliases.write(self.alias, alias)
         return alias
 
-    def append(self, event: Event) -> None:
-        """Add a line to the history that is on record nowhere else; only under the lock.
-
-        Raises:
-            OSError: the disk is full or the file may not be written.
-        """
-        aliases.append(self.folder / aliases.HISTORY, [event])
-
     def _taken(self) -> list[int]:
         """Every number that was ever given."""
         folder = self.folder / "versions"

@@ -254,6 +254,19 @@ class Store:
             event = aliases.event("rollback", by=by, why=why, number=number, before=alias.live)
             return shelf.move(alias.rolled_back(event))
 
+    def retire(self, name: str, *, by: str, why: str = "") -> Alias:
+        """Take a name out of service: no version is live, a trial ends. A rollback undoes it.
+
+        Raises:
+            UserError: no version is live.
+        """
+        with self._writing(name) as shelf:
+            alias = self.alias(name)
+            if alias.live is None:
+                raise UserError("no version is live", where=name, fix="nothing to retire")
+            event = aliases.event("retire", by=by, why=why, number=alias.live)
+            return shelf.move(alias.retired(event))
+
     def canary(
         self,
         name: str,
@@ -306,7 +319,9 @@ class Store:
                 raise self._unknown(name, str(number))
             if number == alias.live:
                 raise UserError(
-                    "live", where=f"{name}@{number}", fix="promote another version first"
+                    "live",
+                    where=f"{name}@{number}",
+                    fix=f"promote another version first, or llm-lora retire {name}",
                 )
             if alias.canary is not None and number == alias.canary.number:
                 raise UserError(
@@ -335,24 +350,6 @@ class Store:
                 return alias
             event = aliases.event("refused", by=by, why=reason, number=number, before=alias.live)
             return shelf.move(alias.without(number, event, refusal=reason))
-
-    def record(
-        self,
-        name: str,
-        event: str,
-        *,
-        number: int | None = None,
-        by: str,
-        why: str = "",
-        **facts: Any,
-    ) -> None:
-        """Add a line of one's own to the history.
-
-        Raises:
-            UserError: the disk is full or the folder may not be written.
-        """
-        with self._writing(name) as shelf:
-            shelf.append(aliases.event(event, by=by, why=why, number=number, **facts))
 
     def _shelf(self, name: str) -> Shelf:
         return Shelf(self.root / check_name(name))

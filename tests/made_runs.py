@@ -69,7 +69,7 @@ def make_adapter(
 
 def make_run(folder: Path, *, passed: bool = True, **adapter: Any) -> Path:
     """A finished run around such an adapter; the folder's parent gives the recipe's name."""
-    make_adapter(folder / "adapter", **adapter)
+    make_adapter(folder / "adapter", **{"name": folder.parent.name, **adapter})
     files.write_text(folder / "recipe.yaml", "task: text\n")
     gate = {"name": "schema_valid", "threshold": 0.95, "value": 0.96 if passed else 0.5}
     digest = adapters.digest(folder / "adapter")

@@ -73,13 +73,14 @@ class Served:
         self.command.wait_until(ready, seconds)
 
 
-def greedy(run: Run | None, prompts: list[Any]) -> list[list[int]]:
-    """What transformers (with PEFT) answers in float32, without batching."""
+def greedy(run: Run | None, prompts: list[Any], *, folder: Path | None = None) -> list[list[int]]:
+    """What transformers (with PEFT) answers in float32, without batching; by the tiny base, or
+    the model in `folder`."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = bases.resolve("tiny").path
+    folder = folder or bases.resolve("tiny").path
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if run is not None:

@@ -93,6 +93,20 @@ ROOT = PACKAGE.parent
 SCHEMA = "data_templates/medical_qa/answer.schema.json"
 
 
+LIBRARIES = "import click, jsonschema_rs, rich.console, rich.markup, rich.table"
+"""What every command that prints a table needs, whatever is ours."""
+USUAL = 0.15
+"""Processor seconds that Python takes for them on the machine that the limits were set on."""
+
+
+def slowness() -> float:
+    """How many times slower than that machine this one is at the moment; 1 where it is not."""
+    code = f"import time; {LIBRARIES}; print(time.process_time())"
+    command = [sys.executable, "-c", code]
+    tries = [subprocess.run(command, capture_output=True, check=True).stdout for _ in range(3)]
+    return max(1.0, min(map(float, tries)) / USUAL)
+
+
 def run_light(*arguments: str) -> tuple[int, float, str]:
     """Exit code, processor seconds and heavy modules of `llm-lora` in a fresh process."""
     code = (
@@ -127,13 +141,13 @@ def test_quick_commands_are_quick_and_light(arguments: tuple[str, ...], code: in
     tries = [run_light(*arguments) for _ in range(3)]
     assert {(got, heavy) for got, _, heavy in tries} == {(code, "[]")}
     # Processor time, so that a busy machine does not fail it; 0.3 s is the promise to users.
-    assert min(seconds for _, seconds, _ in tries) <= 0.3
+    assert min(seconds for _, seconds, _ in tries) <= 0.3 * slowness()
 
 
 def test_schema_lint_is_light_and_takes_under_half_a_second() -> None:
     tries = [run_light("schema", "lint", SCHEMA) for _ in range(3)]
     assert {(got, heavy) for got, _, heavy in tries} == {(0, "[]")}
-    assert min(seconds for _, seconds, _ in tries) <= 0.5
+    assert min(seconds for _, seconds, _ in tries) <= 0.5 * slowness()
 
 
 def test_data_check_needs_no_heavy_library() -> None:

@@ -6,6 +6,7 @@ import gc
 import json
 import random
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +29,14 @@ TRICKY = [
     b"[" * 250 + b"]" * 250, b"[" * 100_000, json.dumps("[" * 500).encode(), b"[{}]" * 2,
     b"[" + b"[]," * 200 + b"[]]",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_from_the_first() -> Iterator[None]:
+    """A few texts are read by jsontext; here the fast parser reads them, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "_FEW", 0)
+        yield
 
 
 def expected(text: bytes) -> object:

@@ -34,7 +34,11 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_help_names_every_command(run_command: RunCommand) -> None:
     code, out, _ = run_command("--help")
     assert code == 0
-    for name in "train data validate evaluate report chat runs doctor".split():
+    commands = (
+        "train data validate evaluate report chat runs doctor "
+        "publish promote rollback canary adapters history remove serve merge export bench"
+    )
+    for name in commands.split():
         assert f" {name} " in out
     assert run_command("--version")[1].startswith("llm-lora 0.")
 

@@ -39,6 +39,27 @@ def test_chat_sends_messages_and_options_and_reads_the_answer() -> None:
     }
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_keys_for_this_machine_never_go_to_a_proxy(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ADMIN_KEY, "admin")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+    proxy = Application({})
+    server = Application({("POST", "/admin/promote"): lambda body: {"live": 3}})
+    with serving(proxy) as elsewhere, serving(server) as url:
+        monkeypatch.setenv("http_proxy", elsewhere)
+        with Client(url.replace("127.0.0.1", host)) as client:
+            assert client.promote("visit", 3) == {"live": 3}
+        with pytest.raises(UserError), Client("http://192.0.2.1:8000") as client:
+            client.promote("visit", 3)
+    assert len(server.asked) == 1
+    assert len(proxy.asked) == 1, "other addresses are reached as the environment says"
+
+
 def test_each_kind_of_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(API_KEY, "use")
     monkeypatch.setenv(ADMIN_KEY, "admin")
@@ -73,7 +94,12 @@ def test_each_kind_of_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyP
         "why": "better",
     }
     assert bodies["/admin/rollback"] == {"name": "visit"}
-    assert bodies["/admin/canary"] == {"name": "visit", "version": 3, "share": 0.1}
+    assert bodies["/admin/canary"] == {
+        "name": "visit",
+        "version": 3,
+        "share": 0.1,
+        "force": False,
+    }
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def given() -> dict[str, set[str]]:
         )
     )
     metrics.refused(404)
-    metrics.swap(1.0)
+    metrics.load(1.0)
     return {
         sample.name: set(sample.labels)
         for family in text_string_to_metric_families(metrics.text().decode())

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 from made_runs import make_adapter, make_run
 
-from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.cli import serving
 from llm_lora.errors import UserError
 from llm_lora.plan import GIB, Hardware
 from llm_lora.serving import flags, launch, preflight, sources
-from llm_lora.serving.config import ServingConfig
+from llm_lora.serving.addresses import is_loopback
+from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.preflight import Plan, Wanted
 from llm_lora.store import Store
 
@@ -73,6 +73,7 @@ def test_a_run_is_served_under_its_recipes_name_from_a_store_of_its_own(
     plan = examine(port, sources=(run,))
     assert [(one.name, one.example) for one in plan.served] == [("small-run", "It's a cough.")]
     assert (plan.store, plan.base_name) == (run / "serving" / "store", "tiny")
+    assert plan.state == run / "serving" / f"{socket.gethostname()}-{port}"
     assert (plan.context, plan.ranks, plan.warnings) == (2048, (8,), ())
     assert not plan.store.exists(), "looking writes nothing"
     sources.publish(plan.served, plan.store)
@@ -93,6 +94,36 @@ def test_a_run_that_failed_its_gates_is_served_with_a_warning_and_the_history_te
     event = Store(plan.store).history("weak")[-1]
     assert (event["event"], event["why"]) == ("promote", "llm-lora serve")
     assert "gates" in json.dumps(event) or event.get("force") or event.get("forced")
+
+
+def test_a_run_that_a_server_refused_is_not_served_again_unless_a_person_forces_it(
+    run: Path, tmp_path: Path, port: int
+) -> None:
+    weak = make_run(tmp_path / "weak" / "one", seed=1, passed=False)
+    plan = examine(port, sources=(run, weak))
+    sources.publish(plan.served, plan.store)
+    store = Store(plan.store)
+    assert store.names() == ["small-run", "weak"]
+    for name in store.names():
+        store.refuse(name, 1, "it answers exactly as the base does")
+    before = {name: store.alias(name) for name in store.names()}
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            sources.publish(plan.served, plan.store)
+        assert [problem.where for problem in caught.value.problems] == [str(run), str(weak)]
+        for problem in caught.value.problems:
+            assert "refused it before: it answers exactly as the base does" in problem.what
+            assert problem.fix is not None and f"--store {plan.store} --force" in problem.fix
+    assert {name: store.alias(name) for name in store.names()} == before
+    for name in store.names():
+        store.promote(name, 1, by="ann", force=True)
+    sources.publish(plan.served, plan.store)
+    assert [event["by"] for event in store.history("weak")][-1] == "ann", "nothing was done again"
+
+
+def test_two_servers_of_a_run_have_files_of_their_own(run: Path, port: int) -> None:
+    one, other = examine(port, sources=(run,)), examine(port + 1, sources=(run,))
+    assert one.store == other.store and one.state != other.state
 
 
 def test_several_runs_share_a_store_that_others_do_not_see(tmp_path: Path, port: int) -> None:
@@ -245,7 +276,7 @@ def test_others_are_let_in_only_with_keys_or_when_asked_by_name(
     ],
 )
 def test_loopback_is_known(hosts: tuple[str, ...], only_here: bool) -> None:
-    assert {preflight.is_loopback(host) for host in hosts} == {only_here}
+    assert {is_loopback(host) for host in hosts} == {only_here}
 
 
 # What vLLM is told.
@@ -265,7 +296,7 @@ def test_the_command_for_a_cpu_keeps_the_cache_modest(run: Path, port: int) -> N
     }
     assert told["--kv-cache-memory-bytes"] == str(GIB // 2)
     assert "--enforce-eager" in command
-    assert told["--worker-extension-cls"] == "llm_lora.engines.vllm_cpu.RowsWithoutAdapter"
+    assert told["--worker-extension-cls"] == "llm_lora.engines.vllm_cpu.Mended"
     assert command[-2:] == ["--dtype", "float32"]
 
 
@@ -282,32 +313,6 @@ def test_the_command_for_a_card_leaves_memory_to_vllm(run: Path, port: int) -> N
     assert told["--dtype"] == "half"
 
 
-@pytest.mark.parametrize(
-    ("ranks", "limit"), [((), 16), ((8,), 16), ((17,), 32), ((8, 40), 64), ((300,), 320)]
-)
-def test_the_rank_limit_is_the_least_that_holds_all(ranks: tuple[int, ...], limit: int) -> None:
-    assert flags.max_rank(ranks) == limit
-
-
-def test_the_cache_holds_one_conversation_and_no_more_than_its_share() -> None:
-    tiny = bases.resolve("tiny")
-    assert flags.token_bytes(bases.read_config(tiny.path)) == 2 * 6 * 2 * 64 * 4
-    assert flags.token_bytes(
-        {
-            "text_config": {
-                "num_hidden_layers": 36,
-                "num_attention_heads": 32,
-                "num_key_value_heads": 8,
-                "head_dim": 128,
-                "hidden_size": 2560,
-            }
-        }
-    ) == (2 * 36 * 8 * 128 * 4)
-    small = Hardware(2, GIB)
-    assert flags.cache_bytes(tiny, 2048, small) == GIB // 4
-    assert flags.cache_bytes(tiny, 200_000, small) == 200_000 * 2 * 6 * 2 * 64 * 4
-
-
 def test_a_bases_penalty_on_repetitions_is_kept(run: Path, port: int, tmp_path: Path) -> None:
     plan = examine(port, sources=(run,))
     assert "--override-generation-config" not in flags.command(plan)
@@ -322,33 +327,6 @@ def test_a_bases_penalty_on_repetitions_is_kept(run: Path, port: int, tmp_path: 
     assert json.loads(told["--override-generation-config"]) == {"repetition_penalty": 1.05}
 
 
-@pytest.mark.parametrize(
-    ("extra", "told"),
-    [
-        ("--model other", "--model is set"),
-        ("--api_key=x", "--api-key is set"),
-        ("--middlew x", "--middlew is set"),
-        ("--dtype 'half", "cannot be split"),
-        ("--dtype half --port 1", "--port is set"),
-    ],
-)
-def test_flags_that_the_layer_relies_on_cannot_be_changed(extra: str, told: str) -> None:
-    (problem,) = flags.extra_problems((extra,))
-    assert told in problem.what
-
-
-def test_other_flags_pass() -> None:
-    assert flags.extra_problems(("--dtype half", "--max-num-seqs=4 --seed 1")) == []
-
-
-def test_the_environment_opens_no_other_door(tmp_path: Path) -> None:
-    inherited = {"PATH": "/bin", "VLLM_API_KEY": "x", "VLLM_SERVER_DEV_MODE": "1"}
-    told = flags.environment(inherited, tmp_path / "layer.json")
-    assert told["PATH"] == "/bin" and told["LLM_LORA_SERVING"] == str(tmp_path / "layer.json")
-    assert not {"VLLM_API_KEY", "VLLM_SERVER_DEV_MODE"} & set(told)
-    assert told["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
-
-
 def test_the_layer_is_told_what_was_checked(run: Path, port: int) -> None:
     plan = examine(port, sources=(run,), max_adapters=7, on_invalid="retry")
     path = launch.prepare(plan)
@@ -357,6 +335,27 @@ def test_the_layer_is_told_what_was_checked(run: Path, port: int) -> None:
     assert (config.store, config.base_path) == (plan.store, plan.base.path)
     assert (config.max_resident, config.on_invalid) == (7, "retry")
     assert config.base_digest == plan.base.digest
+    assert str(config.max_rank) == pairs(flags.command(plan))["--max-lora-rank"]
+    assert (config.limits, config.log_contents) == (Limits(), False)
+
+
+def test_limits_and_contents_of_the_log_are_passed_on(
+    run: Path, port: int, tmp_path: Path, cli: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr(launch, "serve", lambda plan, watch: plans.append(plan))
+    words = [str(run), "--port", str(port), "--access-log", str(tmp_path / "log")]
+    words += ["--log-contents", "--max-concurrent", "3", "--max-body", "5", "--timeout", "7"]
+    for given in ([str(run), "--port", str(port)], words):
+        done = cli.invoke(serving.serve, given)
+        assert done.exit_code == 0, done.output
+    usual, made = (ServingConfig.from_json(files.read_text(launch.prepare(one))) for one in plans)
+    assert (usual.limits, usual.log_contents) == (Limits(), False), "the command's own defaults"
+    assert made.limits == Limits(max_body_bytes=5 * 2**20, max_concurrent=3, request_seconds=7.0)
+    assert made.log_contents
+    assert refused(port, sources=(run,), log_contents=True) == [
+        "--log-contents without an access log; add --access-log FILE"
+    ]
 
 
 # The command.

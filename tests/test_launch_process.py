@@ -46,7 +46,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(b'{"ready": true}')
+        key = self.headers["Authorization"]
+        self.wfile.write(b'{"ready": true%s}' % (b', "missing": {}' if key == "Bearer k" else b""))
     def log_message(self, *_): pass
 print("INFO 11-21 12:00:00 [x.py:1] serving", flush=True)
 server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
@@ -146,6 +147,16 @@ def test_an_end_is_orderly_and_leaves_nothing(fake: Fake) -> None:
     assert server.exit_code() == 0
     assert (fake.folder / "ended").exists(), "it was asked to end"
     assert fake.gone()
+
+
+def test_a_key_is_shown_to_learn_what_is_missing(fake: Fake) -> None:
+    server = fake.start()
+    try:
+        fake.wait_ready()
+        assert launch.ask_ready(fake.url) == {"ready": True}
+        assert launch.ask_ready(fake.url, "k") == {"ready": True, "missing": {}}
+    finally:
+        server.end()
 
 
 def test_what_does_not_listen_is_killed_with_its_workers(fake: Fake) -> None:

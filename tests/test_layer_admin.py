@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from adapter_folders import report_of, write_adapter
 from in_process import Got, ask, chat
 from layer_parts import Parts, parts
 from test_layer_residents import damage
+
+from llm_lora import aliases
 
 KEY = "admin-key-0123456789"
 
@@ -42,6 +46,7 @@ def test_a_promotion_loads_first_and_is_on_record(made: Parts) -> None:
     assert made.server.loads == [second.served_name]
     last = history(made, "name=qa").json["data"][-1]
     assert (last["event"], last["number"], last["why"]) == ("promote", 2, "better")
+    assert got.json["changed"] == last["at"]
     assert last["by"].startswith("admin key ") and KEY not in str(last)
 
 
@@ -147,11 +152,28 @@ def test_history_needs_a_name(made: Parts) -> None:
     assert history(made, "name=qa&name=qb").status == 400
     assert history(made, "name=../../etc").status == 404
     assert history(made, "name=%ff%00").status == 404
+    nobody = history(made, "name=nobody")
+    assert nobody.status == 404 and "no adapter of this name; there are: qa" in str(nobody.error)
     assert [event["event"] for event in history(made, "name=qa").json["data"]] == [
         "publish",
         "promote",
         "publish",
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EROFS, 503)]
+)
+def test_a_store_that_cannot_be_written_is_the_servers_trouble(
+    number: int, status: int, made: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(aliases, "write", fail)
+    got = post(made, "promote", {"name": "qa", "version": 2})
+    assert (got.status, got.error["code"]) == (status, "store_failed")
+    assert made.store.alias("qa").live == 1
 
 
 def test_promotion_under_load_makes_nobody_wait_for_a_load(made: Parts) -> None:

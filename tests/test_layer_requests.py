@@ -202,6 +202,11 @@ def test_mistakes_in_the_layers_member_are_told(value: Any, said: str, served: P
     assert got.status == 400 and said in got.error["message"]
 
 
+def test_without_a_schema_tokens_may_be_chosen(served: Parts) -> None:
+    body = {"model": "qa", "messages": [USER], "allowed_token_ids": [5]}
+    assert post(served, CHAT, {**body, "llm_lora": {"schema": "off"}}).status == 200
+
+
 def test_acting_on_invalid_answers_needs_something_to_judge(served: Parts) -> None:
     body = {"model": "tiny", "messages": [USER], "llm_lora": {"on_invalid": "error"}}
     assert post(served, CHAT, body).status == 400
@@ -255,6 +260,14 @@ def test_an_invalid_answer_is_acted_on_as_the_server_or_the_request_says(tmp_pat
         (
             b'{"model": "qa", "messages": [{"role": "user"}], "echo": true}',
             "log-probabilities of the prompt",
+        ),
+        (
+            b'{"model": "qa", "messages": [{"role": "user"}], "repetition_penalty": 1e-300}',
+            "not between 0.001 and 1000",
+        ),
+        (
+            b'{"model": "qa", "messages": [{"role": "user"}], "allowed_token_ids": [5]}',
+            "is decided by the answer schema",
         ),
         (
             b'{"model": "qa", "messages": [{"role": "user"}], "stream_options": 1}',
@@ -343,6 +356,9 @@ def test_bodies_have_a_largest_size_however_they_are_sent(served: Parts) -> None
     huge = {**JSON, "content-length": "99999999999"}
     got = post(served, CHAT, raw=[b"{"], headers=huge, stalls=True)
     assert got.status == 413 and got.headers["connection"] == "close"
+    endless = {**JSON, "content-length": "9" * 5000}
+    got = post(served, CHAT, raw=[b"{"], headers=endless, stalls=True)
+    assert got.status == 400 and got.headers["connection"] == "close"
     assert post(served, CHAT, raw=[small[:9], small[9:]], headers=JSON).status == 200
 
 

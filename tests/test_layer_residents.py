@@ -333,7 +333,14 @@ def test_with_no_version_before_it_the_name_answers_no_more(made: Parts) -> None
     dead = made.publish("qa", 1, live=True)
     made.server.dead.add(dead.served_name)
     got = asyncio.run(chat(made.layer, "qa"))
-    assert got.status == 404 and "no version is live; there are: tiny" in got.error["message"]
+    assert got.status == 404
+    told = "no version is live (qa@1 was refused: loaded, it answers exactly as the base does)"
+    assert f"{told}; there are: tiny" in got.error["message"]
+    ready = asyncio.run(ask(made.layer, "GET", "/ready"))
+    assert ready.json["refused"] == {"qa@1": "loaded, it answers exactly as the base does"}
+    # A version that is asked for by its number tells of itself alone.
+    named = asyncio.run(chat(made.layer, "qa@2"))
+    assert named.status == 404 and "no version 2; there are" in named.error["message"]
 
 
 def test_force_puts_a_refused_version_live_for_good(
@@ -434,7 +441,8 @@ def test_a_removed_version_answers_no_more(made: Parts) -> None:
     assert asyncio.run(chat(made.layer, "qa@2")).status == 404
 
 
-def test_a_canary_gets_its_share(made: Parts) -> None:
+def test_a_canary_gets_its_share(tmp_path: Path) -> None:
+    made = parts(tmp_path, max_resident=2)  # Not all have a place at once, and all are to wait.
     made.publish("qa", 1, live=True)
     made.publish("qa", 2)
     made.store.canary("qa", 2, 0.25, by="test")

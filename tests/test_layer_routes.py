@@ -13,7 +13,7 @@ from layer_parts import Parts, config, parts
 
 from llm_lora.errors import UserError
 from llm_lora.serving import routes
-from llm_lora.serving.keys import Keys
+from llm_lora.serving.keys import Keys, any_for_use
 
 USE, ADMIN = "use-key-0123456789", "admin-key-0123456789"
 
@@ -141,6 +141,8 @@ def test_keys_come_from_the_environment_too(tmp_path: Path) -> None:
     keys = Keys.read(config(tmp_path), environment)
     assert (len(keys.use), len(keys.admin)) == (2, 1)
     assert USE not in repr(keys)
+    assert any_for_use(None, environment) == USE
+    assert any_for_use(None, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_the_servers_lifespan_passes_through_and_upkeep_lives_within_it(guarded:
         work = asyncio.create_task(guarded.layer(scope, messages.get, send))  # type: ignore[arg-type]
         await started.wait()
         for _ in range(500):
-            ready = await ask(guarded.layer, "GET", "/ready")
+            ready = await ask(guarded.layer, "GET", "/ready", key=USE)
             if ready.status == 200:
                 break
             await asyncio.sleep(0.01)
@@ -236,12 +238,20 @@ def test_the_servers_lifespan_passes_through_and_upkeep_lives_within_it(guarded:
 def test_not_ready_before_the_live_versions_are_loaded_or_when_the_engine_is_dead(
     guarded: Parts,
 ) -> None:
-    before = run(guarded.layer, "GET", "/ready")
+    before = run(guarded.layer, "GET", "/ready", key=USE)
     assert before.status == 503 and before.json["missing"] == {"qa@1": "loading"}
     assert asyncio.run(chat(guarded.layer, "qa", key=USE)).status == 200
     assert run(guarded.layer, "GET", "/ready").status == 200
     guarded.server.healthy = False
     assert run(guarded.layer, "GET", "/ready").status == 503
+
+
+def test_readiness_names_adapters_only_to_those_who_may_use_them(guarded: Parts) -> None:
+    for key in (None, "x"):
+        assert run(guarded.layer, "GET", "/ready", key=key).json == {"ready": False}
+    for key in (USE, ADMIN):
+        told = run(guarded.layer, "GET", "/ready", key=key).json
+        assert told == {"ready": False, "missing": {"qa@1": "loading"}, "refused": {}}
 
 
 def test_models_are_what_a_request_may_name_and_nothing_of_the_servers_own(

@@ -21,9 +21,10 @@ MOVES = 20
 
 @dataclass
 class Asked:
-    """A request: when it was made, and what came."""
+    """A request: when it was made, when its answer was there, and what came."""
 
     began: float
+    ended: float
     got: Got
 
 
@@ -40,10 +41,10 @@ def said_by(got: Got) -> set[str]:
 
 
 def allowed(moves: list[tuple[float, float, str]], asked: Asked) -> set[str]:
-    """What may answer a request: live at its arrival, or made live by a move that was under way."""
+    """What may answer a request: live at its arrival, or made live before its end."""
     # A move lasts from before the alias is replaced until after: within, either side may be seen.
     settled = [name for _, end, name in moves if end <= asked.began]
-    later = {name for start, end, name in moves if end > asked.began}
+    later = {name for start, end, name in moves if end > asked.began and start <= asked.ended}
     return {settled[-1]} | later
 
 
@@ -62,7 +63,7 @@ def test_no_request_is_lost_or_mixed_while_the_alias_moves(places: int, tmp_path
         while not until.is_set():
             began = time.monotonic()
             got = await chat(made.layer, "qa", stream=dice.random() < 0.5)
-            asked.append(Asked(began, got))
+            asked.append(Asked(began, time.monotonic(), got))
 
     async def upkeep(until: asyncio.Event) -> None:
         while not until.is_set():

@@ -51,8 +51,9 @@ def test_the_measurement_finds_a_promise_that_is_not_kept(monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_hundreds_of_schemas(backend: str) -> None:
-    found = measured(backend, 240, 8, "--tokens", "10")
+def test_made_schemas(backend: str) -> None:
+    """A part of what docs/schema.md reports: `--made 300` takes minutes, and gigabytes."""
+    found = measured(backend, 24, 4, "--tokens", "2")
     assert found["unsound"] == []
-    assert int(str(found["schemas"])) >= 300
-    assert int(str(found["enforceable"])) >= 80 and int(str(found["token_answers"])) >= 30
+    assert int(str(found["schemas"])) >= 100
+    assert int(str(found["enforceable"])) >= 30 and int(str(found["token_answers"])) >= 20

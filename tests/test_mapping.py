@@ -84,7 +84,7 @@ def test_features_that_are_not_served_are_named(tmp_path: Path, config: dict[str
     assert "adapter_config.json" in found
 
 
-@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "lora_ga", None])
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "mica", None])
 def test_plain_ways_to_begin_are_served(tmp_path: Path, init: object) -> None:
     folder = write_adapter(tmp_path / "a", init_lora_weights=init, use_rslora=True, loftq_config={})
     assert problems(folder) == ""

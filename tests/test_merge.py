@@ -253,6 +253,30 @@ def test_the_dequantised_base_is_the_engines_own_to_the_bit(
 
 
 @pytest.mark.slow
+def test_rows_that_end_within_a_block_are_refused_in_nf4_on_a_cpu(tmp_path: Path) -> None:
+    """bitsandbytes reads them wrongly; once it does not, the refusal can go."""
+    import random_models as models
+    import torch
+    from bitsandbytes import functional as bnb
+
+    from llm_lora.engines import loading
+
+    if loading.device().type != "cpu":
+        pytest.skip("only the CPU's way of reading NF4 is concerned")
+    weight = torch.randn(64, 96)
+    rows, flat = (
+        bnb.dequantize_4bit(*bnb.quantize_4bit(one, quant_type="nf4", blocksize=64))
+        for one in (weight, weight.flatten())
+    )
+    assert (flat.reshape(64, 96) - weight).abs().max() < 1
+    assert not torch.equal(rows, flat.reshape(64, 96))
+    base = bases.resolve(str(models.make_model(tmp_path / "base", intermediate_size=96)))
+    with pytest.raises(UserError, match=r"down_proj has 96 inputs, no multiple of 64"):
+        loading.load_base(base, bits=4, precision="fp32")
+    loading.load_base(base, bits=16, precision="fp32")
+
+
+@pytest.mark.slow
 def test_an_adapter_that_has_no_place_in_the_files_is_refused(tmp_path: Path) -> None:
     import random_models as models
 
@@ -351,7 +375,7 @@ def test_memory_is_that_of_a_tensor_not_of_the_model(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         # The smaller model was merged first: what is left is what grows with the model.
-        assert int(done.stdout.split()[-1]) < 4 * biggest
+        assert int(done.stdout.split()[-1]) < 3 * biggest
         assert sum(tensor.size for tensor in tensors.of_model(tmp_path / into).values()) == size
         subprocess.run(["rm", "-r", str(tmp_path / "small_out")], check=True)
 

@@ -82,14 +82,15 @@ def test_from_a_run_to_a_live_version_and_back(run: Path, tmp_path: Path) -> Non
 
 def test_what_is_named_by_run_adapter_or_other_store(run: Path, tmp_path: Path) -> None:
     """All are the same content, each with its report; so there is one version of it."""
-    assert json.loads(call(publishing.publish, run, "--json"))["id"] == "medical-qa@1"
-    for source in (run / "adapter", "runs/medical_qa", "store/medical-qa/versions/1"):
-        row = json.loads(call(publishing.publish, source, "--as", NAME, "--json"))
-        assert (row["number"], row["passed"]) == (1, True)
+    # Under the recipe's name, whatever the folder is called.
+    assert json.loads(call(publishing.publish, run, "--json"))["id"] == "small@1"
+    for source in (run / "adapter", "runs/medical_qa", "store/small/versions/1"):
+        row = json.loads(call(publishing.publish, source, "--json"))
+        assert (row["id"], row["passed"]) == ("small@1", True)
     # Without a report near it, an adapter is published unproven, under the recipe's name.
     bare = write_adapter(tmp_path / "elsewhere" / "adapter")
     row = json.loads(call(publishing.publish, bare, "--json"))
-    assert (row["id"], row["passed"]) == ("small@1", None)
+    assert (row["id"], row["passed"]) == ("small@2", None)
 
 
 def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:
@@ -180,6 +181,36 @@ def test_the_list_of_adapters(run: Path, tmp_path: Path) -> None:
     assert "report.json" in one["versions"][4]["damaged"]
 
 
+def test_a_damaged_alias_is_told_in_its_row_and_hides_no_other(run: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", seed=1)
+    call(publishing.publish, run, "--as", NAME, "--promote")
+    call(publishing.publish, other, "--as", "other", "--promote")
+    (tmp_path / "store" / NAME / "alias.json").write_text("{")
+    first, second = json.loads(call(publishing.adapters, "--json"))
+    assert (first["name"], first["live"], first["changed"]) == (NAME, None, None)
+    assert "nobody knows which version is live" in first["problem"]
+    assert [version["id"] for version in first["versions"]] == ["medical-qa@1"]
+    assert (second["live"], second["problem"]) == (1, None)
+    lines = call(publishing.adapters).splitlines()
+    assert lines[1].split()[:2] == ["medical-qa@1", "problem"]
+    assert lines[2].split()[:2] == ["other@1", "live"]
+    assert lines[3].startswith("problem medical-qa: ") and "damaged" in lines[3]
+
+
+def test_a_name_is_taken_out_of_service_and_back(run: Path) -> None:
+    call(publishing.publish, run, "--as", NAME, "--promote")
+    with pytest.raises(UserError, match="llm-lora retire medical-qa"):
+        call(publishing.remove, NAME, 1)
+    state = json.loads(call(publishing.retire, NAME, "--why", "wrong", "--json"))
+    assert (state["live"], state["previous"], state["canary"]) == (None, 1, None)
+    assert state["changed"] == Store(Path("store")).history(NAME)[-1]["at"]
+    call(publishing.rollback, NAME)
+    printed = call(publishing.retire, NAME)
+    assert "nothing is live" in printed and "llm-lora rollback medical-qa" in printed
+    call(publishing.remove, NAME, 1)
+    assert Store(Path("store")).numbers(NAME) == []
+
+
 def test_a_running_server_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     versions = [
@@ -202,7 +233,7 @@ def test_a_running_server_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> N
     def answer(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
         asked.append((request.method, request.url.path, body))
-        state = {"name": NAME, "live": 3, "previous": 2, "canary": None}
+        state = {"name": NAME, "live": 3, "previous": 2, "canary": None, "problem": "rank 99"}
         data: list[dict[str, Any]] = [state | {"versions": versions}]
         if request.url.path == "/admin/history":
             data = [
@@ -213,8 +244,9 @@ def test_a_running_server_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> N
     served = functools.partial(client.Client, transport=httpx.MockTransport(answer))
     monkeypatch.setattr(client, "Client", served)
     url = ("--url", "http://127.0.0.1:8000")
-    line = call(publishing.adapters, *url).splitlines()[1]
-    assert line.split() == "medical-qa@3 live tiny 4 passed 1 d ago yes 1234 0.998".split()
+    _, line, trouble = call(publishing.adapters, *url).splitlines()
+    assert line.split() == "medical-qa@3 problem tiny 4 passed 1 d ago yes 1234 0.998".split()
+    assert trouble == "problem medical-qa: rank 99"
     assert "medical-qa → version 3" in call(publishing.promote, NAME, 3, *url, "--force")
     assert "medical-qa → version 3" in call(publishing.rollback, NAME, *url)
     call(publishing.canary, NAME, 3, "--share", "10%", *url)
@@ -228,8 +260,8 @@ def test_a_running_server_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert asked[1][2] == {"name": NAME, "version": 3, "force": True}
     assert asked[3][2]["share"] == 0.1
-    with pytest.raises(click.UsageError, match="--force is for the store itself"):
-        call(publishing.canary, NAME, 3, "--share", "10%", "--force", *url)
+    call(publishing.canary, NAME, 3, "--share", "10%", "--force", *url)
+    assert [body["force"] for _, path, body in asked if path == "/admin/canary"] == [False, True]
 
 
 def test_ages_are_told_in_their_largest_unit() -> None:

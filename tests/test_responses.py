@@ -256,6 +256,33 @@ def test_retry_that_fails_leaves_the_first_answer() -> None:
     assert (exchange.outcome, exchange.answer_tokens) == ("invalid", 9)
 
 
+def test_retry_that_breaks_off_leaves_the_first_answer(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server([forms.chat_answer(INVALID)])
+
+    async def breaks(scope: Any, receive: Any, send: Any) -> None:
+        if server.asked:
+            raise RuntimeError("the engine is dead")
+        await server(scope, receive, send)
+
+    exchange = forms.exchange(on_invalid="retry")
+    client = ask(breaks, exchange)
+    assert client.json["choices"][0]["message"]["content"] == INVALID
+    assert (client.status, exchange.outcome, exchange.answer_tokens) == (200, "invalid", 9)
+    assert "the first answer stands" in caplog.text and "the engine is dead" in caplog.text
+
+
+def test_retry_passes_a_cancellation_on() -> None:
+    server = Server([forms.chat_answer(INVALID)])
+
+    async def cancelled(scope: Any, receive: Any, send: Any) -> None:
+        if server.asked:
+            raise asyncio.CancelledError
+        await server(scope, receive, send)
+
+    with pytest.raises(asyncio.CancelledError):
+        ask(cancelled, forms.exchange(on_invalid="retry"))
+
+
 def test_retry_does_not_ask_twice_for_a_valid_answer() -> None:
     server = Server([forms.chat_answer(VALID)])
     ask(server, forms.exchange(on_invalid="retry"))

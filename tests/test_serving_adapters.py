@@ -12,6 +12,7 @@ from layer_parts import publish
 
 from llm_lora import base as bases
 from llm_lora.aliases import ALIAS
+from llm_lora.cli import shelves
 from llm_lora.serving.adapters import listing
 from llm_lora.serving.catalog import Catalog
 from llm_lora.serving.metrics import Metrics
@@ -58,6 +59,15 @@ def test_listing_tells_versions_alias_and_figures(catalog: Catalog, tmp_path: Pa
     assert "secret plans" not in json.dumps(found)
 
 
+def test_the_command_line_shows_what_a_server_lists(
+    catalog: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = publish(catalog.store, tmp_path, "triage", 1, live=True)
+    shelves.adapters(listing(catalog, Metrics(), loaded={version.served_name})["data"], "here")
+    _, row = capsys.readouterr().out.splitlines()
+    assert row.split()[:5] == ["triage@1", "live", "tiny", str(version.rank), "passed"]
+
+
 def test_versions_of_another_base_are_left_out(catalog: Catalog, tmp_path: Path) -> None:
     publish(catalog.store, tmp_path, "triage", 1, live=True)
     other = Catalog(catalog.store, base_name="large", base_digest="f" * 64)
@@ -71,4 +81,5 @@ def test_damaged_alias_is_told_and_hides_no_other_adapter(catalog: Catalog, tmp_
     fresh = Catalog(Store(tmp_path / "store"), base_name="tiny", base_digest=catalog._base_digest)
     broken, sound = listing(fresh, Metrics(), loaded=())["data"]
     assert (broken["live"], sound["live"]) == (None, 1)
-    assert "alias" in broken["problem"]
+    assert broken["problem"].startswith("alias.json: damaged")
+    assert str(tmp_path) not in json.dumps(broken)

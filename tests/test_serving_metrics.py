@@ -80,18 +80,18 @@ def test_times_are_seconds_since_arrival() -> None:
     assert value(metrics, "first_token_seconds_sum", adapter="medical-qa") == pytest.approx(0.2)
 
 
-def test_swaps_retries_refusals_and_loaded_versions() -> None:
+def test_loads_retries_refusals_and_loaded_versions() -> None:
     metrics = Metrics()
     loaded: list[str] = []
     metrics.watch_loaded(lambda: len(loaded))
     loaded += ["a", "b"]
-    metrics.swap(0.25)
+    metrics.load(0.25)
     metrics.refused(401)
     metrics.refused(401)
     metrics.count(ended(retried=True))
     assert value(metrics, "loaded_adapters") == 2
-    assert value(metrics, "swap_seconds_count") == 1
-    assert value(metrics, "swap_seconds_sum") == 0.25
+    assert value(metrics, "load_seconds_count") == 1
+    assert value(metrics, "load_seconds_sum") == 0.25
     assert value(metrics, "refused_total", status="401") == 2
     assert value(metrics, "retries_total", adapter="medical-qa", version="3") == 1
 
@@ -228,6 +228,7 @@ def test_log_follows_a_rotated_file_and_appends(tmp_path: Path) -> None:
     log.write(ended(id="r-9"))
     assert [row["id"] for row in rows(tmp_path / "access.jsonl.1")] == ["older", "r-1"]
     assert [row["id"] for row in rows(path)] == ["r-9"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_full_disk_costs_lines_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:

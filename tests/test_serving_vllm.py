@@ -5,20 +5,22 @@ One server for the whole file; the last tests kill parts of it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import re
 import signal
-import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import browser
 import httpx
 import psutil
 import pytest
@@ -28,6 +30,7 @@ from served import ADMIN_KEY, API_KEY, TOKENS, Served, greedy, runs_on, scaled
 from llm_lora.dataset import Dataset
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
+from llm_lora.serving import trial
 from llm_lora.serving.routes import ROUTES, Access
 from llm_lora.store import Store
 
@@ -51,6 +54,18 @@ def runs(
     return Run(small_run), Run((root / "small" / "latest").resolve())
 
 
+def serve(store: Store, folder: Path) -> Served:
+    port = trial.free_port()
+    command = Command(
+        *("serve", "--store", store.root, "--port", port, "--max-adapters", PLACES),
+        *("--api-keys", folder / "api", "--admin-keys", folder / "admin"),
+        *("--access-log", folder / "access.jsonl"),
+        # In float32 both programs compute the same, so that answers can be compared exactly.
+        *("--extra-vllm", "--dtype float32"),
+    )
+    return Served(command, store, f"http://127.0.0.1:{port}")
+
+
 @pytest.fixture(scope="module")
 def served(runs: tuple[Run, Run], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("serving")
@@ -62,26 +77,16 @@ def served(runs: tuple[Run, Run], tmp_path_factory: pytest.TempPathFactory) -> I
     for name, key in (("api", API_KEY), ("admin", ADMIN_KEY)):
         (folder / name).write_text(key + "\n")
         (folder / name).chmod(0o600)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = Command(
-        *("serve", "--store", store.root, "--port", port, "--max-adapters", PLACES),
-        *("--api-keys", folder / "api", "--admin-keys", folder / "admin"),
-        *("--access-log", folder / "access.jsonl"),
-        # In float32 both programs compute the same, so that answers can be compared exactly.
-        *("--extra-vllm", "--dtype float32"),
-    )
-    found = Served(command, store, f"http://127.0.0.1:{port}")
+    found = serve(store, folder)
     try:
         found.wait_ready()
         yield found
     finally:
-        command.process.terminate()
+        found.command.process.terminate()
         try:
-            command.finish(90)
+            found.command.finish(90)
         finally:
-            command.process.kill()
+            found.command.process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +172,53 @@ def test_the_openai_client_works_unchanged(served: Served, prompts: list[Any]) -
     assert done.usage is not None and done.usage.completion_tokens == 4
     with pytest.raises(openai.NotFoundError, match=r"triage@1"):
         client.chat.completions.create(**{**asked, "model": "nobody"})
+
+
+def test_the_commands_speak_to_a_running_server(
+    served: Served, runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_LORA_API_KEY", API_KEY)
+    monkeypatch.setenv("LLM_LORA_ADMIN_KEY", ADMIN_KEY)
+
+    def say(*arguments: object) -> str:
+        code, output = Command(*arguments, "--url", served.url).finish()
+        assert code == 0, output
+        return output
+
+    rows = {line.split()[0]: line.split() for line in say("adapters").splitlines()[1:]}
+    assert rows["triage@1"][1:3] == ["live", "tiny"] and "yes" in rows["triage@1"]
+    assert {"triage@2", "asleep@1"} <= rows.keys()
+    assert "triage → version 2" in say("promote", "triage", 2, "--force", "--why", "a try")
+    assert "10.0% of the requests" in say("canary", "triage", 1, "--share", "10%", "--force")
+    assert "triage → version 1" in say("rollback", "triage")
+    assert "a try" in say("history", "triage")
+    code, output = Command("evaluate", runs[0].folder, "--via", served.url).finish()
+    assert (code, "token ids" in output.lower()) == (0, True), output
+
+
+@pytest.mark.skipif(browser.installed() is None, reason="no browser is installed")
+def test_the_playground_shows_answers_and_verdicts_of_two_versions(
+    served: Served, prompts: list[Any], tmp_path: Path
+) -> None:
+    with browser.browsing(tmp_path / "browser") as tab:
+        tab.show()
+        tab.open(served.url)
+        tab.wait("!document.querySelector('#key-card').hidden")
+        tab.write("#key", API_KEY)
+        tab.click("#key-form .main")
+        tab.wait("!document.querySelector('#send').disabled")
+        tab.choose(".adapter", "triage")
+        tab.click("#compare")
+        tab.write("#message", prompts[0][-1]["content"])
+        tab.click("#send")
+        verdicts = "[...document.querySelectorAll('.verdict')].map(one => one.innerText)"
+        tab.wait(f"{verdicts}.every(one => one.startsWith('✓') || one.startsWith('✗'))", 120)
+        # The second run stops after a few tokens.
+        assert tab.evaluate(verdicts) == ["✓ fits the schema", "✗ cut off"]
+        who = tab.evaluate("[...document.querySelectorAll('.who')].map(one => one.innerText)")
+        assert who == ["triage@1", "triage@2"]
+        tab.screenshot(tmp_path / "playground.png")
+        assert tab.errors == []
 
 
 def test_two_adapters_and_the_base_answer_in_one_batch_as_peft_does(
@@ -332,11 +384,45 @@ def test_a_killed_server_comes_back_with_the_same_answers(
     assert after == before
 
 
-def test_a_killed_launcher_leaves_no_process_behind(served: Served) -> None:
-    children = served.processes()
+def test_500_connections_at_once_are_answered_or_told_to_come_back(
+    served: Served, prompts: list[Any]
+) -> None:
+    body = {"model": "triage", "messages": prompts[0], "max_tokens": 1}
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    limits = httpx.Limits(max_connections=None)
+
+    async def ask_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(
+            base_url=served.url, headers=headers, timeout=240, limits=limits
+        ) as client:
+            asked = (client.post("/v1/chat/completions", json=body) for _ in range(500))
+            return await asyncio.gather(*asked)
+
+    answers = asyncio.run(ask_all())
+    counts = Counter(answer.status_code for answer in answers)
+    assert counts.keys() <= {200, 429} and counts[200] >= 256, counts
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+    assert served.text("triage", prompts[0], max_tokens=1)
+
+
+def test_a_killed_launcher_leaves_no_process_behind_and_the_next_one_goes_on(
+    served: Served, prompts: list[Any]
+) -> None:
+    before = [served.text("triage", prompt, max_tokens=TOKENS) for prompt in prompts[:3]]
+    alias, children = served.store.alias("triage"), served.processes()
     assert len(children) >= 3
     os.kill(served.command.process.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(children, timeout=60)
     assert [one.cmdline() for one in alive if runs_on(one)] == []
     with pytest.raises(httpx.TransportError):
         served.client.get("/health")
+    again = serve(served.store, served.store.root.parent)
+    try:
+        again.wait_ready()
+        assert again.store.alias("triage") == alias
+        after = [again.text("triage", prompt, max_tokens=TOKENS) for prompt in prompts[:3]]
+        assert after == before
+    finally:
+        again.command.process.terminate()
+        again.command.finish(90)

@@ -247,9 +247,31 @@ def test_what_a_server_refuses_goes_out_of_use(store: Store) -> None:
         store.version(NAME)
 
 
+def test_a_retired_name_answers_no_more_until_a_rollback(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    store.promote(NAME, 2, by="ann")
+    store.canary(NAME, 1, 0.5, by="ann")
+    assert state(store.retire(NAME, by="ann", why="wrong doses")) == (None, 2, None)
+    with pytest.raises(UnknownAdapter, match="no version is live"):
+        store.resolve(NAME, 0.0)
+    assert store.resolve(f"{NAME}@2").number == 2, "by its number it is still to be had"
+    event = store.history(NAME)[-1]
+    assert (event["event"], event["number"], event["why"]) == ("retire", 2, "wrong doses")
+    before = store.history(NAME)
+    with pytest.raises(UserError, match="no version is live"):
+        store.retire(NAME, by="ann")
+    assert store.history(NAME) == before
+    assert state(store.rollback(NAME, by="ann")) == (2, None, None)
+    store.retire(NAME, by="ann")
+    assert state(store.promote(NAME, 1, by="ann")) == (1, 2, None)
+    store.retire(NAME, by="ann")
+    store.remove(NAME, 1, by="ann")
+    assert state(store.alias(NAME)) == (None, None, None)
+
+
 def test_the_history_tells_who_when_and_why(store: Store) -> None:
     store.promote(NAME, 1, by="ann", why="first")
-    store.record(NAME, "load", number=1, by="server", seconds=0.4)
+    store.retire(NAME, by="server")
     store.remove(NAME, 3, by="bob\udce9", why="line\none\u2028two")
     events = store.history(NAME)
     assert [(event["event"], event["by"]) for event in events] == [
@@ -257,7 +279,7 @@ def test_the_history_tells_who_when_and_why(store: Store) -> None:
         ("publish", "ann"),
         ("publish", "ann"),
         ("promote", "ann"),
-        ("load", "server"),
+        ("retire", "server"),
         ("remove", "bob?"),
     ]
     assert events[-1]["why"] == "line\none\u2028two"

@@ -64,7 +64,7 @@ def test_hostile_names_are_refused_everywhere(store: Store, folders: list[Path],
         lambda: store.canary(name, 1, 0.5, by="ann"),
         lambda: store.remove(name, 1, by="ann"),
         lambda: store.refuse(name, 1, "no"),
-        lambda: store.record(name, "x", by="ann"),
+        lambda: store.retire(name, by="ann"),
     ]
     for call in calls:
         with pytest.raises(UserError, match="not a name for an adapter") as caught:

@@ -110,6 +110,14 @@ class Machine(RuleBasedStateMachine):
             model.live, model.previous, model.canary = model.previous, model.live, None
             model.events.append(("rollback", model.live))
 
+    @rule()
+    def retire(self) -> None:
+        model = self.model
+        self.expect(model.live is not None, self.store.retire)
+        if model.live is not None:
+            model.events.append(("retire", model.live))
+            model.live, model.previous, model.canary = None, model.live, None
+
     @rule(number=NUMBERS, share=SHARES, force=st.booleans())
     def try_out(self, number: int, share: float, force: bool) -> None:
         model = self.model

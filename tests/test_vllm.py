@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
+from served import TOKENS, greedy
 
 from llm_lora import base as bases
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
 from llm_lora.engines import text
 from llm_lora.schema import AnswerSchema
+from llm_lora.serving import trial
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it")
 pytestmark = pytest.mark.slow
@@ -45,51 +46,37 @@ class Server:
         return answer
 
 
-@pytest.fixture(scope="module")
-def server(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm") / "log.txt"
+@contextmanager
+def running(model: Path, name: str, folder: Path, *flags: str) -> Iterator[Server]:
+    """Plain vLLM, without anything of ours; fp32, so that near ties fall alike in both programs."""
+    port = trial.free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(bases.resolve("tiny").path), "--served-model-name", "tiny"]
+    command += ["--model", str(model), "--served-model-name", name]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024"]
-    # fp32, so that near ties fall alike in both programs.
-    command += ["--dtype", "float32", "--enforce-eager"]
-    command += ["--enable-lora", "--max-lora-rank", "16"]
-    command += ["--lora-modules", f"small={small_run / 'adapter'}"]
-    command += [
-        "--structured-outputs-config",
-        '{"backend":"guidance","disable_any_whitespace":true}',
-    ]
+    command += ["--dtype", "float32", "--enforce-eager", *flags]
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-        try:
-            found = Server(port)
-            deadline = time.monotonic() + 400
-            while True:
-                try:
-                    found.ask("/health")
-                    break
-                except (OSError, AssertionError):
-                    late = time.monotonic() > deadline
-                    assert process.poll() is None and not late, log.read_text()[-4000:]
-                    time.sleep(0.5)
-            yield found
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    found = Server(port)
+    with trial.running(command, environment, found.address, folder / "log.txt"):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    flags = ["--enable-lora", "--max-lora-rank", "16"]
+    flags += ["--lora-modules", f"small={small_run / 'adapter'}"]
+    flags += [
+        "--structured-outputs-config",
+        '{"backend":"guidance","disable_any_whitespace":true}',
+    ]
+    with running(
+        bases.resolve("tiny").path, "tiny", tmp_path_factory.mktemp("vllm"), *flags
+    ) as found:
+        yield found
 
 
 def messages(run: Path, count: int) -> list[Any]:
@@ -152,3 +139,28 @@ def test_the_servers_constraint_gives_answers_that_fit_the_schema(
         )["choices"][0]
         assert answer["finish_reason"] == "stop"
         assert schema.judge(answer["message"]["content"]).valid
+
+
+def test_a_merged_model_answers_token_for_token_as_transformers_does(
+    small_run: Path, tmp_path: Path
+) -> None:
+    merged = tmp_path / "merged"
+    code, output = Command("merge", small_run, "--out", merged, "--no-measure").finish()
+    assert code == 0, output
+    prompts = [as_json(prompt) for prompt in messages(small_run, 6)]
+    with running(merged, "merged", tmp_path) as server:
+        answers = [
+            server.ask(
+                "/v1/chat/completions",
+                {
+                    "model": "merged",
+                    "messages": prompt,
+                    "temperature": 0,
+                    "max_tokens": TOKENS,
+                    "return_token_ids": True,
+                },
+            )["choices"][0]["token_ids"]
+            for prompt in prompts
+        ]
+    assert answers == greedy(None, prompts, folder=merged)
+    assert answers != greedy(None, prompts)

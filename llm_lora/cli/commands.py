@@ -292,6 +292,7 @@ for command in (
     publishing.promote,
     publishing.rollback,
     publishing.canary,
+    publishing.retire,
     publishing.adapters,
     publishing.history,
     publishing.remove,

@@ -108,9 +108,10 @@ def promote(
     from llm_lora.store import Store
 
     store = Store(root)
-    base = _base_at_hand(store.version(name, number).folder)
+    version = store.version(name, number)
+    base = _base_at_hand(version.folder)
     alias = store.promote(name, number, by=_user(), why=why, force=force, base=base)
-    _tell_alias(name, alias, as_json=as_json)
+    _tell_alias(name, alias, as_json=as_json, unmapped=None if base else version)
 
 
 @click.command()
@@ -153,16 +154,19 @@ def canary(
 ) -> None:
     """Try a version on a share of the requests, beside the live one."""
     if url is not None:
-        if force:
-            raise click.UsageError("--force is for the store itself, without --url")
-        _ask(url, as_json, lambda client: client.canary(name, number, share, why=why or None))
+        _ask(
+            url,
+            as_json,
+            lambda client: client.canary(name, number, share, why=why or None, force=force),
+        )
         return
     from llm_lora.store import Store
 
     store = Store(root)
-    base = _base_at_hand(store.version(name, number).folder) if share else None
+    version = store.version(name, number)
+    base = _base_at_hand(version.folder) if share else None
     alias = store.canary(name, number, share, by=_user(), why=why, force=force, base=base)
-    _tell_alias(name, alias, as_json=as_json)
+    _tell_alias(name, alias, as_json=as_json, unmapped=version if share and not base else None)
 
 
 @click.command()
@@ -218,6 +222,19 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 
 @click.command()
 @_name_argument
+@_store_option
+@_why_option
+@_json_option
+def retire(name: str, root: Path, why: str, as_json: bool) -> None:
+    """Take a name out of service: no version of it is live. `rollback` brings it back."""
+    from llm_lora.store import Store
+
+    alias = Store(root).retire(name, by=_user(), why=why)
+    _tell_alias(name, alias, as_json=as_json)
+
+
+@click.command()
+@_name_argument
 @_number_argument
 @_store_option
 @_why_option
@@ -255,7 +272,8 @@ def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
             where=str(run.folder),
             fix="finish it: llm-lora train RECIPE --resume",
         )
-    return run.adapter, run.read(run.report), run.name
+    called = str(read_object(run.adapter / adapters.MANIFEST).get("name", run.name))
+    return run.adapter, run.read(run.report), called
 
 
 def _base_at_hand(folder: Path) -> Base | None:
@@ -299,7 +317,7 @@ def _tell_published(version: Version, alias: Alias, *, mapped: bool) -> None:
     shelves.published(version, alias, mapped=mapped)
 
 
-def _tell_alias(name: str, alias: Alias, *, as_json: bool) -> None:
+def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | None = None) -> None:
     from llm_lora.cli import shelves
 
     state = _state(name, alias)
@@ -307,20 +325,27 @@ def _tell_alias(name: str, alias: Alias, *, as_json: bool) -> None:
         _print_json(state)
     else:
         shelves.alias(state)
+        if unmapped is not None:
+            shelves.unmapped(unmapped)
 
 
 def _adapter(store: Store, name: str) -> dict[str, Any]:
     """One adapter as a running server lists it, without what only a server knows."""
     from llm_lora.errors import UserError
+    from llm_lora.store import Alias
 
-    alias = store.alias(name)
+    problem = None
+    try:
+        alias = store.alias(name)
+    except UserError as error:
+        alias, problem = Alias(), str(error)
     rows = []
     for number in store.numbers(name):
         try:
             rows.append(_row(store.version(name, number), alias))
         except UserError as error:
             rows.append({"number": number, "id": f"{name}@{number}", "damaged": str(error)})
-    return _state(name, alias) | {"versions": rows}
+    return _state(name, alias) | {"problem": problem, "versions": rows}
 
 
 def _state(name: str, alias: Alias) -> dict[str, Any]:

@@ -56,6 +56,31 @@ _SHOWN = 90
     help="What to do with an answer that does not fit: say so, ask once more, or answer 422.",
 )
 @click.option("--access-log", type=_FILE, metavar="FILE", help="One JSON line a request.")
+@click.option("--log-contents", is_flag=True, help="Log requests and answers as well.")
+@click.option(
+    "--max-concurrent",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Requests that are answered at once; the next ones wait.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(1, 1024),
+    default=2,
+    show_default=True,
+    metavar="MIB",
+    help="Largest request.",
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest that a whole answer may take.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything and print vLLM's command.")
 @click.option(
     "--extra-vllm",

@@ -22,14 +22,19 @@ def published(version: Version, state: Alias, *, mapped: bool) -> None:
         f"{escape(version.base_name)} · gates {_GATES[version.passed]}"
     )
     if not mapped:
-        console.print(
-            f"  [yellow]note[/] {escape(version.base_name)}, as it was in training, is not on this "
-            "machine: whether the weights fit it is checked when it is served"
-        )
+        unmapped(version)
     if state.live == version.number:
         console.print("It is live.")
     else:
         console.print(f"Next: [bold]llm-lora promote {version.name} {version.number}[/]")
+
+
+def unmapped(version: Version) -> None:
+    """Says that the weights were not held against the base, for want of it."""
+    console.print(
+        f"  [yellow]note[/] {escape(version.base_name)}, as it was in training, is not on this "
+        "machine: whether the weights fit it is checked when it is served"
+    )
 
 
 def alias(state: Mapping[str, Any]) -> None:
@@ -69,6 +74,8 @@ def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
             table.add_row(*cells)
     console.print(table)
     for one in found:
+        if one.get("problem"):
+            console.print(f"[red]problem[/] {one['name']}: {escape(one['problem'])}")
         for row in one["versions"]:
             for trouble in ("damaged", "refused"):
                 if row.get(trouble):
@@ -108,6 +115,9 @@ def _state(one: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     for trouble in ("damaged", "refused"):
         if row.get(trouble):
             return f"[red]{trouble}[/]"
+    # Where the alias is damaged nobody knows which is live; else the problem is the live one's.
+    if one.get("problem") and one["live"] in (None, number):
+        return "[red]problem[/]"
     if number == one["live"]:
         return "[green]live[/]"
     if trial and number == trial["number"]:

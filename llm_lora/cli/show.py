@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from llm_lora import gates
 from llm_lora.cli.console import console
@@ -296,11 +296,21 @@ def run_table(rows: list[dict[str, Any]], root: Path) -> None:
     if not rows:
         console.print(f"no runs in {root} yet; begin with: llm-lora train recipes/medical_qa.yaml")
         return
-    table = Table("run", "state", "base", "schema valid", "field F1", "gates", box=None)
+    here = Path.cwd()
+    table = Table(
+        Column("run", overflow="fold"),
+        "state",
+        "base",
+        "schema valid",
+        "field F1",
+        "gates",
+        box=None,
+    )
     for row in rows:
         gates = {True: "[green]passed[/]", False: "[red]failed[/]", None: ""}[row.get("passed")]
+        folder = Path(row["run"])
         table.add_row(
-            row["run"],
+            str(folder.relative_to(here) if folder.is_relative_to(here) else folder),
             row["state"],
             row.get("base", ""),
             _figure(row.get("schema_valid", "")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from llm_lora.base import Base
 from llm_lora.chat import Chat, Encoded
@@ -79,10 +80,10 @@ def compare(
             )
             for i, row in enumerate(rows):
                 logs = _distributions(loaded.model, row, loaded.device)
-                place = scratch / f"{i}.pt"
+                place = scratch / f"{i}.safetensors"
                 if number == 0:
-                    torch.save(logs, place)
-                sums += _sums(torch.load(place, weights_only=True), logs, row)
+                    save_file({"logs": logs}, place)
+                sums += _sums(load_file(place)["logs"], logs, row)
                 done = number * len(rows) + i + 1
                 listener(Progress(stage="measuring", done=done, total=total))
             del loaded

@@ -17,6 +17,9 @@ from transformers import logging as transformers_logging
 from llm_lora.base import Base
 from llm_lora.errors import UserError
 
+NF4_BLOCK = 64
+"""Weights that share a scale in NF4: what `Linear4bit` leaves at its default."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -73,13 +76,23 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next step instead of handing it back page by page.
 
     Training frees and takes the same megabytes at every step; page faults cost a fifth of the time
-    on a CPU (`benchmarks/README.md`). Parameters as in mallopt(3); elsewhere than glibc a no-op.
+    on a CPU (`benchmarks/README.md`).
     """
+    _tune_malloc(2**30)
+
+
+def give_back_freed_memory() -> None:
+    """Let glibc hand freed megabytes back at once: what a walk over large tensors needs."""
+    _tune_malloc(2**20)
+
+
+def _tune_malloc(threshold: int) -> None:
+    """Bytes from which memory is mapped, and handed back: mallopt(3). A no-op without glibc."""
     trim_threshold, mmap_threshold = -1, -3
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(trim_threshold, 2**30)
-        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, threshold)
+        mallopt(mmap_threshold, threshold)
 
 
 def quantisation(compute: torch.dtype) -> BitsAndBytesConfig:
@@ -132,6 +145,8 @@ def load_base(base: Base, *, bits: int, precision: str) -> Loaded:
         ) from error
     _leave_weights_alone(model)
     decisions = [reason, _weights_decision(model, bits)]
+    if where.type == "cpu":
+        _require_whole_blocks(model)
     return Loaded(model, where, compute, tuple(decisions))
 
 
@@ -145,6 +160,25 @@ def _leave_weights_alone(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def _require_whole_blocks(model: Any) -> None:
+    """Refuse NF4 on a CPU where blocks of weights reach over the ends of rows.
+
+    bitsandbytes 0.50 unpacks them wrongly there, without a word: it takes each row to begin a new
+    block, while packing counts through.
+
+    Raises:
+        UserError: a layer has such rows.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit) and module.in_features % NF4_BLOCK:
+            raise UserError(
+                f"{name} has {module.in_features} inputs, no multiple of {NF4_BLOCK}: "
+                "bitsandbytes reads such NF4 weights wrongly on a CPU",
+                where=model.config._name_or_path,
+                fix="set lora.bits to 16, or choose another base",
+            )
 
 
 def _weights_decision(model: Any, bits: int) -> str:

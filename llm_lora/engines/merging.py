@@ -28,8 +28,6 @@ from llm_lora.errors import UserError
 from llm_lora.tensors import Tensor
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NF4_BLOCK = 64
-"""Weights that share a scale: what `Linear4bit` leaves at its default."""
 _SCALES_BLOCK = 256
 """Scales that share one of their own, with double quantisation (`quantize_4bit`)."""
 _PART = 2**22
@@ -81,6 +79,7 @@ def merge(
         UserError: an adapted module has no weight of its own in the base's files, or the disk is
             full.
     """
+    loading.give_back_freed_memory()
     compute, _ = loading.compute_dtype(precision)
     nf4 = loading.quantisation(compute) if into == "dequantised" else None
     outline = _outline(base, loading.quantisation(compute))
@@ -177,6 +176,8 @@ def _merged(
     weight = _load(tensor)
     where = loading.device()
     if nf4 is not None:
+        # What NF4 stands for in fp32 has more digits than a 16-bit file.
+        weight = weight.to(torch.promote_types(weight.dtype, compute))
         _through_nf4(weight, nf4, compute, where)
     if update is not None:
         a, b = (_load(half).to(where, torch.float32) for half in (update.a, update.b))
@@ -184,7 +185,8 @@ def _merged(
         for part, factor in zip(weight.split(rows), b.split(rows), strict=True):
             delta = (factor @ a) * update.scale
             part.copy_(part.to(where, torch.float32).add_(delta))
-    return weight.view(-1).view(torch.uint8).numpy().data
+    own = weight.to(_DTYPES[tensor.dtype])
+    return own.view(-1).view(torch.uint8).numpy().data
 
 
 def _through_nf4(
@@ -196,7 +198,7 @@ def _through_nf4(
     each of which begins a new block.
     """
     kind = nf4.bnb_4bit_quant_type
-    options = {"blocksize": _NF4_BLOCK, "quant_type": kind}
+    options = {"blocksize": loading.NF4_BLOCK, "quant_type": kind}
     parts = weight.view(-1).split(_PART)
     packed = [bnb.quantize_4bit(part.to(where, compute), **options) for part in parts]
     scales = torch.cat([state.absmax for _, state in packed])
@@ -206,7 +208,7 @@ def _through_nf4(
             *bnb.quantize_blockwise(scales - mean, blocksize=_SCALES_BLOCK)
         )
         scales += mean
-    each = scales.split(_PART // _NF4_BLOCK)
+    each = scales.split(_PART // loading.NF4_BLOCK)
     for part, (numbers, state), own in zip(parts, packed, each, strict=True):
         state.absmax = own.contiguous()
         part.copy_(bnb.dequantize_4bit(numbers, state).reshape(-1))

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ class _File(WatchedFileHandler):
     """Follows a file that is rotated; a full disk costs lines, never answers."""
 
     _failing = False
+
+    def _open(self) -> TextIOWrapper:
+        # Also called after a rotation. A new file is for its owner alone: it may hold what people
+        # asked.
+        handle = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return TextIOWrapper(os.fdopen(handle, "ab"), self.encoding, self.errors)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._failing:
@@ -45,13 +52,12 @@ class AccessLog:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # For its owner alone: it may hold what people asked.
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+            file = _File(path, encoding="utf-8")
         except OSError as error:
             raise write_error(error, path) from error
         # Outside the tree of loggers, so that no configuration of the server's reaches it.
         self._log = logging.Logger("access", logging.INFO)
-        self._log.addHandler(_File(path, encoding="utf-8"))
+        self._log.addHandler(file)
 
     def write(self, exchange: Exchange, body: bytes = b"") -> None:
         """Log a request to a model; `body` is what the client sent, logged with the contents."""

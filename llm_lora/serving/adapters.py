@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llm_lora import adapter, files
+from llm_lora.aliases import ALIAS
 from llm_lora.errors import UserError
 from llm_lora.serving.catalog import Catalog
+from llm_lora.serving.loader import what
 from llm_lora.serving.metrics import Metrics
 from llm_lora.store import Alias, Version
 
@@ -34,7 +36,7 @@ def _adapter(
     try:
         alias, problem = catalog.store.alias(name), None
     except UserError as error:
-        alias, problem = Alias(), str(error)
+        alias, problem = Alias(), f"{ALIAS}: {what(error)}"
     schemas = {}
     versions = []
     for version in filter(catalog.serves, catalog.store.versions(name)):
@@ -44,6 +46,8 @@ def _adapter(
             text = files.read_text(path)
             digest = files.sha256(text)
             schemas[digest] = json.loads(text)
+        if version.number == alias.live:
+            problem = catalog.problem(version)
         row = _version(version, alias, metrics)
         versions.append({**row, "loaded": version.served_name in loaded, "schema": digest})
     canary = alias.canary
@@ -67,6 +71,7 @@ def _version(version: Version, alias: Alias, metrics: Metrics) -> dict[str, Any]
         "id": version.label,
         "served": version.served_name,
         "adapter_digest": version.adapter_digest,
+        "base": version.base_name,
         "rank": version.rank,
         "published": version.published["at"],
         "age_seconds": round((datetime.now(UTC) - published).total_seconds()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from llm_lora.serving.errors import Refused
 from llm_lora.serving.loader import Unfit
 from llm_lora.serving.requests import read_object
 from llm_lora.serving.residents import Residents
-from llm_lora.store import UnknownAdapter, Version
+from llm_lora.store import Event, UnknownAdapter, Version
 
 _FIELDS = {
     "/admin/promote": {"name", "version", "force", "why"},
@@ -51,9 +52,17 @@ class Admin:
 
         Raises:
             Refused: the body is wrong (400), there is no such version (404), the store or the
-                server says no (409, 422, 503).
+                server says no (409, 422, 503), or the store cannot be written (503, 507).
         """
         asked = _Asked(path, read_object(body))
+        if path != "/admin/load" and asked.name == self._catalog.base_name:
+            raise Refused(
+                409,
+                f"{asked.name} is the name of the base, which answers in the adapter's place; "
+                "publish it under another name",
+                param="name",
+                code="name_of_the_base",
+            )
         try:
             if path == "/admin/rollback":
                 return await self._rollback(asked, by)
@@ -67,7 +76,7 @@ class Admin:
         except UnknownAdapter as error:
             raise Refused(404, str(error), code="adapter_not_found") from None
         except UserError as error:
-            raise Refused(409, str(error), code="refused_by_store") from None
+            raise _no(error) from None
 
     async def history(self, query: bytes) -> dict[str, Any]:
         """Answer GET /admin/history.
@@ -79,10 +88,17 @@ class Admin:
         if len(names) != 1:
             raise Refused(400, "say whose history: /admin/history?name=NAME", param="name")
         try:
-            events = await asyncio.to_thread(self._store.history, names[0])
+            events = await asyncio.to_thread(self._events, names[0])
         except UserError as error:
             raise Refused(404, str(error), param="name") from None
         return {"object": "list", "data": events}
+
+    def _events(self, name: str) -> list[Event]:
+        """The history of a name, which stays when all its versions are removed."""
+        events = self._store.history(name)
+        if not events:
+            self._store.alias(name)  # Raises, and tells which names there are.
+        return events
 
     async def _move(self, path: str, asked: _Asked, version: Version, by: str) -> dict[str, Any]:
         """Promote a version or put it on trial."""
@@ -185,6 +201,15 @@ class _Asked:
         return value
 
 
+def _no(error: UserError) -> Refused:
+    """What the store says to a move: its refusal, or that it could not be written."""
+    cause = error.__cause__
+    if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
+        return Refused(409, str(error), code="refused_by_store")
+    status = 507 if cause.errno in (errno.ENOSPC, errno.EDQUOT) else 503
+    return Refused(status, str(error), code="store_failed")
+
+
 def _alias(name: str, alias: Alias) -> dict[str, Any]:
     trial = alias.canary
     return {
@@ -192,5 +217,5 @@ def _alias(name: str, alias: Alias) -> dict[str, Any]:
         "live": alias.live,
         "previous": alias.previous,
         "canary": None if trial is None else {"number": trial.number, "share": trial.share},
-        "changed": alias.changed,
+        "changed": alias.changed["at"] if alias.changed else None,
     }

@@ -18,6 +18,8 @@ Header = tuple[bytes, bytes]
 _BODY_SECONDS = 60.0
 """How long a client may take to send its request."""
 
+_LENGTH_DIGITS = 20
+
 _JSON: Header = (b"content-type", b"application/json")
 
 
@@ -60,12 +62,21 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body of a request.
 
     Raises:
-        Refused: it is larger than `limit` bytes (413) or takes too long to arrive (408).
+        Refused: it is larger than `limit` bytes (413) or takes too long to arrive (408), or its
+            announced length is no length (400).
         Gone: the client went away.
     """
     length = header(scope, b"content-length")
-    if length and length[0].isdigit() and int(length[0]) > limit:
-        raise _too_large(limit)
+    if length and length[0].isdigit():
+        # Python converts no number of thousands of digits.
+        if len(length[0]) > _LENGTH_DIGITS:
+            raise Refused(
+                400,
+                "the header `Content-Length` is not the length of a body",
+                headers=[(b"connection", b"close")],
+            )
+        if int(length[0]) > limit:
+            raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
     try:

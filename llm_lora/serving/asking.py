@@ -54,7 +54,7 @@ class Asking:
         requests.check_type(scope)
         body = await asgi.read_body(scope, line.receive, self._config.limits.max_body_bytes)
         request = requests.read(body, scope["path"])
-        version = self._catalog.resolve(request.model)
+        version = await self._catalog.find(request.model)
         if self.gate.free:
             await self.gate.enter()
         else:
@@ -80,7 +80,7 @@ class Asking:
                     line.receive, self._residents.acquire(version), self._residents.release
                 )
             except Unfit:
-                other = self._catalog.resolve(model)
+                other = await self._catalog.find(model)
                 if other is None or other == version:
                     raise
                 version = other

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
+from llm_lora.aliases import ALIAS
 from llm_lora.errors import UserError
 from llm_lora.jsontext import quote
+from llm_lora.mapping import SERVER_RANKS
 from llm_lora.names import is_name
 from llm_lora.serving.errors import Refused
-from llm_lora.serving.loader import Unfit, what
+from llm_lora.serving.loader import TooLarge, Unfit, what
 from llm_lora.store import Store, UnknownAdapter, Version
 
 logger = logging.getLogger(__name__)
@@ -22,7 +26,8 @@ _LISTED = 50
 class Catalog:
     """The store as one server sees it: only adapters that were trained on its base.
 
-    `draw` gives the random numbers that decide for or against a canary.
+    `max_rank` is the largest rank that the server can load; `draw` gives the random numbers that
+    decide for or against a canary.
     """
 
     def __init__(
@@ -31,19 +36,35 @@ class Catalog:
         *,
         base_name: str,
         base_digest: str,
+        max_rank: int = SERVER_RANKS[-1],
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.store = store
         self.base_name = base_name
         self._base_digest = base_digest
+        self._max_rank = max_rank
         self._draw = draw
+        self._told: set[str] = set()
+
+    async def find(self, model: str) -> Version | None:
+        """As `resolve`, for the event loop.
+
+        A name with a live version is looked up in microseconds. For any other one, and for those
+        of single versions, the whole store may have to be read, so that is done beside the loop.
+        """
+        if model == self.base_name or self._is_live(model):
+            return self.resolve(model)
+        return await asyncio.to_thread(self.resolve, model)
 
     def resolve(self, model: str) -> Version | None:
         """The version that a request for `model` belongs to from now on; None is the base.
 
+        May read the whole store.
+
         Raises:
             Refused: no such name or version, or of another base (404); damaged in the store (503).
             Unfit: that very version was refused by a server.
+            TooLarge: this server cannot load it, nor a version that its name had before.
         """
         if model == self.base_name:
             return None
@@ -54,7 +75,7 @@ class Catalog:
             version = self.store.resolve(model, self._draw())
             refusal = self.store.alias(name).refused.get(version.number) if which else None
         except UnknownAdapter as error:
-            raise self._unknown(model, what(error)) from None
+            raise self._unknown(model, what(error) + self._refusal(name, which)) from None
         except (UserError, OSError) as error:
             logger.error("%s: %s", model, error)
             raise Refused(503, f"{model}: {what(error)}", code="adapter_damaged") from None
@@ -68,7 +89,18 @@ class Catalog:
                 param="model",
                 code="model_not_found",
             )
-        return version
+        if which and not self._loadable(version):
+            raise TooLarge(version, self._max_rank)
+        return self._able(version)
+
+    def problem(self, version: Version) -> str | None:
+        """Why a live version cannot answer under its name, as long as this server runs."""
+        if version.name == self.base_name:
+            return (
+                "it has the name of the base, which answers in its place; "
+                "publish it under another name: llm-lora publish RUN --as NAME"
+            )
+        return None if self._loadable(version) else TooLarge(version, self._max_rank).reason
 
     def serves(self, version: Version) -> bool:
         """Whether a version was trained on this server's base."""
@@ -89,19 +121,34 @@ class Catalog:
             if self.serves(version):
                 yield name, version
 
+    def refusals(self) -> Iterator[tuple[Version, str]]:
+        """Every version that servers refused, and why; whether or not its name has a live one."""
+        for name in self.store.names():
+            with suppress(UserError):
+                for number, reason in self.store.alias(name).refused.items():
+                    version = self.store.version(name, number)
+                    if self.serves(version):
+                        yield version, reason
+
     def wanted(self) -> dict[str, Version]:
-        """Live versions and those on trial, by served name: what is to stay loaded."""
+        """Live versions and those on trial, by served name: what is to stay loaded.
+
+        Where the server cannot load one of them, that is what answers in its place.
+        """
         found = {}
         for name, live in self.aliases():
-            found[live.served_name] = live
-            canary = self.store.alias(name).canary
-            if canary is not None:
-                try:
-                    trial = self.store.version(name, canary.number)
-                except UserError:
-                    continue
-                if self.serves(trial):
-                    found[trial.served_name] = trial
+            if name == self.base_name:
+                self._tell(live)
+                continue
+            pointed_to = [live]
+            with suppress(UserError):
+                canary = self.store.alias(name).canary
+                if canary is not None:
+                    pointed_to.append(self.store.version(name, canary.number))
+            for version in filter(self.serves, pointed_to):
+                with suppress(TooLarge):
+                    able = self._able(version)
+                    found[able.served_name] = able
         return found
 
     def known(self) -> list[str]:
@@ -115,12 +162,53 @@ class Catalog:
                     for one in self.store.versions(name)
                     if self.serves(one) and one.number not in alias.refused
                 ]
-                if versions and alias.live is not None:
+                if versions and alias.live is not None and name != self.base_name:
                     names.append(name)
             except UserError:
                 continue
             names += [version.label for version in versions]
         return names
+
+    def _is_live(self, model: str) -> bool:
+        if is_name(model) and (self.store.root / model / ALIAS).is_file():
+            with suppress(UserError):
+                return self.store.alias(model).live is not None
+        return False
+
+    def _loadable(self, version: Version) -> bool:
+        return version.rank <= self._max_rank
+
+    def _able(self, version: Version) -> Version:
+        """What answers for a version that an alias points to: itself, if the server can load it.
+
+        Otherwise the live version or the one before, so that a name never falls silent because
+        a larger version was promoted while the server runs.
+        """
+        if self._loadable(version):
+            return version
+        self._tell(version)
+        with suppress(UserError):
+            alias = self.store.alias(version.name)
+            for number in (alias.live, alias.previous):
+                other = self.store.version(version.name, number) if number is not None else version
+                if self.serves(other) and self._loadable(other):
+                    return other
+        raise TooLarge(version, self._max_rank)
+
+    def _tell(self, version: Version) -> None:
+        """Say in the log, once, why a version does not answer under its name."""
+        if version.served_name not in self._told:
+            self._told.add(version.served_name)
+            logger.error("%s does not answer: %s", version.label, self.problem(version))
+
+    def _refusal(self, name: str, which: str) -> str:
+        """What servers refused of a name, for whoever is told that nothing is live under it."""
+        with suppress(UserError):
+            refused = {} if which else self.store.alias(name).refused
+            if refused:
+                number = max(refused)
+                return f" ({name}@{number} was refused: {refused[number]})"
+        return ""
 
     def _unknown(self, model: str, why: str) -> Refused:
         names = self.known()

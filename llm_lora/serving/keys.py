@@ -52,6 +52,10 @@ class Keys:
             )
         return cls(use, admin)
 
+    def admits(self, scope: Scope) -> bool:
+        """Whether a request to an open route may be told what others need a key for."""
+        return not self.use or _among(_given(scope), (*self.use, *self.admin))
+
     def check(self, scope: Scope, access: Access) -> str:
         """Let a request pass, and name its key: the first digits of the key's digest.
 
@@ -81,6 +85,15 @@ class Keys:
         return given.hex()[:8]
 
 
+def any_for_use(path: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """A key for use as it is sent, from its file or the environment; None where there is none.
+
+    Raises:
+        UserError: as for `Keys.read`.
+    """
+    return next(iter(_keys(path, API_KEYS, environment)), None)
+
+
 def _given(scope: Scope) -> bytes:
     """Digest of the key that a request brings; of nothing where it brings none."""
     values = header(scope, b"authorization")
@@ -97,6 +110,11 @@ def _among(given: bytes, keys: Iterable[bytes]) -> bool:
 
 
 def _gather(path: Path | None, variable: str, environment: Mapping[str, str]) -> tuple[bytes, ...]:
+    keys = _keys(path, variable, environment)
+    return tuple(dict.fromkeys(hashlib.sha256(key.encode()).digest() for key in keys))
+
+
+def _keys(path: Path | None, variable: str, environment: Mapping[str, str]) -> list[str]:
     keys: list[str] = []
     if path is not None:
         keys += _from_file(path)
@@ -106,7 +124,7 @@ def _gather(path: Path | None, variable: str, environment: Mapping[str, str]) ->
             raise UserError("set, but without a key", where=variable, fix="unset it, or add a key")
         _check(found, variable)
         keys += found
-    return tuple(dict.fromkeys(hashlib.sha256(key.encode()).digest() for key in keys))
+    return keys
 
 
 def _from_file(path: Path) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from llm_lora import files
 from llm_lora.errors import UserError
 from llm_lora.serving import flags, sources
+from llm_lora.serving.keys import any_for_use
 from llm_lora.serving.log import Line, Tail
 from llm_lora.serving.preflight import Plan, layer_config
 from llm_lora.serving.process import Restarts, Server
@@ -106,7 +107,8 @@ def serve(plan: Plan, watch: Watcher) -> None:
         return Server(command, environment, log, grace_seconds=_GRACE_S)
 
     with signals() as stop:
-        keep_running(start, plan.url, log, watch, stop, Restarts())
+        key = any_for_use(plan.wanted.api_keys)
+        keep_running(start, plan.url, log, watch, stop, Restarts(), key)
 
 
 def prepare(plan: Plan) -> Path:
@@ -120,7 +122,7 @@ def prepare(plan: Plan) -> Path:
         plan.state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.write_error(error, plan.state) from error
-    layer_config(plan.wanted, plan.store, plan.base).write(path)
+    layer_config(plan.wanted, plan.store, plan.base, plan.ranks).write(path)
     return path
 
 
@@ -131,20 +133,22 @@ def keep_running(
     watch: Watcher,
     stop: Stop,
     restarts: Restarts,
+    key: str | None = None,
 ) -> None:
     """Start a server, and again whenever it dies, until an end is asked for.
 
+    `key` is one for use: only with it the server tells what it still waits for.
     One that never answered is not started again: whatever is wrong is wrong the next time, too.
 
     Raises:
         UserError: it did not come up, or died too often.
     """
     was_ready = False
-    while not stop.asked:
+    while True:
         watch.starting(log)
         tail, began, server = Tail(log), time.monotonic(), start()
         try:
-            ready_at = _follow(server, url, tail, watch, stop)
+            ready_at = _follow(server, url, tail, watch, stop, key)
         finally:
             server.end()
         if stop.asked:
@@ -156,10 +160,13 @@ def keep_running(
         watch.died(code, reasons, pause)
         if pause is None:
             raise _gave_up(reasons, code, now - began, log, was_ready=was_ready)
-        stop.wait(pause)
+        if stop.wait(pause):
+            return
 
 
-def _follow(server: Server, url: str, tail: Tail, watch: Watcher, stop: Stop) -> float | None:
+def _follow(
+    server: Server, url: str, tail: Tail, watch: Watcher, stop: Stop, key: str | None
+) -> float | None:
     """Watch one server until it is gone; returns when it became ready (monotonic), if ever."""
     began, ready_at, ending, doing = time.monotonic(), None, False, ""
     while server.exit_code() is None:
@@ -175,7 +182,7 @@ def _follow(server: Server, url: str, tail: Tail, watch: Watcher, stop: Stop) ->
             server.ask_to_end()
         elif not stop.asked and ready_at is None:
             seconds = time.monotonic() - began
-            state = ask_ready(url) or {}
+            state = ask_ready(url, key) or {}
             if state.get("ready"):
                 ready_at = time.monotonic()
                 watch.ready(seconds, state)
@@ -187,11 +194,15 @@ def _follow(server: Server, url: str, tail: Tail, watch: Watcher, stop: Stop) ->
     return ready_at
 
 
-def ask_ready(url: str) -> dict[str, Any] | None:
-    """What /ready says: `ready`, what is `missing` for it, what was `refused`; None: nothing."""
+def ask_ready(url: str, key: str | None = None) -> dict[str, Any] | None:
+    """What /ready says, None where nothing answers.
+
+    `ready`, and to whoever has a key, or where none is asked for, what is `missing` or `refused`.
+    """
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=_PROBE_S)
     try:
-        connection.request("GET", "/ready")
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        connection.request("GET", "/ready", headers=headers)
         state = json.loads(connection.getresponse().read())
     except (OSError, http.client.HTTPException, ValueError):
         return None

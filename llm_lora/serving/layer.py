@@ -57,7 +57,10 @@ class Layer:
         self.metrics = Metrics()
         self.log = AccessLog(config.access_log, contents=config.log_contents)
         self.catalog = Catalog(
-            Store(config.store), base_name=config.base_name, base_digest=config.base_digest
+            Store(config.store),
+            base_name=config.base_name,
+            base_digest=config.base_digest,
+            max_rank=config.max_rank,
         )
         self.residents = Residents(
             Loader(
@@ -66,10 +69,11 @@ class Layer:
                 base_name=config.base_name,
                 base_path=config.base_path,
                 probed=config.probe,
+                max_rank=config.max_rank,
             ),
             limit=config.max_resident,
             wanted=partial(wanted_names, self.catalog),
-            on_loaded=self.metrics.swap,
+            on_loaded=self.metrics.load,
             room_seconds=config.limits.queue_wait_seconds,
             load_seconds=config.limits.request_seconds,
         )
@@ -142,7 +146,7 @@ class Layer:
         elif path == "/metrics":
             await self.metrics.expose(self._app, scope, line.receive, line.send)
         elif path == "/ready":
-            await self._ready(line)
+            await self._ready(scope, line)
         elif path == "/v1/models":
             await asgi.send_json(line.send, 200, await models.listing(self._app, self.catalog))
         elif path == "/v1/adapters":
@@ -160,15 +164,17 @@ class Layer:
             answer = await self._admin.post(path, body, by)
         await asgi.send_json(line.send, 200, answer)
 
-    async def _ready(self, line: Connection) -> None:
+    async def _ready(self, scope: Scope, line: Connection) -> None:
         state = await self.upkeep.state()
         try:
             healthy = (await asgi.call(self._app, "GET", "/health")).status == 200
         except Exception:  # whatever a dead engine raises, it is not ready
             logger.exception("the server behind does not tell its health")
             healthy = False
-        state["ready"] &= healthy
-        await asgi.send_json(line.send, 200 if state["ready"] else 503, state)
+        ready = state["ready"] and healthy
+        # Names of adapters and what went wrong are for those who may use them.
+        told = {**state, "ready": ready} if self.keys.admits(scope) else {"ready": ready}
+        await asgi.send_json(line.send, 200 if ready else 503, told)
 
     async def _adapters(self) -> object:
         return await asyncio.to_thread(

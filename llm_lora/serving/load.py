@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 
+from llm_lora.serving.addresses import is_loopback
+
 _DATA = b"data: "
 _DONE = b"[DONE]"
 
@@ -126,7 +128,13 @@ async def _run(
     found: dict[int, Timing] = {}
     waiting = iter(enumerate(asked))
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    async with httpx.AsyncClient(timeout=timeout, limits=limits, headers=headers) as http:
+    async with httpx.AsyncClient(
+        timeout=timeout,
+        limits=limits,
+        headers=headers,
+        # As for the client: a proxy of the environment gets no keys of this machine.
+        trust_env=not is_loopback(httpx.URL(address).host),
+    ) as http:
         started = time.perf_counter()
 
         async def connection() -> None:

@@ -44,17 +44,41 @@ class Failed(Refused):
         )
 
 
+class TooLarge(Refused):
+    """A version that another server of this base can load, but not this one as it was started."""
+
+    def __init__(self, version: Version, limit: int) -> None:
+        self.reason = (
+            f"its rank {version.rank} is above what this server was started for; "
+            f"restart the server: its limit is {limit}"
+        )
+        super().__init__(
+            503, f"{version.label} cannot be loaded: {self.reason}", code="adapter_too_large"
+        )
+
+
 class Loader:
-    """Speaks to the server that the layer wraps; `app` is its ASGI app."""
+    """Speaks to the server that the layer wraps; `app` is its ASGI app.
+
+    `max_rank` is the largest rank that it takes.
+    """
 
     def __init__(
-        self, app: ASGIApp, store: Store, *, base_name: str, base_path: Path, probed: bool
+        self,
+        app: ASGIApp,
+        store: Store,
+        *,
+        base_name: str,
+        base_path: Path,
+        probed: bool,
+        max_rank: int,
     ) -> None:
         self._app = app
         self._store = store
         self._base_name = base_name
         self._base_path = base_path
         self._probed = probed
+        self._max_rank = max_rank
         self._base: Base | None = None
 
     async def check(self, version: Version) -> Terms:
@@ -62,6 +86,7 @@ class Loader:
 
         Raises:
             Unfit: they do not, or change nothing.
+            TooLarge: the server was started for smaller ones.
             Failed: a file is missing or damaged.
         """
         return await asyncio.to_thread(self._check, version)
@@ -137,6 +162,8 @@ class Loader:
         return overruled
 
     def _check(self, version: Version) -> Terms:
+        if version.rank > self._max_rank:
+            raise TooLarge(version, self._max_rank)
         try:
             self._store.verify(version)
             adapter = adapters.read(version.folder)

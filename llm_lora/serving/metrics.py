@@ -81,8 +81,9 @@ class Metrics:
         self._first = histogram(
             "first_token_seconds", "From arrival to the first piece of a stream", ("adapter",)
         )
-        self._swaps = histogram(
-            "swap_seconds", "From a moved alias to its version loaded and probed"
+        self._loads = histogram(
+            "load_seconds",
+            "Loads of versions: check, wait for a place, load, and the probe the first time",
         )
         self._loaded = Gauge(
             "llm_lora_loaded_adapters", "Versions that are loaded", registry=self.registry
@@ -112,9 +113,9 @@ class Metrics:
         """Count a request that reached no model."""
         self._refused.labels(str(status)).inc()
 
-    def swap(self, seconds: float) -> None:
-        """Count a swap."""
-        self._swaps.observe(seconds)
+    def load(self, seconds: float) -> None:
+        """Count a version that was loaded."""
+        self._loads.observe(seconds)
 
     def watch_loaded(self, count: Callable[[], int]) -> None:
         """Ask `count` for the number of loaded versions whenever figures are read."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.util
-import ipaddress
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ from llm_lora.base import Base
 from llm_lora.errors import Problem, UserError
 from llm_lora.plan import Hardware
 from llm_lora.serving import flags, sources
-from llm_lora.serving.config import ServingConfig
+from llm_lora.serving.addresses import is_loopback
+from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.exchange import OnInvalid
 from llm_lora.serving.keys import API_KEYS, Keys
 from llm_lora.serving.sources import Candidate, Stock
@@ -41,6 +41,10 @@ class Wanted:
         max_adapters: versions that are loaded at once.
         context: tokens of prompt and answer together; None: as many as usual.
         open: serve without keys on an address that others reach.
+        log_contents: write requests and answers into the access log as well.
+        max_concurrent: requests that are answered at once.
+        max_body: of a request, in MiB.
+        timeout: seconds for a whole answer.
         extra: flags for vLLM as they were typed.
     """
 
@@ -56,6 +60,10 @@ class Wanted:
     open: bool = False
     on_invalid: OnInvalid = "flag"
     access_log: Path | None = None
+    log_contents: bool = False
+    max_concurrent: int = Limits.max_concurrent
+    max_body: int = Limits.max_body_bytes // 2**20
+    timeout: float = Limits.request_seconds
     extra: tuple[str, ...] = ()
 
 
@@ -129,7 +137,7 @@ def examine(wanted: Wanted, hardware: Hardware) -> Plan:
     stock = (
         sources.of_store(wanted.store, wanted.port)
         if wanted.store is not None
-        else sources.of_runs(wanted.sources)
+        else sources.of_runs(wanted.sources, wanted.port)
     )
     found.problems += stock.problems
     found.warnings += stock.warnings
@@ -168,10 +176,11 @@ def _base(wanted: Wanted, stock: Stock, found: _Findings) -> Base:
         name, revision = wanted.base, None
     else:
         name, revision = _trained_on(stock, found)
-    with found.gathered():
+    try:
         return bases.resolve(name, revision)
-    found.settle()
-    raise AssertionError("a base was refused without a problem")
+    except UserError as error:
+        found.problems += error.problems
+        raise UserError(dict.fromkeys(found.problems)) from None
 
 
 def _trained_on(stock: Stock, found: _Findings) -> tuple[str, str | None]:
@@ -297,6 +306,8 @@ def _check_machine(wanted: Wanted, hardware: Hardware, found: _Findings) -> None
         found.refuse(
             "no folder for the access log", where=str(wanted.access_log), fix="make the folder"
         )
+    if wanted.log_contents and wanted.access_log is None:
+        found.refuse("--log-contents without an access log", fix="add --access-log FILE")
     _check_port(wanted, found)
 
 
@@ -331,7 +342,9 @@ def _keys(wanted: Wanted, found: _Findings) -> Keys:
     return keys
 
 
-def layer_config(wanted: Wanted, store: Path, base: Base | None) -> ServingConfig:
+def layer_config(
+    wanted: Wanted, store: Path, base: Base | None, ranks: Sequence[int] = ()
+) -> ServingConfig:
     """What the layer will be told; without a base, enough to read the keys."""
     return ServingConfig(
         store=store,
@@ -339,23 +352,22 @@ def layer_config(wanted: Wanted, store: Path, base: Base | None) -> ServingConfi
         base_path=base.path if base else Path(),
         base_digest=base.digest if base else "",
         max_resident=wanted.max_adapters,
+        max_rank=flags.max_rank(ranks),
         on_invalid=wanted.on_invalid,
+        limits=Limits(
+            max_body_bytes=wanted.max_body * 2**20,
+            max_concurrent=wanted.max_concurrent,
+            request_seconds=wanted.timeout,
+        ),
         api_keys_file=_absolute(wanted.api_keys),
         admin_keys_file=_absolute(wanted.admin_keys),
         access_log=_absolute(wanted.access_log),
+        log_contents=wanted.log_contents,
     )
 
 
 def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_port(wanted: Wanted, found: _Findings) -> None:

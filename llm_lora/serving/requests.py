@@ -93,6 +93,7 @@ def read(body: bytes, route: str) -> Request:
     extension = fields.pop(EXTENSION, None)
     schema_off, on_invalid = _read_extension({} if extension is None else extension)
     _refuse_prompt_scores(fields, route)
+    _check_penalty(fields.get("repetition_penalty"))
     if route == CHAT or (route == TOKENIZE and "messages" in fields):
         _check_messages(fields.get("messages"))
         _typed(fields, "chat_template_kwargs", dict, "an object")
@@ -106,7 +107,8 @@ def complete(request: Request, served: str, terms: Terms | None) -> Completed:
     What the request itself says is never changed. `terms` is None for the base.
 
     Raises:
-        Refused: it asks to act on invalid answers, but nothing would be judged (400).
+        Refused: it asks to act on invalid answers, but nothing would be judged; or it allows
+            some tokens only, and the schema others (400).
     """
     fields = {**request.fields, "model": served}
     schema = None
@@ -119,6 +121,12 @@ def complete(request: Request, served: str, terms: Terms | None) -> Completed:
             _fill_sampling(fields, request.route, terms)
             if not (request.schema_off or _asks_for_own_form(fields)):
                 schema, constraint = terms.schema, terms.constraint
+                if fields.get("allowed_token_ids") is not None:
+                    raise _wrong(
+                        "allowed_token_ids",
+                        "is decided by the answer schema; "
+                        'switch it off with "llm_lora": {"schema": "off"}',
+                    )
     if schema is None and request.on_invalid in ("retry", "error"):
         raise Refused(
             400,
@@ -140,6 +148,12 @@ def _refuse_prompt_scores(fields: dict[str, Any], route: str) -> None:
     name = "prompt_logprobs" if fields.get("prompt_logprobs") is not None else "echo"
     if echoed or name == "prompt_logprobs":
         raise _wrong(name, "asks for log-probabilities of the prompt, which are not served")
+
+
+def _check_penalty(value: object) -> None:
+    """Refuse penalties by which the scores of repeated tokens overflow: no token fits then."""
+    if isinstance(value, (int, float)) and not 1e-3 <= value <= 1e3:
+        raise _wrong("repetition_penalty", "is not between 0.001 and 1000")
 
 
 def _read_extension(value: object) -> tuple[bool, OnInvalid | None]:

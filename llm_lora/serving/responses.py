@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from llm_lora.verdict import Verdict
 
 RETRY_TEMPERATURE = 0.5
 """Lowest temperature of a second try: at 0 it would only repeat the first."""
+
+logger = logging.getLogger(__name__)
 
 _SAID_REASONS = 3
 """Reasons that the message of a 422 names; its `llm_lora` field has more."""
@@ -46,8 +49,7 @@ async def answer(
         reply = await _ask(app, body, exchange.id, exchange, line)
         if reply is not None and exchange.on_invalid == "retry" and reply.wrong:
             exchange.retried = True
-            again = f"{exchange.id}-retry"
-            reply = _better(reply, await _ask(app, _another_try(body), again, exchange, line))
+            reply = _better(reply, await _ask_again(app, body, exchange, line))
         if reply is not None and not line.gone:
             await _send(reply, exchange, line)
     except Exception:
@@ -154,6 +156,18 @@ async def _ask(
         exchange.outcome = "error"
         return None
     return _read(incoming.start, incoming.body, exchange)
+
+
+async def _ask_again(app: ASGIApp, body: bytes, exchange: Exchange, line: _Line) -> _Reply | None:
+    """The answer to a second try; None where that failed, however it did."""
+    try:
+        return await _ask(app, _another_try(body), f"{exchange.id}-retry", exchange, line)
+    except Exception:
+        # Once something was sent, or nobody is there, no other answer can take its place.
+        if line.gone or exchange.status:
+            raise
+        logger.exception("%s: the second try failed; the first answer stands", exchange.id)
+        return None
 
 
 def _is_stream(start: Message) -> bool:

@@ -75,7 +75,7 @@ def of_store(folder: Path, port: int) -> Stock:
         )
     folder = folder.absolute()
     # A folder for each server, as several may share the store.
-    stock = Stock(folder, folder / ".serving" / f"{socket.gethostname()}-{port}")
+    stock = Stock(folder, folder / ".serving" / _server(port))
     store = Store(folder)
     for name in store.names():
         try:
@@ -87,7 +87,7 @@ def of_store(folder: Path, port: int) -> Stock:
     return stock
 
 
-def of_runs(sources: Sequence[Path]) -> Stock:
+def of_runs(sources: Sequence[Path], port: int) -> Stock:
     """Runs, or adapter folders, that get a store of their own inside the first one's folder."""
     stock = Stock(store=Path(), state=Path())
     for source in sources:
@@ -98,23 +98,31 @@ def of_runs(sources: Sequence[Path]) -> Stock:
     if stock.candidates and (home := stock.candidates[0].home):
         names = list(dict.fromkeys(one.name for one in stock.candidates))
         # What was served together another time shall not come along.
-        stock.state = home / "serving" / ("-".join(names) if len(names) > 1 else "")
-        stock.store = stock.state / "store"
+        shared = home / "serving" / ("-".join(names) if len(names) > 1 else "")
+        stock.store, stock.state = shared / "store", shared / _server(port)
     return stock
 
 
 def publish(candidates: Sequence[Candidate], folder: Path) -> None:
     """Put runs and adapters into their own store, live; the last of a name is the live one.
 
-    Whoever names a run asks for it, so failed gates do not stop it; the history tells.
+    Whoever names a run asks for it, so gates do not stop it; the history tells. That a server
+    refused it does: it would answer like the base.
 
     Raises:
-        UserError: the disk is full, or the folder may not be written.
+        UserError: a server refused a version, the disk is full, or the folder may not be written.
     """
     store, by = Store(folder), user()
+    refused, versions = [], []
     for one in candidates:
         version = store.publish(one.adapter.path, one.name, report=one.report, by=by, why=_WHY)
-        store.promote(one.name, version.number, by=by, why=_WHY, force=not one.passed)
+        versions.append(version)
+        if (refusal := store.alias(one.name).refused.get(version.number)) is not None:
+            refused.append(_refused(one, version, refusal, folder))
+    if refused:
+        raise UserError(refused)
+    for version in versions:
+        store.promote(version.name, version.number, by=by, why=_WHY, force=True)
 
 
 def user() -> str:
@@ -123,6 +131,20 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # A container's user need not have a name.
         return "unknown"
+
+
+def _server(port: int) -> str:
+    """The name of a server's own folder."""
+    return f"{socket.gethostname()}-{port}"
+
+
+def _refused(one: Candidate, version: Version, refusal: str, folder: Path) -> Problem:
+    return Problem(
+        f"a server refused it before: {refusal}",
+        one.label,
+        "train it again; to serve it all the same: "
+        f"llm-lora promote {version.name} {version.number} --store {folder} --force",
+    )
 
 
 def _add(store: Store, name: str, stock: Stock) -> None:
@@ -152,17 +174,22 @@ def _own(source: Path) -> Candidate:
     folder = source.resolve().parent if is_adapter else source
     if is_adapter and not (folder / "recipe.yaml").is_file():
         adapter = adapters.read(source.resolve())
-        name = suggest_name(str(adapter.manifest["name"]))
-        return Candidate(name, str(source), adapter, report=None, home=adapter.path)
+        return Candidate(_name(adapter), str(source), adapter, report=None, home=adapter.path)
     run = runs.find(folder)
+    adapter = adapters.read(run.adapter)
     return Candidate(
-        name=suggest_name(run.name),
+        name=_name(adapter),
         label=str(source),
-        adapter=adapters.read(run.adapter),
+        adapter=adapter,
         report=run.read(run.report),
         home=run.folder,
         example=_example(run),
     )
+
+
+def _name(adapter: Adapter) -> str:
+    """The recipe's name, wherever the folder was copied to."""
+    return suggest_name(str(adapter.manifest["name"]))
 
 
 def _example(run: Run) -> str | None:

@@ -36,6 +36,7 @@ class Upkeep:
         self._residents = residents
         self._linger_seconds = linger_seconds
         self._also = also
+        self._was_ready = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -57,21 +58,31 @@ class Upkeep:
         for served, version in wanted.items():
             if not (self._residents.proven(served) and self._residents.full):
                 self._residents.prepare(version)
+        if not self._was_ready:
+            await self.state()  # It counts even if nobody asked in the moment that it was ready.
         await self._residents.unload_idle(self._linger_seconds)
 
     async def state(self) -> dict[str, Any]:
-        """Whether every live version was loaded and probed, and what is missing or was refused."""
+        """Whether the server is ready, and what is `missing` or was `refused`.
+
+        It is ready once every live version was loaded and probed, and stays so: a version promoted
+        later that cannot be loaded is one name's trouble, and must not take a server that answers
+        for all the others, with all its replicas, out of service.
+        """
         return await asyncio.to_thread(self._state)
 
     def _state(self) -> dict[str, Any]:
         missing, refused = {}, {}
-        for name, version in self._catalog.aliases():
-            if not self._residents.proven(version.served_name):
-                why = self._residents.failure(version.served_name)
-                missing[version.label] = why or "loading"
-            for number, reason in self._catalog.store.alias(name).refused.items():
-                refused[f"{name}@{number}"] = reason
-        return {"ready": not missing, "missing": missing, "refused": refused}
+        for _, version in self._catalog.aliases():
+            why = self._catalog.problem(version)
+            if why is None and not self._residents.proven(version.served_name):
+                why = self._residents.failure(version.served_name) or "loading"
+            if why is not None:
+                missing[version.label] = why
+        for version, reason in self._catalog.refusals():
+            refused[version.label] = reason
+        self._was_ready |= not missing
+        return {"ready": self._was_ready, "missing": missing, "refused": refused}
 
     async def _run(self) -> None:
         while True:
