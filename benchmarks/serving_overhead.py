@@ -21,15 +21,15 @@ from typing import Any
 import httpx
 
 from llm_lora import adapter as adapters
-from llm_lora import pipeline, plan, recipe
+from llm_lora import plan, text_task
 from llm_lora import run as runs
-from llm_lora.pipeline import Prepared
 from llm_lora.serving import flags, launch, load, preflight, requests, trial
 from llm_lora.serving.client import Client, as_json
 from llm_lora.serving.load import Load
 from llm_lora.serving.preflight import Wanted
 from llm_lora.serving.terms import Terms
 from llm_lora.store import Store, Version
+from llm_lora.text_task import Prepared
 
 NAME = "bench"
 BY = "benchmark"
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--at-least", type=float, default=0.97, help="share of the throughput")
     given = parser.parse_args()
     here = runs.find(given.run)
-    prepared = pipeline.reopen(here, recipe.load)
+    prepared = text_task.reopen(here)
     hardware = plan.detect()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store = Store(Path(folder) / "store")

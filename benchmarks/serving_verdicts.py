@@ -21,7 +21,7 @@ import httpx
 from jsonschema import Draft202012Validator
 
 from llm_lora import adapter as adapters
-from llm_lora import pipeline, plan, recipe
+from llm_lora import plan, text_task
 from llm_lora import run as runs
 from llm_lora.serving import flags, launch, preflight, trial
 from llm_lora.serving.client import as_json
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=32)
     given = parser.parse_args()
     here = runs.find(given.run)
-    held_out = pipeline.reopen(here, recipe.load).dataset.held_out
+    held_out = text_task.reopen(here).dataset.held_out
     hardware = plan.detect()
     stack = ExitStack()
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,9 +1,9 @@
-"""An adapter: LoRA weights plus everything that serving them faithfully needs, in one folder.
+"""An adapter: LoRA weights plus everything that using them faithfully needs, in one folder.
 
-adapter_model.safetensors  adapter_config.json   what PEFT and vLLM read
-llm_lora.json              base digest, schema, system prompt, sampling, scores, versions
-answer.schema.json         the schema as it was written
-chat_template.jinja        the template that the training examples were rendered with
+adapter_model.safetensors  adapter_config.json   what PEFT, vLLM and diffusers read
+llm_lora.json              base digest, sampling, scores, versions; system prompt or trigger
+answer.schema.json         text: the schema as it was written
+chat_template.jinja        text: the template that the training examples were rendered with
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from llm_lora import files
-from llm_lora.base import Base, safetensors_header
+from llm_lora.base import safetensors_header
 from llm_lora.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -26,7 +26,21 @@ MANIFEST = "llm_lora.json"
 SCHEMA = "answer.schema.json"
 TEMPLATE = "chat_template.jinja"
 
-_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>A|B)\.weight$")
+_SIDE = r"\.lora_(?P<side>A|B)\.weight"
+_KEYS = {
+    "text": re.compile(rf"base_model\.model\.(?P<module>.+){_SIDE}"),
+    "image": re.compile(rf"(?P<module>(unet|text_encoder(_2)?)\..+){_SIDE}"),
+}
+"""Names of the tensors by task, as PEFT and diffusers write them."""
+
+
+class Trained(Protocol):
+    """The base of an adapter."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
 
 
 # Parts of PEFT's configuration under which the weights mean more than a product added to the base.
@@ -100,7 +114,8 @@ def read(folder: Path) -> Adapter:
     tensors = safetensors_header(folder / WEIGHTS)
     config = _json(folder / CONFIG)
     manifest = _json(folder / MANIFEST)
-    modules = _modules(tensors, folder, int(config.get("r", 0)))
+    pattern = _KEYS[manifest.get("task", "text")]
+    modules = _modules(tensors, pattern, folder, int(config.get("r", 0)))
     found = digest(folder)
     if manifest.get("digest") != found:
         raise UserError(
@@ -126,7 +141,7 @@ def read(folder: Path) -> Adapter:
     )
 
 
-def require_base(adapter: Adapter, base: Base) -> None:
+def require_base(adapter: Adapter, base: Trained) -> None:
     """Refuse to put an adapter onto a base that it was not trained on.
 
     Raises:
@@ -192,11 +207,13 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _modules(tensors: dict[str, dict[str, Any]], folder: Path, rank: int) -> tuple[str, ...]:
+def _modules(
+    tensors: dict[str, dict[str, Any]], pattern: re.Pattern[str], folder: Path, rank: int
+) -> tuple[str, ...]:
     """Names of the adapted modules; every one must have both halves, of the announced rank."""
     sides: dict[str, set[str]] = {}
     for key, tensor in tensors.items():
-        match = _KEY.match(key)
+        match = pattern.fullmatch(key)
         if match is None:
             raise UserError(
                 f"unexpected tensor {key}", where=str(folder / WEIGHTS), fix="is this a LoRA?"

@@ -20,9 +20,14 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
+PIPELINE = "model_index.json"
+"""What diffusers keeps in the folder of a model that paints."""
+
 _INDEX = "model.safetensors.index.json"
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""How models on the hub are called."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
 _LLAMA_CPP = "this is a model for llama.cpp (GGML/GGUF), which cannot be trained"
@@ -71,13 +76,17 @@ def resolve(base: str, revision: str | None = None, *, download: bool = True) ->
         raise UserError(_LLAMA_CPP, where=base, fix=_LLAMA_CPP_FIX)
     if folder.is_file():
         raise UserError("this is a file", where=base, fix="name the folder of the model")
-    if not _HUB_ID.fullmatch(base):
+    if not HUB_ID.fullmatch(base):
         raise UserError(
             "no such folder", where=base, fix="check the path, or name a model as owner/name"
         )
-    snapshot = _download(base, revision, local_only=not download)
-    commit = snapshot.name if _COMMIT.fullmatch(snapshot.name) else revision
-    return _inspect(base, snapshot, commit)
+    snapshot = fetch(base, revision, _FILES, local_only=not download)
+    return _inspect(base, snapshot, commit(snapshot) or revision)
+
+
+def commit(snapshot: Path) -> str | None:
+    """The commit that a folder in the hub's cache holds."""
+    return snapshot.name if _COMMIT.fullmatch(snapshot.name) else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -140,6 +149,10 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
     if (folder / "adapter_config.json").is_file():
         raise UserError(
             "this is an adapter, not a base", where=name, fix="name the base it was trained on"
+        )
+    if (folder / PIPELINE).is_file():
+        raise UserError(
+            "this is a model that paints", where=name, fix="set task: image, or name a text model"
         )
     if not (folder / CONFIG).is_file():
         raise UserError(
@@ -239,20 +252,27 @@ def _no_weights(folder: Path) -> UserError:
 def safetensors_header(path: Path) -> dict[str, Any]:
     """Tensor names with dtype, shape and offsets, checked against the size of the file.
 
-    Format: 8 bytes little-endian header length, JSON header, data
-    (https://huggingface.co/docs/safetensors).
-
     Raises:
         UserError: the file is cut off or no safetensors file.
     """
+    return safetensors_parts(path)[0]
+
+
+def safetensors_parts(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """As `safetensors_header`, and what the file says of itself.
+
+    Format: 8 bytes little-endian header length, JSON header, data
+    (https://huggingface.co/docs/safetensors).
+    """
     size = path.stat().st_size
+    metadata: dict[str, str] = {}
     with path.open("rb") as file:
         start = file.read(8)
         (length,) = struct.unpack("<Q", start.ljust(8, b"\xff"))
         header = file.read(length) if length <= size - 8 else b""
     try:
         tensors: dict[str, Any] = json.loads(header)
-        tensors.pop("__metadata__", None)
+        metadata = tensors.pop("__metadata__", None) or {}
         end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         end = -1
@@ -262,24 +282,25 @@ def safetensors_header(path: Path) -> dict[str, Any]:
             where=str(path),
             fix="download or copy it again",
         )
-    return tensors
+    return tensors, metadata
 
 
 def _digest(folder: Path, weights: list[Path]) -> str:
-    """Identity of config, tokenizer and weights.
-
-    Small weight files are read whole. Of a large one, its size, its first 64 KiB (the header)
-    and samples spread over it are read: any full fine-tune changes nearly every weight, so a
-    sample tells two models of the same shape apart, in milliseconds instead of minutes. It is
-    no protection against someone who changes single weights on purpose.
-    """
+    """Identity of config, tokenizer and weights."""
     total = hashlib.sha256()
     for path in (folder / CONFIG, folder / TOKENIZER, *weights):
-        total.update(f"{path.name} {path.stat().st_size} {_file_digest(path)}\n".encode())
+        total.update(f"{path.name} {path.stat().st_size} {sampled_sha256(path)}\n".encode())
     return total.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def sampled_sha256(path: Path) -> str:
+    """Hex digest of a file of weights.
+
+    Small ones are read whole. Of a large one, its size, its first 64 KiB (the header) and samples
+    spread over it are read: any full fine-tune changes nearly every weight, so a sample tells two
+    models of the same shape apart, in milliseconds instead of minutes. It is no protection against
+    someone who changes single weights on purpose.
+    """
     size = path.stat().st_size
     if size <= _HASH_WHOLE:
         return files.file_sha256(path)
@@ -291,14 +312,35 @@ def _file_digest(path: Path) -> str:
     return part.hexdigest()
 
 
-def _download(name: str, revision: str | None, *, local_only: bool) -> Path:
-    """The snapshot of a model in the hub's cache, downloaded where it is not there yet."""
+def fetch(
+    name: str,
+    revision: str | None,
+    patterns: list[str],
+    *,
+    without: list[str] | None = None,
+    local_only: bool,
+) -> Path:
+    """The snapshot of a model in the hub's cache, downloaded where it is not there yet.
+
+    Args:
+        name, revision: as on the hub.
+        patterns: files to fetch.
+        without: files not to fetch though they fit one of the patterns.
+        local_only: look into the cache alone.
+
+    Raises:
+        UserError: there is no such model, it may not be had, or the hub cannot be reached.
+    """
     from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=_FILES, local_files_only=local_only
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=without,
+                local_files_only=local_only,
             )
         )
     except errors.GatedRepoError:

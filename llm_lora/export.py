@@ -8,13 +8,14 @@ from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import files, folders, mapping, pipeline, recipe
+from llm_lora import files, folders, mapping, text_task
 from llm_lora import merge as merging
 from llm_lora.adapter import Adapter
 from llm_lora.formats import Message
 from llm_lora.llamacpp import modelfile, writing
-from llm_lora.pipeline import Prepared, Watcher
 from llm_lora.run import Run
+from llm_lora.tasks import Watcher
+from llm_lora.text_task import Prepared
 
 _ADAPTER_FILES = (
     adapters.WEIGHTS,
@@ -143,7 +144,7 @@ def ollama(
 
 
 def _open(here: Run) -> tuple[Prepared, Adapter]:
-    prepared = pipeline.reopen(here, recipe.load)
+    prepared = text_task.reopen(here)
     adapter = adapters.read(here.adapter)
     adapters.require_base(adapter, prepared.base)
     return prepared, adapter

@@ -13,28 +13,23 @@ from llm_lora.engines.events import Fit
 from llm_lora.errors import UserError
 from llm_lora.formats import Example
 from llm_lora.preference import Pair
-from llm_lora.prepared import Prepared, Watcher, max_new_tokens
+from llm_lora.prepared import Prepared, max_new_tokens
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
+from llm_lora.tasks import Watcher
 
 
 def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
-    """Train the adapter of a run; what an interrupted run has finished is not done again.
+    """Train the adapter of a run.
 
     Raises:
         Interrupted: the user stopped it.
         UserError: whatever the engine cannot do, or no pair to learn from was found.
     """
-    if here.fit.is_file():
-        watch.say("training was finished before; its adapter is used")
-        return Fit.from_json(here.read(here.fit), here.fit)
     engine = engines.load(prepared.recipe.task)
     if prepared.recipe.train.method == "sft":
-        fit = _supervise(engine, prepared, here, here.adapter, watch, resume=resume)
-    else:
-        fit = _with_preference(engine, prepared, here, watch, resume=resume)
-    files.write_json(here.fit, asdict(fit))
-    return fit
+        return _supervise(engine, prepared, here, here.adapter, watch, resume=resume)
+    return _with_preference(engine, prepared, here, watch, resume=resume)
 
 
 def _supervise(

@@ -15,12 +15,13 @@ from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import engines, files, folders, pipeline, recipe, tensors, versions
+from llm_lora import engines, files, folders, tensors, text_task, versions
 from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
 from llm_lora.formats import Example
-from llm_lora.pipeline import Prepared, Watcher
 from llm_lora.run import Run
+from llm_lora.tasks import Watcher
+from llm_lora.text_task import Prepared
 
 DEQUANTISED, ORIGINAL, AUTO = "dequantised", "original", "auto"
 UNMERGED = "unmerged"
@@ -93,7 +94,7 @@ def build(
 ) -> Path:
     """As `merge`, but leave the merged model somewhere in the workspace `space`."""
     check_into(into)
-    prepared = pipeline.reopen(here, recipe.load)
+    prepared = text_task.reopen(here)
     adapter = adapters.read(here.adapter)
     adapters.require_base(adapter, prepared.base)
     candidates = _candidates(into, prepared.recipe.lora.bits, measure)

@@ -46,6 +46,7 @@ class Checker:
     Attributes:
         model: the settings.
         synonyms: names that other tools use, each with the dotted name here.
+        others: models of other kinds, by what to call them, whose settings are no misspellings.
         more: names at the top that a user may write and the model does not have.
         hidden: names of the model that a user does not write.
         prefix: what comes before every dotted name in messages ("profiles.cpu.").
@@ -53,6 +54,7 @@ class Checker:
 
     model: type[BaseModel]
     synonyms: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, type[BaseModel]] = field(default_factory=dict)
     more: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     prefix: str = ""
@@ -63,11 +65,13 @@ class Checker:
             self.model.model_validate(data)
         except ValidationError as error:
             schema = _schema_of(self.model)
-            found = (
+            found = [
                 self._mistake(one["type"], one["loc"], data, schema)
                 for one in error.errors(include_url=False, include_context=False)
-            )
-            return list(dict.fromkeys(found))
+            ]
+            # Of a list whose items are wrong nothing more is to be said.
+            around = {mistake.path[:-1] for mistake in found if mistake.kind == "value"}
+            return [one for one in dict.fromkeys(found) if one.path not in around]
         return []
 
     def _mistake(
@@ -103,11 +107,16 @@ class Checker:
         wanted = name.lower().replace("-", "_")
         homes = [one for one in known if _last(one) == wanted]
         synonym = self.synonyms.get(wanted)
+        other = next((kind for kind, model in self.others.items() if _has(model, path)), None)
         near = _nearest(wanted, siblings) or _nearest(wanted, known)
+        if not near and (alike := _nearest(wanted, [*self.synonyms])):
+            synonym = self.synonyms[alike]
         meant: str | None = None
         if dotted((*parent, wanted)) in siblings:
             meant = dotted((*parent, wanted))
             fix = f"did you mean {meant}?"
+        elif other:
+            fix = f"it belongs to {other}"
         elif homes:
             meant = homes[0]
             blocks = [home.rpartition(".")[0] for home in homes]
@@ -125,6 +134,11 @@ class Checker:
             fix = f"{where} {', '.join(map(_last, siblings))}"
         what = f"{self.prefix}{dotted(path)} is not a setting"
         return Mistake(path, what, fix, kind="unknown", meant=meant)
+
+
+def _has(model: type[BaseModel], path: KeyPath) -> bool:
+    schema = _schema_of(model)
+    return dotted(path) in _names(schema, schema)
 
 
 @cache
@@ -165,11 +179,14 @@ def describe(schema: Schema, root: Schema) -> str:
         return _either([show(value) for value in schema.get("enum", [schema.get("const")])])
     kind = schema.get("type")
     if kind in ("integer", "number"):
-        return ("a whole number" if kind == "integer" else "a number") + _bounds(schema)
+        step = f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else ""
+        return ("a whole number" if kind == "integer" else "a number") + _bounds(schema) + step
     if kind == "boolean":
         return "true or false"
     if kind == "array":
         items = _resolved(schema.get("items", {}), root)
+        if items.get("type") == "number":
+            return "a list of numbers"
         return "a list of paths" if items.get("format") == "path" else "a list of text"
     if kind == "string":
         words = "non-empty text" if schema.get("minLength") else "text"
@@ -194,6 +211,8 @@ def _bounds(schema: Schema) -> str:
             return f" from {low} to below {high}"
         case {"exclusiveMinimum": low, "maximum": high}:
             return f" above {low} up to {high}"
+        case {"exclusiveMinimum": low, "exclusiveMaximum": high}:
+            return f" above {low} to below {high}"
         case {"minimum": low}:
             return f" of at least {low}"
         case {"exclusiveMinimum": low}:

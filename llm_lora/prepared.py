@@ -1,9 +1,8 @@
-"""A recipe with everything that it names, read and checked; and who watches the work on it."""
+"""A text recipe with everything that it names, read and checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from llm_lora import base as bases
 from llm_lora import dataset as datasets
@@ -11,31 +10,10 @@ from llm_lora import gates
 from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
-from llm_lora.engines.events import Progress
 from llm_lora.recipe import Recipe
-from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 
 _TOKENS_HEADROOM = 1.25
-
-
-class Watcher(Protocol):
-    """Whoever shows the pipeline's progress: the command line, or nobody."""
-
-    def stage(self, title: str) -> None:
-        """A new stage begins."""
-
-    def say(self, text: str) -> None:
-        """A decision or a fact worth a line."""
-
-    def progress(self, progress: Progress) -> None:
-        """Work goes on."""
-
-    def checked(self, dataset: Dataset) -> None:
-        """The dataset passed its check."""
-
-    def began(self, here: Run) -> None:
-        """The run's folder is there; from now on it can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +25,14 @@ class Prepared:
     chat: Chat
     schema: AnswerSchema | None
     dataset: Dataset
+
+    def inputs(self) -> dict[str, str | None]:
+        """Digests of all that a run works on."""
+        return {
+            "dataset": self.dataset.fingerprint,
+            "schema": self.schema.digest if self.schema else None,
+            "base": self.base.digest,
+        }
 
 
 def prepare(recipe: Recipe) -> Prepared:

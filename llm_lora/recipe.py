@@ -2,6 +2,7 @@
 
     defaults < extends < the file < its profile < --set
 
+What the setting `task` says decides which settings there are: `Recipe` (text) or `ImageRecipe`.
 Every layer is checked alone, so a mistake is told where it was written even when another layer
 hides it; then the layers are merged and the whole is checked for what is missing or contradicts
 itself, under each profile.
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_lora import files, recipe_layers
 from llm_lora.errors import Problem, UserError
@@ -28,49 +31,69 @@ from llm_lora.recipe_blocks import (
     TrainRecipe,
 )
 from llm_lora.recipe_layers import Layer, Layers
-from llm_lora.recipe_types import PROFILES, Recipe
-from llm_lora.yaml_source import KeyPath
+from llm_lora.recipe_root import TASKS, map_paths, written, yaml_text
+from llm_lora.recipe_scalars import PROFILES
+from llm_lora.recipe_types import Recipe
+
+if TYPE_CHECKING:
+    from llm_lora.recipe_image import ImageRecipe
 
 __all__ = [
     "PROFILES",
+    "AnyRecipe",
     "CheckRecipe",
     "DataRecipe",
     "GenerateRecipe",
     "LoraRecipe",
     "PreferRecipe",
+    "Read",
     "Recipe",
     "TrainRecipe",
+    "convert",
     "json_schema",
     "load",
+    "read",
 ]
 
+AnyRecipe: TypeAlias = "Recipe | ImageRecipe"
 Pick = str | Callable[[tuple[str, ...]], str] | None
 
-_SYNONYMS = {
-    "early_stopping_patience": "train.patience",
-    "eval_steps": "train.evaluate_every",
-    "gradient_accumulation_steps": "train.accumulate",
-    "gradient_checkpointing": "train.checkpointing",
-    "load_in_4bit": "lora.bits",
-    "lora_r": "lora.rank",
-    "lr": "train.learning_rate",
-    "lr_scheduler_type": "train.schedule",
-    "max_length": "train.max_tokens",
-    "max_seq_length": "train.max_tokens",
-    "model": "base",
-    "model_name_or_path": "base",
-    "num_train_epochs": "train.epochs",
-    "optim": "train.optimizer",
-    "per_device_train_batch_size": "train.batch_size",
-    "r": "lora.rank",
-    "target_modules": "lora.targets",
-    "warmup_ratio": "train.warmup",
-}
-"""What other trainers call our settings, for suggestions only."""
+_WRITTEN = {"text": "a text recipe", "image": "an image recipe"}
 
 
-def load(path: Path, *, overrides: Sequence[str] = (), profile: Pick = None) -> Recipe:
-    """Read a recipe.
+@cache
+def _models() -> dict[str, type[AnyRecipe]]:
+    """What a recipe is, by its task."""
+    # Imported on use: not every command reads a recipe.
+    from llm_lora.recipe_image import ImageRecipe
+
+    return {"text": Recipe, "image": ImageRecipe}
+
+
+@dataclass(frozen=True)
+class Read:
+    """A recipe, and what its file says besides, where that was written for lora-scripts.
+
+    Attributes:
+        recipe: the resolved recipe.
+        notes: what every key was converted to.
+        runs: the folder of runs, where the file names one.
+        resume: the interrupted run to go on with, where the file names a checkpoint of one.
+    """
+
+    recipe: AnyRecipe
+    notes: tuple[str, ...] = ()
+    runs: Path | None = None
+    resume: Path | None = None
+
+
+def load(path: Path, *, overrides: Sequence[str] = (), profile: Pick = None) -> AnyRecipe:
+    """The recipe of `read`."""
+    return read(path, overrides=overrides, profile=profile).recipe
+
+
+def read(path: Path, *, overrides: Sequence[str] = (), profile: Pick = None) -> Read:
+    """Read a recipe of any task, of our own form or of lora-scripts'.
 
     Args:
         path: the YAML file.
@@ -83,29 +106,80 @@ def load(path: Path, *, overrides: Sequence[str] = (), profile: Pick = None) -> 
         UserError: every mistake of the file, its parents, all its profiles and the overrides.
     """
     layers = recipe_layers.read(Path(path), overrides)
-    meant = {name for layer in layers.all() for name in _check(layers, layer)}
+    model = _model(layers)
+    meant = {name for layer in layers.all() for name in _check(layers, layer, model)}
     candidates: list[str | None] = [*layers.names]
     if profile is None or not candidates:
         candidates.insert(0, None)
     if layers.whole:
-        _check_missing(layers, candidates, meant)
+        _check_missing(layers, model, candidates, meant)
     chosen = _choose(layers, profile)
     if not layers.problems:
-        _check_sense(layers, candidates, chosen)
+        _check_sense(layers, model, candidates, chosen)
     if layers.problems:
         raise UserError(_in_reading_order(layers, overrides))
-    return Recipe.model_validate(_settings(layers, chosen, layers.overrides))
+    return Read(
+        model.model_validate(_settings(layers, chosen, layers.overrides)),
+        tuple(note for one in layers.converted for note in one.notes),
+        next((one.output for one in reversed(layers.converted) if one.output), None),
+        next((one.resume for one in reversed(layers.converted) if one.resume), None),
+    )
 
 
-def _check(layers: Layers, layer: Layer) -> Iterator[str]:
+def convert(path: Path, folder: Path) -> str:
+    """A recipe of lora-scripts as YAML of our own form, its notes as comments.
+
+    Args:
+        path: the file.
+        folder: where the text will be kept.
+
+    Raises:
+        UserError: whatever `read` tells, or the recipe is of our own form already.
+    """
+    notes = read(path, profile=lambda names: names[0]).notes
+    if not notes:
+        raise UserError("this recipe is of our own form already", where=str(path), fix="train it")
+    settings = recipe_layers.read(path, ()).merged(None, ())
+    settings = {"task": settings.pop("task"), "name": _name(path), **settings}
+    text = yaml_text(map_paths(settings, lambda one: written(one, folder)))
+    return "".join(f"# {note}\n" for note in notes) + text
+
+
+def _model(layers: Layers) -> type[AnyRecipe]:
+    """What the recipe must be: of the task that it names, else of the one that it fits better."""
+    named = next((task for layer in reversed(layers.files) if (task := _task(layer))), None)
+    if named is not None:
+        return _models()[named]
+
+    def unfit(model: type[AnyRecipe]) -> int:
+        checkers = ((Checker(model), layer.settings) for layer in layers.all())
+        found = (one for checker, settings in checkers for one in checker.mistakes(settings))
+        return sum(one.kind == "unknown" for one in found)
+
+    return min(_models().values(), key=unfit)
+
+
+def _task(layer: Layer) -> str | None:
+    """The task that a layer names, where there is such a task."""
+    named = layer.settings.get("task")
+    return named if isinstance(named, str) and named in TASKS else None
+
+
+def _check(layers: Layers, layer: Layer, model: type[AnyRecipe]) -> Iterator[str]:
     """Check a layer alone: what is missing may come from another, null says "the default".
 
     Yields the settings that misspelled keys were meant to be.
     """
+    named = _task(layer)
+    if named is not None and _models()[named] is not model:
+        what = f"{layer.prefix}task is {named}, but {layers.path} is {_called(model)}"
+        layers.add(what, layer.place(("task",)), "keep to one task")
+        return
     is_file = not layer.root and layer.lines is not None
     checker = Checker(
-        Recipe,
-        synonyms=_SYNONYMS,
+        model,
+        synonyms=model.SYNONYMS,
+        others={_called(other): other for other in _models().values() if other is not model},
         more=("extends", "profiles") if is_file else (),
         hidden=("profile",),
         prefix=layer.prefix,
@@ -127,11 +201,20 @@ def _is_reset(mistake: Mistake, settings: Any) -> bool:
     return mistake.kind == "value" and settings is None and isinstance(mistake.path[-1], str)
 
 
-def _check_missing(layers: Layers, candidates: Iterable[str | None], meant: set[str]) -> None:
+def _called(model: type[AnyRecipe]) -> str:
+    return next(_WRITTEN[task] for task in TASKS if _models()[task] is model)
+
+
+def _check_missing(
+    layers: Layers,
+    model: type[AnyRecipe],
+    candidates: Iterable[str | None],
+    meant: set[str],
+) -> None:
     missing = {
         name: {
             mistake.path: mistake
-            for mistake in Checker(Recipe).mistakes(_settings(layers, name, layers.overrides))
+            for mistake in Checker(model).mistakes(_settings(layers, name, layers.overrides))
             if mistake.kind == "missing" and dotted(mistake.path) not in meant
         }
         for name in candidates
@@ -164,16 +247,21 @@ def _choose(layers: Layers, profile: Pick) -> str | None:
     return None
 
 
-def _check_sense(layers: Layers, candidates: list[str | None], chosen: str | None) -> None:
+def _check_sense(
+    layers: Layers,
+    model: type[AnyRecipe],
+    candidates: list[str | None],
+    chosen: str | None,
+) -> None:
     """Check that the settings go together, under each profile."""
     found: dict[tuple[str, str, str], list[str | None]] = {}
     for profile in candidates:
         overrides = layers.overrides if profile == chosen else []
         try:
-            recipe = Recipe.model_validate(_settings(layers, profile, overrides))
+            recipe = model.model_validate(_settings(layers, profile, overrides))
         except ValueError:
             continue  # Only an override completes it, and that is for the chosen profile.
-        for path, what, fix in contradictions(recipe):
+        for path, what, fix in recipe.contradictions():
             said = [layer for layer in layers.applied(profile, overrides) if layer.says(path)]
             place = said[-1].place(path) if said else str(layers.path)
             found.setdefault((what, place, fix), []).append(profile)
@@ -183,87 +271,13 @@ def _check_sense(layers: Layers, candidates: list[str | None], chosen: str | Non
         layers.add(f"{names}{what}", place, fix)
 
 
-def contradictions(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
-    """Settings that cannot hold together: (which to blame, what is wrong, what to do)."""
-    data, train = recipe.data, recipe.train
-    steps = train.evaluate_every
-    if isinstance(steps, int) and train.max_steps is not None and steps > train.max_steps:
-        yield (
-            ("train", "evaluate_every"),
-            f"train.evaluate_every is {steps} steps, but train.max_steps ends after "
-            f"{train.max_steps}, so no checkpoint would be chosen",
-            "lower train.evaluate_every",
-        )
-    if isinstance(data.held_out, float) and data.held_out + data.validation > 0.5:
-        yield (
-            ("data", "held_out"),
-            f"data.held_out {data.held_out:g} and data.validation {data.validation:g} leave less "
-            "than half of train to learn from",
-            "lower one of them",
-        )
-    held_out = data.held_out if isinstance(data.held_out, tuple) else ()
-    for path in sorted(set(data.train) & set(held_out)):
-        yield (
-            ("data", "held_out"),
-            f"data.held_out and data.train both name {path}",
-            "held-out examples must never be trained on: cut a share, such as held_out: 0.1",
-        )
-    for key, paths in (("train", data.train), ("held_out", held_out)):
-        for path in sorted({one for one in paths if paths.count(one) > 1}):
-            yield ("data", key), f"data.{key} names {path} twice", "keep one"
-    if data.answer_schema is None:
-        for key in ("schema_valid", "fields", "tolerance"):
-            if getattr(recipe.check, key) not in (None, {}):
-                yield (
-                    ("check", key),
-                    f"check.{key} needs data.schema, the schema to judge by",
-                    f"set data.schema, or remove check.{key}",
-                )
-        needs = {
-            "closed_weight": (train.closed_weight != 1, "which tells the closed values"),
-            "forced_weight": (train.forced_weight != 1, "which forces tokens"),
-            "validation_loss": (train.validation_loss != "free", "which constrains"),
-            "method": (train.method != "sft", "by which answers are judged"),
-        }
-        for key, (used, why) in needs.items():
-            if used:
-                yield (
-                    ("train", key),
-                    f"train.{key} needs data.schema, {why}",
-                    f"set data.schema, or remove train.{key}",
-                )
-    if train.method == "grpo":
-        yield from _grpo_contradictions(recipe)
-    if recipe.profile == "cpu" and train.optimizer == "paged-adamw-8bit":
-        yield (
-            ("train", "optimizer"),
-            "train.optimizer paged-adamw-8bit moves GPU memory, and there is no GPU",
-            "use adamw",
-        )
-
-
-def _grpo_contradictions(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
-    step = recipe.train.batch_size * recipe.train.accumulate
-    if step % recipe.prefer.samples:
-        yield (
-            ("prefer", "samples"),
-            f"prefer.samples {recipe.prefer.samples} does not divide the {step} answers of a step, "
-            "train.batch_size x train.accumulate; grpo compares all answers to a prompt in one",
-            "set it to a divisor",
-        )
-    if recipe.prefer.constrained:
-        yield (
-            ("prefer", "constrained"),
-            "prefer.constrained is for dpo; grpo needs the chances of its own free answers",
-            "remove it, or set train.method to dpo",
-        )
-
-
 def _settings(layers: Layers, profile: str | None, overrides: Iterable[Layer]) -> dict[str, Any]:
-    settings = layers.merged(profile, overrides)
-    stem = re.sub(r"[^a-z0-9_-]+", "-", layers.path.stem.lower()).strip("-_")[:64]
-    settings.setdefault("name", stem or "recipe")
-    return settings
+    return {"name": _name(layers.path), **layers.merged(profile, overrides)}
+
+
+def _name(path: Path) -> str:
+    """The name of a recipe that gives none: its file's."""
+    return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:64] or "recipe"
 
 
 def _in_reading_order(layers: Layers, overrides: Iterable[str]) -> list[Problem]:
@@ -285,12 +299,32 @@ def json_schema() -> dict[str, Any]:
     """JSON schema of a recipe file, for editors (yaml-language-server) to complete and check.
 
     Nothing is required in it, for any layer may be partial, and null is allowed everywhere, for
-    it takes back what a parent said.
+    it takes back what a parent said. A layer that names no task may be of any.
     """
-    schema = Recipe.model_json_schema()
+    definitions: dict[str, Any] = {}
+    for model in _models().values():
+        definitions |= _definitions(model)
+    names = {task: {"$ref": f"#/$defs/{model.__name__}"} for task, model in _models().items()}
+    chosen: dict[str, Any] = {"anyOf": [*names.values()]}
+    for task, definition in names.items():
+        of_task = {"properties": {"task": {"const": task}}, "required": ["task"]}
+        chosen = {"if": of_task, "then": definition, "else": chosen}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "llm-lora recipe",
+        "type": "object",
+        **chosen,
+        "$defs": definitions,
+    }
+
+
+def _definitions(model: type[AnyRecipe]) -> dict[str, Any]:
+    """The blocks of a recipe, its profile, and itself."""
+    schema = model.model_json_schema()
     blocks = {name: _for_editors(block) for name, block in schema["$defs"].items()}
     settings = _for_editors(schema)["properties"]
     of_profile = {key: value for key, value in settings.items() if key != "profile"}
+    name = f"{model.__name__}Profile"
     extends = {
         "type": "string",
         "description": "Another recipe, relative to this file; what it says holds unless said "
@@ -301,21 +335,19 @@ def json_schema() -> dict[str, Any]:
         "description": "Settings for a class of hardware, over all others; --profile auto picks "
         "the largest that fits the machine.",
         "additionalProperties": False,
-        "properties": {name: {"$ref": "#/$defs/Profile"} for name in PROFILES},
+        "properties": {profile: {"$ref": f"#/$defs/{name}"} for profile in PROFILES},
     }
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "llm-lora recipe",
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {"extends": extends, **settings, "profiles": profiles},
-        "$defs": {
-            **blocks,
-            "Profile": {
-                "type": ["object", "null"],
-                "additionalProperties": False,
-                "properties": of_profile,
-            },
+        **blocks,
+        name: {
+            "type": ["object", "null"],
+            "additionalProperties": False,
+            "properties": of_profile,
+        },
+        model.__name__: {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"extends": extends, **settings, "profiles": profiles},
         },
     }
 

@@ -10,13 +10,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_lora import files, yaml_source
 from llm_lora.errors import Problem, UserError
 from llm_lora.mistakes import show
-from llm_lora.recipe_types import PROFILES, map_paths
+from llm_lora.recipe_root import map_paths
+from llm_lora.recipe_scalars import PROFILES
 from llm_lora.yaml_source import KeyPath
+
+if TYPE_CHECKING:
+    from llm_lora.flat_recipe import Converted
 
 Settings = dict[str, Any]
 
@@ -64,13 +68,17 @@ class Layer:
 
 @dataclass
 class Layers:
-    """All layers of one recipe, farthest parent first, and what is wrong with them."""
+    """All layers of one recipe, farthest parent first, and what is wrong with them.
+
+    `converted` are those of its files that were written for lora-scripts.
+    """
 
     path: Path
     files: list[Layer] = field(default_factory=list)
     profiles: dict[str, list[Layer]] = field(default_factory=dict)
     overrides: list[Layer] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    converted: list[Converted] = field(default_factory=list)
     whole: bool = True
     """False when a parent could not be read, so nothing can be said about what is missing."""
 
@@ -120,6 +128,9 @@ def _read_file(layers: Layers, path: Path, children: tuple[Path, ...]) -> None:
     """Read a file after the files that it extends."""
     label = str(path)
     source = yaml_source.parse(_text(path), label)
+    # Imported on use, as ruamel in yaml_source: not every command reads a recipe.
+    from llm_lora import flat_recipe
+
     layers.problems.extend(source.problems)
     if not isinstance(source.data, dict):
         what = "the file is empty" if source.data is None else f"this is {show(source.data)}"
@@ -132,6 +143,13 @@ def _read_file(layers: Layers, path: Path, children: tuple[Path, ...]) -> None:
         _read_parent(layers, target, place, (*children, path))
     elif parent is not None:
         layers.add(f"extends must be a path, not {show(parent)}", place)
+    if flat_recipe.is_flat(source.data):
+        inherited = next((one.settings.get("task") for one in reversed(layers.files)), None)
+        converted = flat_recipe.convert(source, label, inherited)
+        layers.problems.extend(converted.problems)
+        layers.converted.append(converted)
+        # As lora-scripts has it: its paths are relative to the working directory.
+        layer = Layer(label, converted.settings, Path(), converted.lines)
     layers.files.append(layer)
 
 

@@ -50,6 +50,10 @@ HeldOut = Annotated[
     Annotated[Number, Field(gt=0, le=0.5), Tag("share")] | Annotated[Paths, Tag("other")],
     _by_point,
 ]
+FolderOrShare = Annotated[
+    Annotated[Number, Field(gt=0, le=0.5), Tag("share")] | Annotated[OnePath, Tag("other")],
+    _by_point,
+]
 Every = Annotated[
     Annotated[Number, Field(gt=0, le=1), Tag("share")]
     | Annotated[Whole, Field(ge=1), Tag("other")],
@@ -59,6 +63,14 @@ Targets = Annotated[
     Annotated[Literal["all-linear"], Tag("text")]
     | Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("other")],
     _by_text,
+]
+ImageTargets = Annotated[
+    Annotated[Literal["attention", "attention+ff"], Tag("text")]
+    | Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("other")],
+    _by_text,
+]
+Strengths = Annotated[
+    tuple[Annotated[Number, Field(ge=0, le=2)], ...], Field(min_length=2, max_length=32)
 ]
 
 

@@ -1,18 +1,14 @@
-"""A whole recipe: closed, frozen. What a YAML file may say is exactly what stands here and in
-`recipe_blocks`; `recipe.load` reads it.
+"""A whole recipe of task text: closed, frozen. What a YAML file may say is exactly what stands here
+and in `recipe_blocks`; `recipe.load` reads it.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llm_lora.files import sha256
 from llm_lora.recipe_blocks import (
     CheckRecipe,
     DataRecipe,
@@ -21,29 +17,30 @@ from llm_lora.recipe_blocks import (
     PreferRecipe,
     TrainRecipe,
 )
-from llm_lora.recipe_scalars import PROFILES, Block, NotEmpty, Profile
+from llm_lora.recipe_root import RecipeRoot, one_of_tasks
+from llm_lora.recipe_scalars import PROFILES, Profile
+from llm_lora.yaml_source import KeyPath
 
-__all__ = ["PROFILES", "Recipe", "is_path", "map_paths"]
+__all__ = ["PROFILES", "Recipe"]
+
+Contradictions = Iterator[tuple[KeyPath, str, str]]
 
 
-class Recipe(Block):
-    """One recipe, resolved: the value that every stage takes."""
+class Recipe(RecipeRoot):
+    """One recipe for text, resolved: the value that every stage takes."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        **RecipeRoot.SYNONYMS,
+        "early_stopping_patience": "train.patience",
+        "eval_steps": "train.evaluate_every",
+        "load_in_4bit": "lora.bits",
+        "max_length": "train.max_tokens",
+        "max_seq_length": "train.max_tokens",
+    }
 
     task: Literal["text"] = Field(
-        description="What is trained. text: text answers to text prompts."
-    )
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
-        json_schema_extra={"patternErrorMessage": "made of lower-case letters, digits, - and _"},
-        description="Names runs and adapters; the file's own name where not given.",
-    )
-    base: NotEmpty = Field(
-        description="The model to start from. tiny (embedded), a folder (starting with ./, ../, "
-        "~/ or /, relative to this YAML file), or a hub id such as Qwen/Qwen3-4B-Instruct-2507.",
-    )
-    revision: str | None = Field(
-        default=None,
-        description="Commit, tag or branch of the base on the hub; a commit never changes.",
+        description=str(RecipeRoot.model_fields["task"].description),
+        json_schema_extra=one_of_tasks,
     )
     data: DataRecipe = Field(description="What to learn from, and what to judge by.")
     lora: LoraRecipe = Field(default_factory=LoraRecipe, description="The adapter.")
@@ -68,50 +65,85 @@ class Recipe(Block):
         default=None, description="The profile that was applied; written by llm-lora, not by hand."
     )
 
-    def settings(self, folder: Path | None = None) -> dict[str, Any]:
-        """The recipe as plain data under the keys of the YAML file.
+    def contradictions(self) -> Contradictions:
+        data, train = self.data, self.train
+        steps = train.evaluate_every
+        if isinstance(steps, int) and train.max_steps is not None and steps > train.max_steps:
+            yield (
+                ("train", "evaluate_every"),
+                f"train.evaluate_every is {steps} steps, but train.max_steps ends after "
+                f"{train.max_steps}, so no checkpoint would be chosen",
+                "lower train.evaluate_every",
+            )
+        if isinstance(data.held_out, float) and data.held_out + data.validation > 0.5:
+            yield (
+                ("data", "held_out"),
+                f"data.held_out {data.held_out:g} and data.validation {data.validation:g} leave "
+                "less than half of train to learn from",
+                "lower one of them",
+            )
+        held_out = data.held_out if isinstance(data.held_out, tuple) else ()
+        for path in sorted(set(data.train) & set(held_out)):
+            yield (
+                ("data", "held_out"),
+                f"data.held_out and data.train both name {path}",
+                "held-out examples must never be trained on: cut a share, such as held_out: 0.1",
+            )
+        for key, paths in (("train", data.train), ("held_out", held_out)):
+            for path in sorted({one for one in paths if paths.count(one) > 1}):
+                yield ("data", key), f"data.{key} names {path} twice", "keep one"
+        if data.answer_schema is None:
+            yield from self._without_schema()
+        if train.method == "grpo":
+            yield from self._of_grpo()
+        if self.profile == "cpu" and train.optimizer == "paged-adamw-8bit":
+            yield (
+                ("train", "optimizer"),
+                "train.optimizer paged-adamw-8bit moves GPU memory, and there is no GPU",
+                "use adamw",
+            )
 
-        Args:
-            folder: paths below the working directory are written relative to it; without one,
-                all paths are written whole.
-        """
-        return map_paths(
-            self.model_dump(mode="json", by_alias=True), lambda path: _written(path, folder)
-        )
+    def _without_schema(self) -> Contradictions:
+        train = self.train
+        for key in ("schema_valid", "fields", "tolerance"):
+            if getattr(self.check, key) not in (None, {}):
+                yield (
+                    ("check", key),
+                    f"check.{key} needs data.schema, the schema to judge by",
+                    f"set data.schema, or remove check.{key}",
+                )
+        needs = {
+            "closed_weight": (train.closed_weight != 1, "which tells the closed values"),
+            "forced_weight": (train.forced_weight != 1, "which forces tokens"),
+            "validation_loss": (train.validation_loss != "free", "which constrains"),
+            "method": (train.method != "sft", "by which answers are judged"),
+        }
+        for key, (used, why) in needs.items():
+            if used:
+                yield (
+                    ("train", key),
+                    f"train.{key} needs data.schema, {why}",
+                    f"set data.schema, or remove train.{key}",
+                )
 
-    def to_yaml(self, folder: Path | None = None) -> str:
-        """YAML that `recipe.load` reads back to an equal recipe.
-
-        Args:
-            folder: where the text will be kept. With it, data below the working directory is
-                named relative to the folder, so that the whole project can move and no home
-                directory is told to others; without it paths are whole, so the text can be
-                kept anywhere.
-        """
-        # Imported on use, as in yaml_source.
-        from io import StringIO
-
-        from ruamel.yaml import YAML
-
-        yaml = YAML(typ="safe", pure=True)
-        yaml.default_flow_style = False
-        yaml.width = 2**20  # Folded lines would lose one of two spaces.
-        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-        text = StringIO()
-        yaml.dump(self.settings(folder), text)
-        return text.getvalue()
-
-    def digest(self) -> str:
-        """Identity of the recipe: equal settings on any machine give equal digests.
-
-        Paths count by file name only: where the data lies says nothing about it, and what it
-        holds is the dataset's fingerprint.
-        """
-        data = self.model_dump(mode="json", by_alias=True)
-        return sha256(json.dumps(map_paths(data, lambda path: Path(path).name), sort_keys=True))
+    def _of_grpo(self) -> Contradictions:
+        step = self.train.batch_size * self.train.accumulate
+        if step % self.prefer.samples:
+            yield (
+                ("prefer", "samples"),
+                f"prefer.samples {self.prefer.samples} does not divide the {step} answers of a "
+                "step, train.batch_size x train.accumulate; grpo compares all answers to a prompt "
+                "in one",
+                "set it to a divisor",
+            )
+        if self.prefer.constrained:
+            yield (
+                ("prefer", "constrained"),
+                "prefer.constrained is for dpo; grpo needs the chances of its own free answers",
+                "remove it, or set train.method to dpo",
+            )
 
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed and seldom meant, one sentence each."""
         lora, train, generate = self.lora, self.train, self.generate
         checks = {
             f"lora.alpha / lora.rank is {lora.alpha / lora.rank:g}; from 0.5 to 4 is usual": (
@@ -135,37 +167,6 @@ class Recipe(Block):
             f"trained on, train.max_tokens {train.max_tokens}": (
                 generate.max_new_tokens is not None and generate.max_new_tokens > train.max_tokens
             ),
-            f"base {self.base} has no revision; what the hub holds under that name may change": (
-                self.base != "tiny" and not is_path(self.base) and self.revision is None
-            ),
+            **self._unpinned(),
         }
         return tuple(sentence for sentence, holds in checks.items() if holds)
-
-
-def is_path(base: str) -> bool:
-    """Whether `base` is written as a folder: hub ids look like relative paths."""
-    return base.startswith(("./", "../", "~/", "/")) or base in (".", "..")
-
-
-def map_paths(settings: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """A copy of a recipe's plain settings, whole or partial, with every path changed."""
-    copy = dict(settings)
-    if isinstance(base := copy.get("base"), str) and is_path(base):
-        copy["base"] = change(base)
-    if isinstance(data := copy.get("data"), Mapping):
-        block = dict(data)
-        for key in block.keys() & {"train", "held_out", "schema"}:
-            value = block[key]
-            if isinstance(value, str):
-                block[key] = change(value)
-            elif isinstance(value, list):
-                block[key] = [change(one) if isinstance(one, str) else one for one in value]
-        copy["data"] = block
-    return copy
-
-
-def _written(path: str, folder: Path | None) -> str:
-    if folder is None or Path(path).is_absolute():
-        return str(Path(path).absolute())
-    relative = os.path.relpath(path, folder)
-    return relative if relative.startswith("..") else f"./{relative}"

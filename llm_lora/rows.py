@@ -1,4 +1,6 @@
-"""JSON rows of a file (JSON Lines, or one JSON array), each with its line or its flaw."""
+"""Rows of a file (JSON Lines, one JSON array, or questions and answers in plain text), each with
+its line or its flaw.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_lora import files, jsontext
+from llm_lora import files, jsontext, qa_text
 from llm_lora.errors import Problem, UserError
 
 _FOREIGN = (
@@ -17,6 +19,9 @@ _FOREIGN = (
     (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as JSONL"),
     (b"PAR1", "a Parquet file", "export it as JSONL"),
 )
+
+
+_HEAD = 4096
 
 
 class Row(NamedTuple):
@@ -30,6 +35,9 @@ class Row(NamedTuple):
 
 def read(path: Path) -> Iterator[Row]:
     """The rows of a file in their order; blank lines and a byte order mark are skipped.
+
+    A question with its answer in plain text becomes the row {"question": …, "answer": …}, whether
+    the file is such text or holds it in JSON strings.
 
     Raises:
         UserError: at once, when the file is missing, empty or not UTF-8 text at all, or is a
@@ -46,11 +54,29 @@ def read(path: Path) -> Iterator[Row]:
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         raise UserError("the file is empty", where=str(path), fix="put one JSON object on a line")
+    if qa_text.is_pairs(data[:_HEAD].decode(errors="replace")):
+        return _pairs(files.read_text(path))
     if not _is_array(data):
-        return _lines(data)
+        return map(_paired, _lines(data))
     text = files.read_text(path)
     _require_json(path, text)
-    return _items(text)
+    return map(_paired, _items(text))
+
+
+def _pairs(text: str) -> Iterator[Row]:
+    for pair in qa_text.pairs(text):
+        value = {"question": pair.question, "answer": pair.answer}
+        problem = None if pair.answer is not None else "a question without an answer"
+        yield Row(pair.line, pair.raw, value if problem is None else None, problem)
+
+
+def _paired(row: Row) -> Row:
+    """A row of JSON text that holds a question and its answer, as a row of both."""
+    if not isinstance(row.value, str) or not qa_text.is_pairs(row.value):
+        return row
+    (found, *more) = _pairs(row.value)
+    problem = "several questions in one row" if more else found.problem
+    return Row(row.line, row.raw, None if problem else found.value, problem)
 
 
 def _is_array(data: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from llm_lora.errors import UserError
 
 LATEST = "latest"
 STAMP = "%Y-%m-%dT%H-%M-%S"
+
+_TASK = re.compile(r"^task: (text|image)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,16 @@ class Run:
         return self.folder / "answers.jsonl"
 
     @property
+    def samples(self) -> Path:
+        """Pictures painted while training."""
+        return self.folder / "samples"
+
+    @property
+    def pictures(self) -> Path:
+        """Pictures that the adapter was judged by."""
+        return self.folder / "pictures"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report.json"
 
@@ -101,6 +114,30 @@ class Run:
     def finished(self) -> bool:
         """True once the manifest, the last file of a run, is in place."""
         return self.manifest.is_file()
+
+    @property
+    def task(self) -> str:
+        """The task of the recipe that made the run.
+
+        Raises:
+            UserError: the recipe is missing or damaged.
+        """
+        # As `to_yaml` writes it; parsing all of a recipe takes longer than listing runs should.
+        if said := _TASK.search(files.read_text(self.recipe)):
+            return said[1]
+        raise UserError("tells no task", where=str(self.recipe), fix="restore the file")
+
+    def require_trained(self) -> None:
+        """See that training has ended, and that its data is still there.
+
+        Raises:
+            UserError: it has not, or the data is gone.
+        """
+        self.read(self.fit)
+        if not self.dataset.is_dir():
+            raise UserError(
+                "the run has no dataset folder", where=str(self.folder), fix="train again"
+            )
 
     def read(self, path: Path) -> dict[str, Any]:
         """One of the run's JSON files.

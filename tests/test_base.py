@@ -187,13 +187,19 @@ def hub(status: int, error: str | None = None, body: bytes = b"{}") -> Iterator[
 
 
 def ask(endpoint: str, cache: Path, *, revision: str | None = None, **environment: str) -> str:
+    return ask_for("base", endpoint, cache, revision=revision, **environment)
+
+
+def ask_for(
+    module: str, endpoint: str, cache: Path, *, revision: str | None = None, **environment: str
+) -> str:
     """The message of resolving "owner/model" in a fresh process, with a token that must not leak.
 
     The library reads its settings while it is imported, hence the process.
     """
     code = (
-        "from llm_lora import base\nfrom llm_lora.errors import UserError\n"
-        f"try: print(base.resolve('owner/model', {revision!r}))\n"
+        f"from llm_lora import {module}\nfrom llm_lora.errors import UserError\n"
+        f"try: print({module}.resolve('owner/model', {revision!r}))\n"
         "except UserError as error: print(error)"
     )
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_TOKEN": "hf_secret"}

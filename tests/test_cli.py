@@ -36,7 +36,7 @@ def test_help_names_every_command(run_command: RunCommand) -> None:
     assert code == 0
     commands = (
         "train data validate evaluate report chat runs doctor "
-        "publish promote rollback canary adapters history remove serve merge export bench"
+        "publish promote rollback canary adapters history remove serve merge export bench recipe"
     )
     for name in commands.split():
         assert f" {name} " in out
@@ -186,6 +186,7 @@ def test_doctor_looks_at_what_matters(run_command: RunCommand) -> None:
     code, out, _ = run_command("doctor", "--json")
     found = {row["what"]: row for row in json.loads(out)}
     assert {"Python", "Machine", "NVIDIA GPU", "torch", "Embedded tiny base"} <= found.keys()
+    assert found["Embedded tiny image"]["status"] == "good"
     assert code == int(any(row["status"] == "wrong" for row in found.values()))
     assert found["torch"]["found"].startswith("2.13.0")
 

@@ -13,15 +13,15 @@ from local_server import Application, serving
 from safetensors.numpy import save_file
 
 from llm_lora import adapter as adapters
-from llm_lora import files, pipeline, recipe
+from llm_lora import files, recipe, text_task
 from llm_lora import run as runs
 from llm_lora.engines.events import Progress
 from llm_lora.errors import UserError
 from llm_lora.formats import Message
-from llm_lora.pipeline import Prepared
 from llm_lora.run import Run
 from llm_lora.serving import drift
 from llm_lora.serving.client import Client
+from llm_lora.text_task import Prepared
 
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -34,7 +34,7 @@ class Quiet:
 
     def stage(self, title: str) -> None: ...
     def say(self, text: str) -> None: ...
-    def checked(self, dataset: object) -> None: ...
+    def checked(self, task: str, dataset: object) -> None: ...
     def began(self, here: object) -> None: ...
     def progress(self, progress: Progress) -> None:
         self.moments.append(progress)
@@ -44,7 +44,7 @@ class Quiet:
 def made(small_recipe: Path, tmp_path: Path) -> tuple[Run, Prepared]:
     """A run as training leaves it, with weights of ones and the references as its answers."""
     loaded = recipe.load(small_recipe)
-    prepared = pipeline.prepare(loaded)
+    prepared = text_task.prepare(loaded)
     here = runs.create(tmp_path, "small", loaded.to_yaml)
     prepared.dataset.write(here.dataset)
     here.adapter.mkdir()
@@ -54,7 +54,7 @@ def made(small_recipe: Path, tmp_path: Path) -> tuple[Run, Prepared]:
         here.adapter / adapters.WEIGHTS,
     )
     files.write_json(here.adapter / adapters.CONFIG, {"r": 4, "lora_alpha": 8})
-    pipeline.seal(prepared, here)
+    text_task.seal(prepared, here)
     write_answers(here, prepared)
     return here, prepared
 

@@ -25,7 +25,7 @@ from llm_lora.recipe import PROFILES, Recipe, json_schema, load
 ROOT = Path(__file__).parent.parent
 BROKEN = Path(__file__).parent / "broken_recipes"
 GOLDEN = Path(__file__).parent / "golden"
-GROUPS = ("syntax", "settings", "sense", "profiles", "extends")
+GROUPS = ("syntax", "settings", "sense", "profiles", "extends", "image")
 
 MINIMAL = "task: text\nbase: tiny\ndata: {train: train.jsonl}\n"
 
@@ -498,13 +498,17 @@ def test_every_shipped_recipe_loads_under_each_of_its_profiles() -> None:
         ("medical_qa.yaml", "gpu-8gb"),
         ("medical_qa.yaml", "gpu-12gb"),
         ("medical_qa.yaml", "gpu-24gb"),
+        ("style_lora.yaml", "cpu"),
+        ("style_lora.yaml", "gpu-8gb"),
+        ("style_lora.yaml", "gpu-12gb"),
+        ("style_lora.yaml", "gpu-24gb"),
     ]
     for path in shipped():
         for profile in profiles_of(path):
             recipe = load(path, profile=profile)
-            held_out = recipe.data.held_out
-            files = [*recipe.data.train, *(held_out if isinstance(held_out, tuple) else ())]
-            assert all(file.is_file() for file in [*files, recipe.data.answer_schema] if file)
+            named = [value for _, value in recipe.data if isinstance(value, Path | tuple)]
+            paths = [path for one in named for path in (one if isinstance(one, tuple) else (one,))]
+            assert len(paths) >= 2 and all(path.exists() for path in paths)
             assert recipe.warnings() == ()
 
 

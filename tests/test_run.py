@@ -59,3 +59,17 @@ def test_a_damaged_file_of_a_run_is_told_with_its_line(tmp_path: Path) -> None:
     here.report.write_text('{"a":\n')
     with pytest.raises(UserError, match=r"report.json:2: damaged"):
         here.read(here.report)
+
+
+def test_a_run_tells_its_task_and_whether_it_was_trained(tmp_path: Path) -> None:
+    here = run.create(tmp_path, "demo", lambda _: "task: image\nname: demo\n")
+    assert here.task == "image"
+    with pytest.raises(UserError, match=r"no fit\.json yet"):
+        here.require_trained()
+    here.fit.write_text("{}")
+    with pytest.raises(UserError, match="no dataset folder"):
+        here.require_trained()
+    here.dataset.mkdir()
+    here.require_trained()
+    with pytest.raises(UserError, match=r"recipe\.yaml: tells no task"):
+        _ = run.create(tmp_path, "demo", lambda _: "name: demo\n").task

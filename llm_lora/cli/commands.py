@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from llm_lora import __version__
-from llm_lora.cli import measuring, merging, publishing, schemas, serving, validating
+from llm_lora.cli import (
+    labelling,
+    measuring,
+    merging,
+    painting,
+    publishing,
+    recipes,
+    schemas,
+    serving,
+    validating,
+)
 from llm_lora.cli.exits import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from llm_lora.recipe import Read
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 run_argument = click.argument("run", type=click.Path(path_type=Path))
@@ -83,7 +96,9 @@ def train(
     as_json: bool,
 ) -> None:
     """Check the data, train an adapter, report on held-out examples."""
-    loaded, reason = _load(recipe, overrides, profile)
+    found, reason = _read(recipe, overrides, profile)
+    if _is_default("root"):
+        root = found.runs or (found.resume.parent.parent if found.resume else root)
 
     # Only now: a mistake in the recipe is told before anything else is imported.
     from llm_lora import pipeline
@@ -92,9 +107,17 @@ def train(
 
     watch = show.Live(quiet=as_json)
     with watch:
-        watch.profile(loaded, reason)
+        watch.converted(recipe, found.notes)
+        watch.profile(found.recipe, reason)
         try:
-            run = pipeline.train(loaded, watch, root=root, store=store, resume=resume)
+            run = pipeline.train(
+                found.recipe,
+                watch,
+                root=root,
+                store=store,
+                resume=resume or found.resume is not None,
+                only=found.resume,
+            )
         except (Interrupted, KeyboardInterrupt) as stopped:
             again = _again(recipe, overrides, profile, root, store)
             watch.interrupted(stopped, again)
@@ -142,20 +165,15 @@ def data_check(
     from llm_lora import files, pipeline
     from llm_lora.cli import show
 
-    loaded, _ = _load(recipe, overrides, profile)
+    loaded = _read(recipe, overrides, profile)[0].recipe
     dataset = pipeline.prepare(loaded).dataset
+    shown = show.of(loaded.task)
     if quarantine is not None:
-        files.write_jsonl(
-            quarantine,
-            (
-                {"where": row.where, "reason": row.reason, "raw": row.raw}
-                for row in dataset.rejected
-            ),
-        )
+        files.write_jsonl(quarantine, shown.set_aside(dataset))
     if as_json:
         _print_json(dataset.summary())
     else:
-        show.dataset(dataset)
+        shown.dataset(dataset)
 
 
 app.add_command(validating.validate)
@@ -169,7 +187,7 @@ app.add_command(validating.validate)
 @store_option
 @json_option
 def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
-    """Answer a run's held-out prompts again and renew its report.
+    """Measure a run's adapter again on what it never saw, and renew its report.
 
     With --via a running server answers instead; the report stays, and what differs from it goes to
     RUN/served.json. The exit code is 1 when a gate fails, or when server and report differ.
@@ -180,13 +198,13 @@ def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
 
     import time
 
-    from llm_lora import pipeline, recipe
+    from llm_lora import pipeline
     from llm_lora import run as runs
     from llm_lora.cli import show
     from llm_lora.engines.events import Fit
 
     here = runs.find(run)
-    prepared = pipeline.reopen(here, recipe.load)
+    prepared = pipeline.reopen(here)
     fit = Fit.from_json(here.read(here.fit), here.fit)
     with show.Live(quiet=as_json) as watch, here.claimed():
         document = pipeline.evaluate(
@@ -218,12 +236,13 @@ def report(run: Path, other: Path | None, as_json: bool) -> None:
     here = runs.find(run)
     if other is not None:
         from llm_lora import versus
+        from llm_lora.cli import show_text
 
         told = versus.compare(here, runs.find(other))
         if as_json:
             _print_json(told)
         else:
-            show.versus(told)
+            show_text.versus(told)
         return
     document = here.read(here.report)
     if as_json:
@@ -243,11 +262,11 @@ def chat(run: Path, message: str | None, free: bool, base_only: bool, as_json: b
 
     Without MESSAGE, a conversation begins.
     """
-    from llm_lora import pipeline, recipe
     from llm_lora import run as runs
+    from llm_lora import text_task
     from llm_lora.cli import talk
 
-    prepared = pipeline.reopen(runs.find(run), recipe.load)
+    prepared = text_task.reopen(runs.find(run))
     talker = talk.Talker(prepared, runs.find(run), free=free, base_only=base_only)
     if message is not None:
         talker.once(message, as_json=as_json)
@@ -286,6 +305,7 @@ def doctor(as_json: bool) -> None:
 
 
 for command in (
+    labelling.label,
     schemas.schema,
     serving.serve,
     publishing.publish,
@@ -298,12 +318,14 @@ for command in (
     publishing.remove,
     merging.merge,
     merging.export,
+    painting.generate,
     measuring.bench,
+    recipes.recipe,
 ):
     app.add_command(command)
 
 
-def _load(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Any, str]:
+def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:
     """The recipe in the profile asked for, and why it is that profile."""
     from llm_lora import plan
     from llm_lora import recipe as recipes
@@ -316,10 +338,16 @@ def _load(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Any, st
         reason = choice.reason
         return choice.name
 
-    loaded = recipes.load(
+    found = recipes.read(
         recipe, overrides=overrides, profile=pick if profile == "auto" else profile
     )
-    return loaded, reason
+    return found, reason
+
+
+def _is_default(option: str) -> bool:
+    """Whether an option of the running command was left out."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.DEFAULT
 
 
 def _print_json(value: object) -> None:

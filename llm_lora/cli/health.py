@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from llm_lora import base, plan
+from llm_lora import base, picture_base, plan
 from llm_lora.cli.console import console
 from llm_lora.errors import UserError
 
@@ -33,8 +33,8 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, hardware, disk, library versions, the embedded base and the hub; no torch."""
-    return [_python(), *_hardware(), _disk(), *_libraries(), _tiny(), _hub()]
+    """Look at Python, hardware, disk, library versions, embedded bases and the hub; no torch."""
+    return [_python(), *_hardware(), _disk(), *_libraries(), _tiny(), _tiny_image(), _hub()]
 
 
 def _python() -> Finding:
@@ -109,6 +109,16 @@ def _tiny() -> Finding:
     except UserError as error:
         return Finding("Embedded tiny base", "wrong", str(error), "install llm-lora again")
     return Finding("Embedded tiny base", "good", f"{tiny.architecture}, {tiny.digest[:12]}")
+
+
+def _tiny_image() -> Finding:
+    what = "Embedded tiny image"
+    try:
+        tiny = picture_base.resolve("tiny")
+    except UserError as error:
+        return Finding(what, "wrong", str(error), "install llm-lora again")
+    found = f"{tiny.family}, {tiny.resolution} pixels, {tiny.digest[:12]}"
+    return Finding(what, "good", found)
 
 
 def _hub() -> Finding:

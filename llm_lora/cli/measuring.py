@@ -64,14 +64,14 @@ def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
 
     Starts a server for each form and round, and nothing else should run meanwhile.
     """
-    from llm_lora import pipeline, recipe
     from llm_lora import plan as machine
     from llm_lora import run as runs
+    from llm_lora import text_task
     from llm_lora.cli import show
     from llm_lora.serving import bench as measuring
 
     here = runs.find(run)
-    prepared = pipeline.reopen(here, recipe.load)
+    prepared = text_task.reopen(here)
     settings = measuring.Settings(**options)
     with show.Live(quiet=as_json) as watch:
         document = measuring.measure(here, prepared, machine.detect(), settings, watch)
@@ -119,14 +119,14 @@ def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:
     Raises:
         UserError: the run is not finished, or the server does not serve its adapter.
     """
-    from llm_lora import pipeline, recipe
     from llm_lora import run as runs
+    from llm_lora import text_task
     from llm_lora.cli import show
     from llm_lora.serving import drift
     from llm_lora.serving.client import Client
 
     here = runs.find(run)
-    prepared = pipeline.reopen(here, recipe.load)
+    prepared = text_task.reopen(here)
     with Client(url) as client, show.Live(quiet=as_json) as watch, here.claimed():
         document = drift.check(here, prepared, client, watch)
     if as_json:

@@ -80,6 +80,12 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
     "--ollama", metavar="DIR", type=click.Path(path_type=Path), help="A folder for Ollama."
 )
 @click.option("--vllm", metavar="DIR", type=click.Path(path_type=Path), help="A folder for vLLM.")
+@click.option(
+    "--webui",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="For pictures: into a WebUI's folder models/Lora.",
+)
 @click.option("--merged", is_flag=True, help="With --gguf and --ollama: the merged model.")
 @into_option
 @measure_option
@@ -89,20 +95,22 @@ def export(
     gguf: Path | None,
     ollama: Path | None,
     vllm: Path | None,
+    webui: Path | None,
     merged: bool,
     into: str,
     measure: bool,
 ) -> None:
-    """Write a run's adapter for another program, with its template and schema.
+    """Write a run's adapter for another program, with all that belongs to it.
 
-    Choose one of --peft, --gguf, --ollama and --vllm.
+    Choose one of --peft, --gguf, --ollama and --vllm for text, or --webui for pictures.
     """
     from llm_lora import export as exports
     from llm_lora import merge as merging
     from llm_lora import run as runs
+    from llm_lora import webui_export
     from llm_lora.cli import show
 
-    asked = {"--peft": peft, "--gguf": gguf, "--ollama": ollama, "--vllm": vllm}
+    asked = {"--peft": peft, "--gguf": gguf, "--ollama": ollama, "--vllm": vllm, "--webui": webui}
     chosen = {option: path for option, path in asked.items() if path is not None}
     if len(chosen) != 1:
         raise UserError(f"{len(chosen)} of {', '.join(asked)} were given", fix="choose one of them")
@@ -115,7 +123,9 @@ def export(
     (out,) = chosen.values()
     manifest: Mapping[str, Any] = {}
     with show.Live(quiet=False) as watch:
-        if peft:
+        if webui:
+            out = webui_export.write(here, webui)
+        elif peft:
             exports.peft(here, peft)
         elif vllm:
             command = exports.vllm(here, vllm)
@@ -130,6 +140,8 @@ def export(
     _say(f"[bold]{out}[/]")
     if vllm:
         click.echo(command)
+    if webui:
+        _say(f"Next, in a prompt: [bold]<lora:{out.stem}:0.8>[/]")
     if ollama:
         _say(f"Next: [bold]ollama create NAME -f {out / 'Modelfile'}[/]")
 

@@ -1,12 +1,15 @@
-"""What people see: live progress, the data check, the report and the list of runs."""
+"""What people see: live progress, the data check, the report and the list of runs.
+
+What depends on the task is drawn by a module of its own: `show_text`, `show_image`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import importlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,19 +20,58 @@ from llm_lora import gates
 from llm_lora.cli.console import console
 from llm_lora.engines.events import Interrupted
 from llm_lora.engines.events import Progress as Moment
-from llm_lora.figures import NAMES, SURE
 
 if TYPE_CHECKING:
-    from llm_lora.dataset import Dataset
-    from llm_lora.recipe import Recipe
+    from llm_lora.recipe import AnyRecipe
     from llm_lora.run import Run
 
-_SAMPLES = 3
-_PARTS = ("all", "seen", "unseen")
+_MODULES = {"text": "llm_lora.cli.show_text", "image": "llm_lora.cli.show_image"}
+
+
+class Showing(Protocol):
+    """What a task draws its own way."""
+
+    COLUMNS: Mapping[str, str]
+    """Figures in the list of runs: the key that `figures` has, and the heading."""
+
+    NEXT: str
+    """What to do with a finished run."""
+
+    def dataset_lines(self, dataset: Any) -> str:
+        """The data check as a few lines of text."""
+
+    def dataset(self, checked: Any) -> None:
+        """The data check in full."""
+
+    def set_aside(self, dataset: Any) -> Iterable[Mapping[str, Any]]:
+        """Rows for `--quarantine`."""
+
+    def scores(self, document: Mapping[str, Any]) -> None:
+        """The figures of a report."""
+
+    def samples(self, run: Run) -> None:
+        """A few results of the adapter."""
+
+    def results(self, run: Run) -> Mapping[str, Path]:
+        """Where results lie, by what they are."""
+
+    def figures(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The few figures that a list of runs has room for."""
+
+
+def of(task: str) -> Showing:
+    """The module that draws a task."""
+    return cast(Showing, importlib.import_module(_MODULES[task]))
+
+
+if TYPE_CHECKING:
+    from llm_lora.cli import show_image, show_text
+
+    _SHOWN: tuple[Showing, ...] = (show_text, show_image)
 
 
 class Live:
-    """Draws the pipeline's progress; implements `pipeline.Watcher`."""
+    """Draws the pipeline's progress; implements `tasks.Watcher`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
@@ -42,7 +84,7 @@ class Live:
             console=self._console,
         )
         self._task: TaskID | None = None
-        self._title = ""
+        self._title = self._doing = ""
         self._titled = True
         self._resumable = False
 
@@ -58,7 +100,14 @@ class Live:
     ) -> None:
         self._progress.stop()
 
-    def profile(self, recipe: Recipe, reason: str) -> None:
+    def converted(self, recipe: Path, notes: Iterable[str]) -> None:
+        """What a recipe of lora-scripts was converted to; nothing for one of our own."""
+        for number, note in enumerate(notes):
+            if not number:
+                self._console.print(f"[bold]{escape(str(recipe))}[/] is of lora-scripts:")
+            self._console.print(f"  {escape(note)}")
+
+    def profile(self, recipe: AnyRecipe, reason: str) -> None:
         """Which profile was picked, and why."""
         chosen = (
             f"profile [bold]{recipe.profile}[/]: {escape(reason)}"
@@ -79,9 +128,9 @@ class Live:
         """A line below the stage's title."""
         self._print(f"  {escape(text)}")
 
-    def checked(self, dataset: Dataset) -> None:
+    def checked(self, task: str, dataset: Any) -> None:
         """The data check in short."""
-        self._print(dataset_lines(dataset))
+        self._print(of(task).dataset_lines(dataset))
 
     def _print(self, text: str) -> None:
         if not self._titled:
@@ -90,10 +139,12 @@ class Live:
         self._console.print(text)
 
     def progress(self, progress: Moment) -> None:
-        """Move the stage's bar."""
-        if self._task is None:
-            title = progress.stage if self._titled else self._title
+        """Move the stage's bar; what is done next within the stage has one of its own."""
+        if self._task is None or progress.stage != self._doing:
+            first = self._task is None and not self._titled
+            title = self._title if first else progress.stage
             self._task = self._progress.add_task(title, total=progress.total, facts="")
+            self._doing = progress.stage
         self._progress.update(
             self._task, completed=progress.done, total=progress.total, facts=_facts(progress)
         )
@@ -127,6 +178,8 @@ def _facts(progress: Moment) -> str:
         parts.append(f"validation {progress.validation_loss:.3f}")
     if progress.tokens_per_second:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.pictures_per_second:
+        parts.append(f"{progress.pictures_per_second:,.1f} pictures/s")
     if progress.memory_bytes:
         parts.append(f"{progress.memory_bytes / 2**30:.1f} GiB")
     if progress.seconds_left is not None and progress.done < progress.total:
@@ -140,60 +193,27 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def dataset_lines(dataset: Dataset) -> str:
-    """The data check as a few lines of text."""
-    parts = f"{len(dataset.train)} train · {len(dataset.validation)} validation"
-    held_out = f"{len(dataset.held_out)} held out"
-    lines = [f"  {parts} · {held_out} · fingerprint {dataset.fingerprint[:12]}"]
-    if dataset.rejected:
-        first = dataset.rejected[0]
-        lines.append(
-            f"  [yellow]{len(dataset.rejected)} records set aside[/], the first: "
-            f"{escape(first.where)}: {escape(first.reason)}"
-        )
-    for finding in dataset.findings:
-        place = f" ({finding.where})" if finding.where else ""
-        lines.append(f"  [yellow]note[/] {escape(finding.message + place)}")
-    return "\n".join(lines)
-
-
-def dataset(checked: Dataset) -> None:
-    """The data check in full."""
-    console.print(dataset_lines(checked))
-    table = Table("tokens", "shortest", "median", "longest", box=None, padding=(0, 2, 0, 2))
-    for what, lengths in checked.stats["tokens"].items():
-        ordered = sorted(lengths)
-        if ordered:
-            middle = ordered[len(ordered) // 2]
-            table.add_row(what, str(ordered[0]), str(middle), str(ordered[-1]))
-    console.print(table)
-    for row in checked.rejected[:20]:
-        console.print(f"  [red]set aside[/] {escape(row.where)}: {escape(row.reason)}")
-    if len(checked.rejected) > 20:
-        console.print(f"  … and {len(checked.rejected) - 20} more; see them all: --quarantine FILE")
-
-
 def outcome(run: Run, document: Mapping[str, Any]) -> None:
-    """Held-out report, samples, where everything lies, and what comes next."""
-    console.print(score_table(document))
+    """The report, samples, where everything lies, and what comes next."""
+    shown = of(run.task)
+    shown.scores(document)
     for gate in document["gates"]:
         mark = "[green]passed[/]" if gate["passed"] else "[red]failed[/]"
         most = "at most " if gate["name"] in gates.AT_MOST else ""
         console.print(
-            f"  gate {mark}  {escape(gate['name'])}: {_figure(gate['value'])} "
-            f"(wanted {most}{_figure(gate['threshold'])})"
+            f"  gate {mark}  {escape(gate['name'])}: {figure(gate['value'])} "
+            f"(wanted {most}{figure(gate['threshold'])})"
             + (f"; {escape(gate['reason'])}" if gate.get("reason") else "")
         )
-    samples(run)
+    shown.samples(run)
+    places = {"adapter": run.adapter, "report": run.page, **shown.results(run)}
     console.print(
         f"\n[bold]{run.folder}[/]\n"
-        f"  adapter      {run.adapter}\n"
-        f"  report       {run.page}\n"
-        f"  answers      {run.answers}\n"
-        f"  took         {_duration(document['seconds'])}, "
+        + "".join(f"  {what:<12} {path}\n" for what, path in places.items())
+        + f"  {'took':<12} {_duration(document['seconds'])}, "
         f"peak memory {document['peak_memory_bytes'] / 2**30:.1f} GiB"
     )
-    console.print(f"Next: [bold]llm-lora chat {_short(run)}[/]")
+    console.print(f"Next: [bold]{shown.NEXT.format(run=_short(run), page=run.page)}[/]")
 
 
 def _short(run: Run) -> str:
@@ -205,74 +225,9 @@ def _short(run: Run) -> str:
         return str(chosen)
 
 
-def score_table(document: Mapping[str, Any]) -> Table:
-    """Base against adapter, free and constrained, on seen and unseen patterns."""
-    table = Table(title="Held-out answers", title_justify="left", title_style="bold")
-    table.add_column("model, form", no_wrap=True)
-    table.add_column("part")
-    for column in ("n", "parsed", "valid", "exact", "field F1"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for model, forms in document["scores"].items():
-        for form, parts in forms.items():
-            for part in (name for name in _PARTS if name in parts):
-                block = parts[part]
-                first = part == "all"
-                table.add_row(
-                    f"{model}, {form}" if first else "",
-                    part,
-                    str(block["n"]),
-                    *(_figure(block[key]) for key in ("parsed", "schema_valid", "exact_match")),
-                    f"[bold]{_figure(block['field_f1'])}[/]",
-                    end_section=part == "unseen",
-                )
-    return table
-
-
-def _figure(value: Any) -> str:
+def figure(value: Any) -> str:
+    """A number with three places; anything else as it is."""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def versus(told: Mapping[str, Any]) -> None:
-    """How two runs' adapters differ: figures, then the fields that surely do."""
-    console.print(
-        f"[bold]{escape(told['ours'])}[/] less [bold]{escape(told['theirs'])}[/], "
-        f"{told['prompts']} held-out prompts that both answered"
-    )
-    table = Table("answers", "figure", "difference", "95% interval", "p", box=None)
-    for form, found in told["forms"].items():
-        fields = {f"  {name}": one for name, one in found["fields"].items() if one["p"] < SURE}
-        figures = {name: found[name] for name in NAMES}
-        for row, (name, one) in enumerate((figures | fields).items()):
-            low, high = one["interval"]
-            tone = "" if one["p"] >= SURE else "[green]" if one["difference"] > 0 else "[red]"
-            table.add_row(
-                "" if row else form,
-                escape(name),
-                f"{tone}{one['difference']:+.3f}",
-                f"{low:+.3f} to {high:+.3f}",
-                "< 0.001" if one["p"] < 0.001 else f"{one['p']:.2g}",
-            )
-    console.print(table)
-
-
-def samples(run: Run) -> None:
-    """A few answers of the adapter with their verdicts."""
-    if not run.answers.is_file():
-        return
-    shown = 0
-    with run.answers.open(encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            if row["model"] != "adapter" or row["form"] != "unconstrained":
-                continue
-            kind = row["verdict"]["kind"]
-            mark = "[green]valid[/]" if kind == "valid" else f"[red]{escape(kind)}[/]"
-            console.print(f"\n[dim]{escape(row['prompt'])}[/]\n{escape(row['answer'])}  {mark}")
-            for reason in row["verdict"]["reasons"][:2]:
-                console.print(f"  [red]{escape(str(reason['message']))}[/]")
-            shown += 1
-            if shown == _SAMPLES:
-                return
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -280,14 +235,14 @@ def summary(run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": str(run.folder),
         "name": run.name,
+        "task": run.task,
         "state": "finished" if run.finished else "unfinished",
     }
     if run.report.is_file():
         document = run.read(run.report)
         row["passed"] = document["passed"]
         row["base"] = document["base"]["name"]
-        block = document["scores"]["adapter"]["unconstrained"]["all"]
-        row |= {key: block[key] for key in ("schema_valid", "field_f1")}
+        row |= of(run.task).figures(document)
     return row
 
 
@@ -296,15 +251,17 @@ def run_table(rows: list[dict[str, Any]], root: Path) -> None:
     if not rows:
         console.print(f"no runs in {root} yet; begin with: llm-lora train recipes/medical_qa.yaml")
         return
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    for task, found in by_task.items():
+        console.print(_run_table(found, of(task).COLUMNS))
+
+
+def _run_table(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> Table:
     here = Path.cwd()
     table = Table(
-        Column("run", overflow="fold"),
-        "state",
-        "base",
-        "schema valid",
-        "field F1",
-        "gates",
-        box=None,
+        Column("run", overflow="fold"), "state", "base", *columns.values(), "gates", box=None
     )
     for row in rows:
         gates = {True: "[green]passed[/]", False: "[red]failed[/]", None: ""}[row.get("passed")]
@@ -313,8 +270,7 @@ def run_table(rows: list[dict[str, Any]], root: Path) -> None:
             str(folder.relative_to(here) if folder.is_relative_to(here) else folder),
             row["state"],
             row.get("base", ""),
-            _figure(row.get("schema_valid", "")),
-            _figure(row.get("field_f1", "")),
+            *(figure(row.get(key, "")) for key in columns),
             gates,
         )
-    console.print(table)
+    return table

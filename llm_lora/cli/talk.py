@@ -6,7 +6,7 @@ import json
 import sys
 
 from llm_lora import adapter as adapters
-from llm_lora import engines, pipeline
+from llm_lora import engines, text_task
 from llm_lora.cli.console import console
 from llm_lora.formats import Answer, Message
 from llm_lora.run import Run
@@ -16,7 +16,7 @@ class Talker:
     """Holds a loaded adapter; every message is a conversation of its own, as in training."""
 
     def __init__(
-        self, prepared: pipeline.Prepared, here: Run, *, free: bool, base_only: bool
+        self, prepared: text_task.Prepared, here: Run, *, free: bool, base_only: bool
     ) -> None:
         adapters.require_base(adapters.read(here.adapter), prepared.base)
         recipe = prepared.recipe
@@ -26,7 +26,7 @@ class Talker:
         self._base_only = base_only
         self._system = recipe.data.system
         self._sampling = engine.Sampling(
-            max_new_tokens=pipeline.max_new_tokens(prepared),
+            max_new_tokens=text_task.max_new_tokens(prepared),
             temperature=recipe.generate.temperature,
             top_p=recipe.generate.top_p,
             batch_size=1,

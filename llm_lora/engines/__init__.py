@@ -9,7 +9,7 @@ from types import ModuleType
 
 from llm_lora.errors import UserError
 
-_MODULES = {"text": "llm_lora.engines.text"}
+_MODULES = {"text": "llm_lora.engines.text", "image": "llm_lora.engines.image"}
 
 
 def load(task: str) -> ModuleType:
@@ -24,6 +24,8 @@ def load(task: str) -> ModuleType:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # It warns at import of a faster single-token path, which CPU users cannot get.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # It warns that torchvision is absent, which nothing here needs, when diffusers is imported.
+    logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)
     try:
         return importlib.import_module(_MODULES[task])
     except ModuleNotFoundError as error:

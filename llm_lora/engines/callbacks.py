@@ -37,13 +37,17 @@ def _whole(marker: Path) -> bool:
     )
 
 
+def mark_whole(folder: Path) -> None:
+    """Say that a checkpoint is written to its end."""
+    written = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    files.write_json(folder / _COMPLETE, written)
+
+
 class Complete(TrainerCallback):
     """Marks each checkpoint as whole once everything of it is on the disk."""
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        written = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-        files.write_json(folder / _COMPLETE, written)
+        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class StopEarly(TrainerCallback):
@@ -123,7 +127,7 @@ class Metrics(TrainerCallback):
     ) -> None:
         # After a resume, what was recorded beyond the checkpoint happened to nobody.
         if state.global_step and self._path.is_file():
-            kept = _rows(files.read_text(self._path))
+            kept = whole_rows(files.read_text(self._path))
             self.rows = [row for row in kept if row["step"] <= state.global_step]
         files.write_jsonl(self._path, self.rows)
         self._writer = SummaryWriter(str(self._tensorboard), purge_step=state.global_step + 1)
@@ -201,7 +205,7 @@ class Metrics(TrainerCallback):
         )
 
 
-def _rows(text: str) -> list[dict[str, Any]]:
+def whole_rows(text: str) -> list[dict[str, Any]]:
     """The whole lines of a metrics file; a kill or a full disk may have torn the last one."""
     rows = []
     for line in text.splitlines():

@@ -24,6 +24,7 @@ class Progress:
     loss: float | None = None
     validation_loss: float | None = None
     tokens_per_second: float | None = None
+    pictures_per_second: float | None = None
     memory_bytes: int | None = None
     seconds_left: float | None = None
 
@@ -37,7 +38,10 @@ def silent(progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training did. `curve` holds one row per log: step, epoch, loss, validation_loss, …"""
+    """What training did. `curve` holds one row per log: step, epoch, loss, validation_loss, …
+
+    `tokens` or, where pictures are learned from, `pictures` is how many were seen.
+    """
 
     steps: int
     planned_steps: int
@@ -52,6 +56,7 @@ class Fit:
     peak_memory_bytes: int
     decisions: tuple[str, ...]
     curve: tuple[dict[str, Any], ...]
+    pictures: int = 0
 
     @classmethod
     def from_json(cls, row: dict[str, Any], where: Path) -> Fit:

@@ -28,12 +28,17 @@ def out_of_memory(fix: str = _SMALLER) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a plain one.
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        ):
+        if not is_out_of_memory(error):
             raise
         raise UserError("out of memory", fix=fix) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
+    # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a plain one.
+    if isinstance(error, RuntimeError):
+        return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError)
 
 
 @contextmanager

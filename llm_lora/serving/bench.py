@@ -20,12 +20,13 @@ from llm_lora import folders, mapping, merge, tensors, versions
 from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.errors import UserError
-from llm_lora.pipeline import Prepared, Watcher
 from llm_lora.plan import Hardware
 from llm_lora.run import Run
 from llm_lora.serving import flags, load, trial
 from llm_lora.serving.client import as_json
 from llm_lora.serving.load import Load
+from llm_lora.tasks import Watcher
+from llm_lora.text_task import Prepared
 
 MERGED, BASE, ADAPTER, MIXED = "merged", "base", "adapter", "mixed"
 FORMS = (MERGED, BASE, ADAPTER, MIXED)

@@ -1,0 +1,263 @@
+"""Steps of LoRA training on pictures: llm-lora beside the recipe that diffusers documents.
+
+The reference is the loop of diffusers' `train_text_to_image_lora.py`, put together from its parts:
+every step loads the pictures, encodes them with the VAE and their captions with the text encoder,
+then forward, backward, clipping, AdamW. Both train the same base in fp32 on the same folder, with
+batches of the same size and LoRA of the same rank in the same 192 modules. Each way runs in a
+process of its own; the first steps are left out, and so is what llm-lora encodes once before them,
+whose time is told besides. Memory is the highest of the process.
+
+    python benchmarks/image_step.py
+    python benchmarks/image_step.py --base ./models/sd15 --data ./pictures --resolution 512
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "data_templates" / "style_lora" / "train"
+WAYS = ("reference", "llm-lora, nothing kept", "llm-lora")
+RANK, ALPHA, RATE = 8, 16, 2e-4
+WARMUP = 3
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+
+
+class Watch:
+    """Times steps, and tells pictures a second over all but the first ones."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.marks: list[tuple[float, float]] = []
+        self.pictures: list[int] = []
+
+    def step(self, pictures: int) -> None:
+        self.marks.append((time.monotonic(), time.process_time()))
+        self.pictures.append(pictures)
+
+    def told(self) -> dict[str, float]:
+        (wall, processor), (last_wall, last_processor) = self.marks[WARMUP - 1], self.marks[-1]
+        pictures = sum(self.pictures[WARMUP:])
+        return {
+            "pictures_per_second": pictures / (last_wall - wall),
+            "pictures_per_cpu_second": pictures / (last_processor - processor),
+            "seconds_before": self.marks[0][0] - self.begun,
+            "peak_memory_mb": _peak() / 1e6,
+        }
+
+
+def _peak() -> int:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reference(arguments: argparse.Namespace, watch: Watch) -> None:
+    """The documented loop."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from peft import LoraConfig
+    from PIL import Image
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base, size = arguments.base, arguments.resolution
+    how = {"use_safetensors": True, "local_files_only": True, "torch_dtype": torch.float32}
+    tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", local_files_only=True)
+    text_encoder = CLIPTextModel.from_pretrained(
+        base, subfolder="text_encoder", use_safetensors=True, local_files_only=True
+    ).float()
+    vae = AutoencoderKL.from_pretrained(base, subfolder="vae", **how)
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", **how)
+    scheduler = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
+    for model in (text_encoder, vae, unet):
+        model.requires_grad_(False).to(device)
+    config = LoraConfig(
+        r=RANK, lora_alpha=ALPHA, init_lora_weights="gaussian", target_modules=TARGETS
+    )
+    unet.add_adapter(config)
+    layers = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(layers, lr=RATE, weight_decay=1e-2)
+    rows = list(_rows(arguments.data))
+
+    def collate(batch: list[tuple[Path, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures = []
+        for path, _ in batch:
+            image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+            array = torch.from_numpy(np.asarray(image, np.float32).copy())
+            pictures.append(array.permute(2, 0, 1) / 127.5 - 1)
+        ids = tokenizer(
+            [caption for _, caption in batch],
+            max_length=tokenizer.model_max_length,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return torch.stack(pictures), ids
+
+    loader = torch.utils.data.DataLoader(
+        rows, shuffle=True, collate_fn=collate, batch_size=arguments.batch_size, drop_last=True
+    )
+    unet.train()
+    done = 0
+    while done < arguments.steps:
+        for pixels, ids in loader:
+            latents = vae.encode(pixels.to(device)).latent_dist.sample()
+            latents = latents * vae.config.scaling_factor
+            noise = torch.randn_like(latents)
+            count = scheduler.config.num_train_timesteps
+            timesteps = torch.randint(0, count, (len(latents),), device=device).long()
+            noisy = scheduler.add_noise(latents, noise, timesteps)
+            hidden = text_encoder(ids.to(device), return_dict=False)[0]
+            v = scheduler.config.prediction_type == "v_prediction"
+            target = scheduler.get_velocity(latents, noise, timesteps) if v else noise
+            guess = unet(noisy, timesteps, hidden, return_dict=False)[0]
+            loss = F.mse_loss(guess.float(), target.float(), reduction="mean")
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(layers, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()
+            watch.step(len(latents))
+            done += 1
+            if done == arguments.steps:
+                return
+
+
+def _rows(folder: Path) -> Iterator[tuple[Path, str]]:
+    import csv
+
+    with (folder / "metadata.csv").open(encoding="utf-8") as file:
+        for name, caption, *_ in list(csv.reader(file))[1:]:
+            yield folder / name, caption
+
+
+def ours(cache: bool) -> Callable[[argparse.Namespace, Watch], None]:
+    """llm-lora's own training, with or without what it keeps."""
+
+    def train(arguments: argparse.Namespace, watch: Watch) -> None:
+        from llm_lora import image_task
+        from llm_lora.engines import image, picture_order
+        from llm_lora.engines.events import Progress
+        from llm_lora.recipe_image import ImageRecipe
+        from llm_lora.recipe_image_blocks import ImageData, ImageLora, ImageTrain
+
+        recipe = ImageRecipe(
+            task="image",
+            name="benchmark",
+            base=str(arguments.base),
+            data=ImageData(
+                train=arguments.data,
+                resolution=arguments.resolution,
+                bucket_step=8,
+                caption_dropout=0.0,
+                min_size=8,
+                blur=0.0,
+            ),
+            lora=ImageLora(rank=RANK, alpha=ALPHA),
+            train=ImageTrain(
+                epochs=10_000.0,
+                max_steps=arguments.steps,
+                learning_rate=RATE,
+                batch_size=arguments.batch_size,
+                precision="fp32",
+                save_every=10**9,
+                cache=cache,
+            ),
+        )
+        prepared = image_task.prepare(recipe)
+        order = picture_order.plan(recipe, prepared.dataset, arguments.resolution)
+
+        def listener(progress: Progress) -> None:
+            if progress.stage == "training" and progress.done == len(watch.marks) + 1:
+                watch.step(order.shown[progress.done] - order.shown[progress.done - 1])
+
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder)
+            # A cache of its own: what was encoded before must not make it look faster.
+            os.environ["LLM_LORA_CACHE"] = str(out / "cache")
+            image.fit(
+                recipe,
+                prepared.dataset,
+                prepared.base,
+                adapter=out / "adapter",
+                checkpoints=out / "checkpoints",
+                metrics=out / "metrics.jsonl",
+                tensorboard=out / "tensorboard",
+                samples=out / "samples",
+                listener=listener,
+            )
+
+    return train
+
+
+def run(arguments: argparse.Namespace) -> dict[str, float]:
+    """One way, in this process."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    work = {WAYS[0]: reference, WAYS[1]: ours(cache=False), WAYS[2]: ours(cache=True)}
+    watch = Watch()
+    work[arguments.way](arguments, watch)
+    return watch.told()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--base", type=Path, default=ROOT / "llm_lora" / "assets" / "tiny_image")
+    parser.add_argument("--data", type=Path, default=DATA, help="a folder with metadata.csv")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3, help="the best of so many is told")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run every way by turns, and tell the best of each."""
+    arguments = _arguments()
+    if arguments.way:
+        print(json.dumps(run(arguments)))
+        return
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(arguments.rounds):
+        for way in WAYS:
+            command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+            told = json.loads(done.stdout.splitlines()[-1])
+            if told["pictures_per_second"] > best.get(way, told)["pictures_per_second"] * 0.999:
+                best[way] = told
+    print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, "
+          f"{arguments.resolution} pixels, batches of {arguments.batch_size}, fp32")  # fmt: skip
+    first = best[WAYS[0]]
+    for way, told in best.items():
+        ratio = told["pictures_per_second"] / first["pictures_per_second"]
+        processor = told["pictures_per_cpu_second"] / first["pictures_per_cpu_second"]
+        print(
+            f"{way:24} {told['pictures_per_second']:7.2f} pictures/s ({ratio:4.2f}x), "
+            f"{told['pictures_per_cpu_second']:7.2f} per CPU second ({processor:4.2f}x), "
+            f"{told['peak_memory_mb']:6.0f} MB, first step after {told['seconds_before']:5.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

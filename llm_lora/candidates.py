@@ -1,0 +1,80 @@
+"""Candidate captions: what `llm-lora label --method clip` chooses from, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_lora import files
+from llm_lora.captions import one_line
+from llm_lora.errors import Problem, UserError
+
+BUILT_IN = Path(__file__).parent / "assets" / "candidates.txt"
+
+_SURE = 0.5
+"""Least share of a part's winner to be written, except of the first part."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Candidates that exclude each other, such as all subjects."""
+
+    name: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A caption put together from parts; `share` is how likely its least sure part is, 0 to 1."""
+
+    caption: str
+    share: float
+
+
+def read(path: Path = BUILT_IN) -> tuple[Part, ...]:
+    """Parts of a file: [name] begins a part, each other line is a candidate, # begins a remark.
+
+    Raises:
+        UserError: it cannot be read, or a part has fewer than two candidates or one of them twice.
+    """
+    found: list[tuple[str, int, list[str]]] = []
+    problems = []
+    for number, raw in enumerate(files.read_text(path).splitlines(), 1):
+        line = one_line(raw)
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("[") and line.endswith("]"):
+            found.append((line[1:-1].strip(), number, []))
+            continue
+        if not found:
+            found.append(("caption", number, []))
+        if line in found[-1][2]:
+            problems.append(Problem(f"a candidate twice: {line}", f"{path}:{number}", "keep one"))
+        found[-1][2].append(line)
+    problems += [
+        Problem(f"part {name} has {len(texts)} candidates", f"{path}:{line}", "give it at least 2")
+        for name, line, texts in found
+        if len(texts) < 2
+    ]
+    if not found:
+        problems.append(Problem("no candidates", str(path), "put one caption on each line"))
+    if problems:
+        raise UserError(problems)
+    return tuple(Part(name, tuple(texts)) for name, _, texts in found)
+
+
+def choose(parts: Sequence[Part], shares: Sequence[Sequence[float]]) -> Choice:
+    """The caption for a picture.
+
+    Args:
+        parts: the candidates.
+        shares: for each part how likely each of its candidates is; they sum to 1.
+    """
+    chosen, least = [], 1.0
+    for number, (part, likely) in enumerate(zip(parts, shares, strict=True)):
+        best = max(range(len(likely)), key=lambda index: likely[index])
+        if number == 0 or likely[best] >= _SURE:
+            chosen.append(part.texts[best])
+            least = min(least, likely[best])
+    return Choice(", ".join(chosen), least)

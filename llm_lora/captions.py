@@ -1,0 +1,210 @@
+"""What is said of each picture: read from a folder, and varied while training."""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from llm_lora import caption_table
+from llm_lora.caption_table import Table
+from llm_lora.errors import UserError
+from llm_lora.findings import Finding
+from llm_lora.formats import RAW_LIMIT, Rejected
+
+LISTS = ("metadata.csv", "metadata.jsonl")
+"""Where the captions of a folder are; either, not both."""
+
+TEXT_SUFFIXES = (".txt", ".caption")
+"""Of files beside pictures, with the caption of one: a.txt for a.png."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A caption, in one line, and the place it was read from ("metadata.csv:3", "a.txt")."""
+
+    text: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions by the picture's path below the folder, with slashes; what was not used, and why."""
+
+    by_name: Mapping[str, Caption]
+    rejected: tuple[Rejected, ...]
+    findings: tuple[Finding, ...]
+
+
+def read(folder: Path, pictures: Collection[str], *, listed: Path | None = None) -> Captions:
+    """The captions of a folder's pictures.
+
+    From metadata.csv or metadata.jsonl; a picture that is not in the list may have NAME.txt or
+    NAME.caption beside it.
+
+    Args:
+        folder: where the pictures are.
+        pictures: their paths below it, with slashes.
+        listed: the list, where it lies elsewhere or is called otherwise.
+
+    Raises:
+        UserError: there are two lists, or the list cannot be read.
+    """
+    path = listed if listed is not None else find_list(folder)
+    table = caption_table.read(path) if path is not None else None
+    reader = _Reader(folder, pictures)
+    if table is not None:
+        reader.take(table)
+    reader.take_texts()
+    notes = table.notes if table is not None else ()
+    return Captions(reader.found, tuple(reader.rejected), (*notes, *reader.findings()))
+
+
+def find_list(folder: Path) -> Path | None:
+    """The list of captions in a folder.
+
+    Raises:
+        UserError: there are two.
+    """
+    found = [folder / name for name in LISTS if (folder / name).is_file()]
+    if len(found) > 1:
+        raise UserError(
+            f"two lists of captions: {' and '.join(LISTS)}", where=str(folder), fix="keep one"
+        )
+    return found[0] if found else None
+
+
+def plain_name(name: str) -> str | None:
+    """A picture's path as a list may write it, made comparable; None where it leads out.
+
+    >>> plain_name("sub\\\\a.png"), plain_name("./a.png"), plain_name("../a.png")
+    ('sub/a.png', 'a.png', None)
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
+        return None
+    return unicodedata.normalize("NFC", str(path))
+
+
+class _Reader:
+    """Matches captions with pictures, and remembers what did not match."""
+
+    def __init__(self, folder: Path, pictures: Collection[str]) -> None:
+        self.found: dict[str, Caption] = {}
+        self.rejected: list[Rejected] = []
+        self._folder = folder
+        # macOS writes names with letters and accents apart; lists rarely do.
+        self._pictures = {unicodedata.normalize("NFC", name): name for name in pictures}
+        self._unused: list[str] = []
+        self._foreign: list[str] = []
+
+    def take(self, table: Table) -> None:
+        """The rows of a list."""
+        for row in table.rows:
+            where = f"{table.path}:{row.line}"
+            name, text = row.values.get(table.name), row.values.get(table.text)
+            raw = ", ".join(map(str, row.values.values()))[:RAW_LIMIT]
+            reason = row.problem or self._add(name, text, where)
+            if reason is not None:
+                self.rejected.append(Rejected(where, reason, raw))
+
+    def _add(self, name: object, text: object, where: str) -> str | None:
+        """Take a caption; or else why it cannot be used."""
+        if not isinstance(name, str) or not name.strip():
+            return "a row without the name of a picture"
+        plain = plain_name(name.strip())
+        if plain is None:
+            return f"the path leads out of the folder: {name}"
+        picture = self._pictures.get(plain)
+        if picture is None:
+            return f"no such picture: {name}"
+        if picture in self.found:
+            return f"a second caption for a picture: {name}, first in {self.found[picture].where}"
+        line = one_line(text) if isinstance(text, str) else ""
+        if not line:
+            return f"the caption is empty: {name}"
+        self.found[picture] = Caption(line, where)
+        return None
+
+    def take_texts(self) -> None:
+        """The files beside pictures that hold the caption of one."""
+        for name in sorted(self._pictures.values()):
+            for suffix in TEXT_SUFFIXES:
+                path = (self._folder / name).with_suffix(suffix)
+                if path.is_symlink() or not path.is_file():
+                    continue
+                try:
+                    text, encoding = caption_table.decode(path)
+                except UserError as error:
+                    reason = f"the caption cannot be read: {error.problems[0].what}"
+                    self.rejected.append(Rejected(str(path), reason, ""))
+                    continue
+                line = one_line(text)
+                if name in self.found:
+                    if line != self.found[name].text:
+                        self._unused.append(str(path))
+                    continue
+                if encoding is not None:
+                    self._foreign.append(str(path))
+                if line:
+                    self.found[name] = Caption(line, str(path))
+
+    def findings(self) -> Iterator[Finding]:
+        """What was noticed on the way."""
+        if self._unused:
+            message = "captions beside pictures were not used, for another one is there before them"
+            yield Finding("unused_captions", message, len(self._unused), self._unused[0])
+        if self._foreign:
+            message = "captions beside pictures are not UTF-8; their encoding was guessed"
+            yield Finding("encoding", message, len(self._foreign), self._foreign[0])
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks and without white space at its ends or twice in a row."""
+    return " ".join(text.split())
+
+
+def has_trigger(caption: str, trigger: str) -> bool:
+    """Whether a caption holds the trigger, as whole words, in any case."""
+    words = re.escape(one_line(trigger))
+    return re.search(rf"(?<!\w){words}(?!\w)", caption, re.IGNORECASE) is not None
+
+
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """The caption with the trigger in front, unless it holds it already.
+
+    >>> with_trigger("a cat", "ohwx style")
+    'ohwx style, a cat'
+    """
+    if trigger is None or has_trigger(caption, trigger):
+        return caption
+    return ", ".join(part for part in (one_line(trigger), caption) if part)
+
+
+def tags(caption: str) -> list[str]:
+    """The parts of a caption between commas, without empty ones."""
+    return [tag for tag in (part.strip() for part in caption.split(",")) if tag]
+
+
+def vary(
+    caption: str, rng: random.Random, *, dropout: float = 0.0, shuffle: bool = False, keep: int = 0
+) -> str:
+    """A caption as it is shown once: "" by chance `dropout`, else its tags in another order.
+
+    Args:
+        rng: `chance.dice("caption", seed, view.picture, view.turn)`, so that it can be drawn again.
+        dropout: share of showings without a caption, which guidance needs (arXiv 2207.12598).
+        shuffle: put the tags (parts between commas) in a random order.
+        keep: this many leading tags stay where they are.
+    """
+    if rng.random() < dropout:
+        return ""
+    if not shuffle:
+        return caption
+    parts = tags(caption)
+    rest = parts[keep:]
+    rng.shuffle(rest)
+    return ", ".join(parts[:keep] + rest)

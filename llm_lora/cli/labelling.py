@@ -1,0 +1,222 @@
+"""`llm-lora label`: captions for a folder of pictures, written by a model, mended by people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llm_lora.cli.exits import EXIT_INTERRUPTED
+from llm_lora.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from llm_lora.findings import Finding
+    from llm_lora.labelling import Labeller, Order, Outcome
+
+_USUAL = {
+    "clip": "openai/clip-vit-base-patch32",
+    "blip": "Salesforce/blip-image-captioning-base",
+}
+_PATH = click.Path(path_type=Path)
+_SHOWN = 5
+
+
+def _list_candidates(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from llm_lora import candidates, files
+
+        click.echo(files.read_text(candidates.BUILT_IN), nl=False)
+        context.exit()
+
+
+@click.command()
+@click.argument("folder", type=_PATH)
+@click.option(
+    "--method",
+    type=click.Choice(["clip", "blip", "vlm"]),
+    default="blip",
+    show_default=True,
+    help="clip chooses among candidates, blip describes, vlm asks a vision model on a server.",
+)
+@click.option(
+    "--model",
+    metavar="NAME|FOLDER",
+    help="tiny, a folder or a model on the hub; for vlm its name on the server.  "
+    f"[default: {_USUAL['clip']}, {_USUAL['blip']}]",
+)
+@click.option("--candidates", metavar="FILE", type=_PATH, help="clip: captions to choose from.")
+@click.option(
+    "--list-candidates",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_candidates,
+    help="clip: print the built-in ones, to edit.",
+)
+@click.option("--url", metavar="URL", help="vlm: an OpenAI-compatible server, with its /v1.")
+@click.option("--ask", metavar="TEXT", help="vlm: what to ask for.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="vlm: requests at a time.",
+)
+@click.option("--trigger", metavar="WORDS", help="Put in front of every caption that lacks them.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 1024),
+    default=16,
+    show_default=True,
+    help="Pictures that go through the model at once.",
+)
+@click.option("--review", metavar="FILE", type=_PATH, help="Write a page to read them through.")
+@click.option(
+    "--redo",
+    is_flag=True,
+    help="Also what a machine wrote under other settings; what a person wrote stays.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def label(folder: Path, as_json: bool, **given: Any) -> None:
+    """Write captions for the pictures of FOLDER into its metadata.csv.
+
+    Pictures that have a caption are left as they are. What was interrupted goes on with the same
+    command. The key of a server is read from LLM_LORA_VISION_KEY.
+    """
+    from llm_lora import caption_lint, label_review, labelling
+
+    order, make = _order(**given)
+    with _Bar(quiet=as_json) as bar:
+        try:
+            outcome = labelling.label(folder, make, order, bar.move)
+        except KeyboardInterrupt:
+            bar.stop()
+            click.echo("Stopped; what was labelled is kept. Go on with the same command.", err=True)
+            raise SystemExit(EXIT_INTERRUPTED) from None
+    texts = {item.name: item.caption for item in outcome.items if item.caption}
+    findings = list(caption_lint.lint(texts, trigger=order.trigger))
+    if (review := given["review"]) is not None:
+        label_review.write(review, folder, findings, outcome.failed)
+    if as_json:
+        click.echo(json.dumps(_document(outcome, findings), ensure_ascii=False, indent=2))
+    else:
+        _show(outcome, findings, review)
+
+
+def _order(
+    method: str,
+    model: str | None,
+    candidates: Path | None,
+    url: str | None,
+    ask: str | None,
+    jobs: int,
+    trigger: str | None,
+    batch_size: int,
+    review: Path | None,
+    redo: bool,
+) -> tuple[Order, Callable[[], Labeller]]:
+    """How to label, and what makes the labeller.
+
+    Raises:
+        UserError: options that do not go together, or something that they name is not there.
+    """
+    from llm_lora import candidates as choices
+    from llm_lora.labelling import Order
+
+    for name, value, of in (
+        ("--candidates", candidates, "clip"),
+        ("--url", url, "vlm"),
+        ("--ask", ask, "vlm"),
+    ):
+        if value is not None and method != of:
+            raise UserError(f"{name} is for --method {of}", fix=f"add --method {of}")
+    if method == "vlm":
+        from llm_lora.serving.describing import ASK, Describer, Endpoint
+
+        if url is None or model is None:
+            raise UserError(
+                "--method vlm needs --url and --model",
+                fix="such as --url http://127.0.0.1:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct",
+            )
+        details = ask or ASK
+        describer = Describer(Endpoint(url, model, details, jobs))
+        return Order(method, model, details, trigger, redo, batch_size), lambda: describer
+    name = model or _USUAL[method]
+    parts = choices.read(candidates or choices.BUILT_IN) if method == "clip" else ()
+
+    def make() -> Labeller:
+        from llm_lora import vision_models
+
+        found = vision_models.resolve(name, method)
+        # Only now: a mistake in what was asked for is told before anything heavy is imported.
+        from llm_lora.engines.labelling import Captioner, ZeroShot
+
+        return ZeroShot(found, parts) if method == "clip" else Captioner(found)
+
+    return Order(method, name, repr(parts), trigger, redo, batch_size), make
+
+
+class _Bar:
+    """How many pictures are labelled; nothing where it is to be quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = ("  Labelling", BarColumn(bar_width=28), MofNCompleteColumn())
+        self._progress = Progress(
+            *columns, TimeRemainingColumn(), console=Console(quiet=quiet, stderr=True)
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def move(self, done: int, total: int) -> None:
+        """So many are done, of so many."""
+        if self._task is None:
+            self._task = self._progress.add_task("", total=total)
+        self._progress.update(self._task, completed=done)
+
+
+def _document(outcome: Outcome, findings: Sequence[Finding]) -> dict[str, Any]:
+    return {
+        "written": outcome.written,
+        "kept": {"people": outcome.people, "machine": outcome.machine},
+        "failed": [{"where": row.where, "reason": row.reason} for row in outcome.failed],
+        "captions": {item.name: item.caption for item in outcome.items},
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _show(outcome: Outcome, findings: Sequence[Finding], review: Path | None) -> None:
+    from rich.markup import escape
+
+    from llm_lora.cli.console import console
+
+    console.print(
+        f"{outcome.written} captions written to {escape(str(outcome.path))} · kept: "
+        f"{outcome.people} of people, {outcome.machine} of machines"
+    )
+    for row in outcome.failed[:_SHOWN]:
+        console.print(f"  [red]no caption[/] {escape(row.where)}: {escape(row.reason)}")
+    if (more := len(outcome.failed) - _SHOWN) > 0:
+        console.print(f"  … and {more} more")
+    for finding in findings:
+        place = f" ({finding.where})" if finding.where else ""
+        console.print(f"  [yellow]note[/] {finding.count} {escape(finding.message + place)}")
+    if review is not None:
+        console.print(f"read them through: {escape(str(review))}")

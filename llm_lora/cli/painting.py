@@ -1,0 +1,170 @@
+"""`llm-lora generate`: pictures from a prompt, with the adapters of runs and files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm_lora.errors import UserError
+
+_GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
+_SIZE = re.compile(r"(\d+)x(\d+)")
+_MOST = 64
+_CELL = 8
+"""Pixels of a picture that one latent covers, in every family."""
+
+
+@click.command()
+@click.argument("sources", metavar="[RUN|ADAPTER]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("prompt")
+@click.option(
+    "--adapter",
+    "named",
+    metavar="NAME=PATH",
+    multiple=True,
+    help="One more adapter, and what prompts call it by; may be given several times.",
+)
+@click.option("--base", metavar="BASE", help="What to paint with, where no adapter tells it.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of the first picture.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Pictures, each with the next seed.",
+)
+@click.option("--steps", type=click.IntRange(1, 1000), help="Denoising steps.")
+@click.option("--guidance", type=click.FloatRange(0, 100), help="How closely to follow the prompt.")
+@click.option(
+    "--negative", "negative_prompt", metavar="PROMPT", help="What pictures shall not show."
+)
+@click.option("--size", metavar="WIDTHxHEIGHT", help="In pixels.")
+@click.option("--scheduler", type=click.Choice(["ddim", "euler", "dpm++"]), help="The sampler.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("pictures"),
+    show_default=True,
+    help="Where to write the pictures.",
+)
+@click.option(
+    "--grid",
+    metavar="strength=FROM..TO:STEP",
+    help="One sheet instead: the same pictures at several strengths of all adapters.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def generate(
+    sources: tuple[Path, ...],
+    prompt: str,
+    named: tuple[str, ...],
+    base: str | None,
+    seed: int,
+    count: int,
+    size: str | None,
+    out: Path,
+    grid: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Paint a PROMPT with the adapters of runs, folders and files.
+
+    A prompt that names adapters, as in "a harbour, <lora:my_style:0.8>", is painted with those
+    alone; one that names none with all of them at strength 1. Whatever no option says comes from
+    the first adapter's recipe.
+    """
+    from llm_lora import lora_prompt, picture_sources
+
+    lora_prompt.parse(prompt)
+    strengths = _strengths(grid) if grid else []
+    asked |= _size(size) if size else {}
+    found = [picture_sources.find(path) for path in sources]
+    found += [picture_sources.find(path, name) for name, path in map(_named, named)]
+    picture_base = picture_sources.base_of(found, base)
+    told = next((source.settings for source in found if source.manifest), {})
+    chosen = {key: value for key, value in asked.items() if value is not None}
+
+    # Only now: mistakes are told before anything heavy is imported.
+    from llm_lora import engines
+    from llm_lora.cli.console import console
+
+    engine = engines.load("image")
+    settings = engine.Settings(**{**told, **chosen})
+    painter = engine.Painter(picture_base)
+    for source in found:
+        painter.put(source.path, name=source.name)
+    seeds = range(seed, seed + count)
+    prompts = [prompt] * count
+    notes = {
+        "prompt": prompt,
+        "base": picture_base.name,
+        "adapters": {source.name: str(source.path) for source in found},
+        **{key: getattr(settings, key) for key in ("steps", "guidance", "negative_prompt")},
+        "scheduler": settings.scheduler,
+    }
+    if strengths:
+        rows = painter.strengths(prompts, strengths, settings, seeds)
+        path = out / f"strengths-{seed}.png"
+        engine.write_picture(path, engine.sheet(rows, [f"{one:g}" for one in strengths]), notes)
+        written = [path]
+    else:
+        written = [out / f"{one}.png" for one in seeds]
+        pictures = painter.paint(prompts, settings, seeds)
+        for path, picture, one in zip(written, pictures, seeds, strict=True):
+            engine.write_picture(path, picture, {**notes, "seed": one})
+    if as_json:
+        told = {"pictures": [str(path) for path in written], "seeds": [*seeds], **notes}
+        click.echo(json.dumps(told, ensure_ascii=False, indent=2))
+        return
+    for path in written:
+        console.print(f"[bold]{path}[/]")
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise UserError(f"{text!r} is no adapter", where="--adapter", fix="write it like NAME=PATH")
+    return name, Path(path)
+
+
+def _size(text: str) -> dict[str, int]:
+    match = _SIZE.fullmatch(text)
+    sides = [int(side) for side in match.groups()] if match else []
+    if not sides or any(side < _CELL or side % _CELL for side in sides):
+        raise UserError(
+            f"{text!r} is no size",
+            where="--size",
+            fix=f"write it like 512x768, in multiples of {_CELL}",
+        )
+    return {"width": sides[0], "height": sides[1]}
+
+
+def _strengths(text: str) -> list[float]:
+    """The strengths of `strength=0..1:0.2`, both ends included.
+
+    Raises:
+        UserError: it is malformed, or so fine that nobody could look at it.
+    """
+    match = _GRID.fullmatch(text)
+    first, last, step = map(float, match.groups()) if match else (0.0, 0.0, 0.0)
+    if step <= 0 or last < first:
+        raise UserError(
+            f"{text!r} is no grid", where="--grid", fix="write it like strength=0..1:0.2"
+        )
+    # The last one is reached even where the steps do not add up to it exactly.
+    count = int((last - first) / step + 1e-6) + 1
+    if count > _MOST:
+        raise UserError(
+            f"{count} strengths are too many", where="--grid", fix=f"at most {_MOST}: a larger step"
+        )
+    return [round(first + step * number, 6) for number in range(count)]

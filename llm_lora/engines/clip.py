@@ -1,0 +1,84 @@
+"""CLIP: pictures and texts as points of one space, in which the like lie close together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers.utils import logging as transformers_logging
+
+from llm_lora.vision_models import VisionModel
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def quieten() -> None:
+    """Turn off what transformers prints while it loads a model."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+class Clip:
+    """A CLIP model, for looking only: nothing of it is ever trained."""
+
+    def __init__(self, model: VisionModel, device: str | None = None) -> None:
+        """Load the model in fp32.
+
+        Args:
+            model: of kind "clip".
+            device: where it computes; the GPU where there is one.
+        """
+        quieten()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._model = CLIPModel.from_pretrained(
+            model.path, use_safetensors=True, dtype=torch.float32, local_files_only=True
+        )
+        self._model.requires_grad_(False).eval().to(self.device)
+        # The processor that works without torchvision.
+        self._processor = CLIPImageProcessorPil.from_pretrained(model.path, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
+
+    @property
+    def temperature(self) -> float:
+        """By which similarities are divided to become shares (the learned one)."""
+        return float((-self._model.logit_scale).exp())
+
+    @torch.inference_mode()
+    def images(self, images: Sequence[Image.Image], batch_size: int = 32) -> Tensor:
+        """Points of pictures in RGB: (pictures, dimensions), of length 1, fp32 on the CPU."""
+        found = []
+        for start in range(0, len(images), batch_size):
+            some = list(images[start : start + batch_size])
+            pixels = self._processor(images=some, return_tensors="pt")["pixel_values"]
+            output = self._model.get_image_features(pixel_values=pixels.to(self.device))
+            found.append(output.pooler_output.float().cpu())
+        return _of_length_one(found, self._model.config.projection_dim)
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Points of texts: (texts, dimensions), of length 1; what is over the limit is cut."""
+        limit = self._model.config.text_config.max_position_embeddings
+        found = []
+        for start in range(0, len(texts), batch_size):
+            tokens = self._tokenizer(
+                list(texts[start : start + batch_size]),
+                padding=True,
+                truncation=True,
+                max_length=limit,
+                return_tensors="pt",
+            )
+            output = self._model.get_text_features(
+                input_ids=tokens["input_ids"].to(self.device),
+                attention_mask=tokens["attention_mask"].to(self.device),
+            )
+            found.append(output.pooler_output.float().cpu())
+        return _of_length_one(found, self._model.config.projection_dim)
+
+
+def _of_length_one(parts: Sequence[Tensor], dimensions: int) -> Tensor:
+    whole = torch.cat(list(parts)) if parts else torch.empty(0, dimensions)
+    return torch.nn.functional.normalize(whole, dim=-1)

@@ -1,0 +1,213 @@
+"""The task of pictures: a base that paints, pictures to learn from, what its adapters carry."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_lora import adapter as adapters
+from llm_lora import base as bases
+from llm_lora import engines, files, picture_base, picture_report, pictures, versions
+from llm_lora import recipe as recipes
+from llm_lora.adapter import Adapter
+from llm_lora.engines.events import Fit
+from llm_lora.errors import UserError
+from llm_lora.picture_base import PictureBase
+from llm_lora.pictures import PictureDataset
+from llm_lora.recipe_image import ImageRecipe
+from llm_lora.run import Run
+from llm_lora.tasks import Watcher
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe for pictures with everything that it names, read and checked."""
+
+    recipe: ImageRecipe
+    base: PictureBase
+    dataset: PictureDataset
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the squares that are trained at."""
+        return self.recipe.data.resolution or self.base.resolution
+
+    def inputs(self) -> dict[str, str | None]:
+        """Digests of all that a run works on."""
+        start = self.recipe.train.start_from
+        return {
+            "dataset": self.dataset.fingerprint,
+            "base": self.base.digest,
+            "start_from": bases.sampled_sha256(weights_of(start)) if start else None,
+        }
+
+
+def prepare(recipe: ImageRecipe) -> Prepared:
+    """Find the base, read and check the pictures; no heavy import.
+
+    Raises:
+        UserError: whatever is wrong with any of them.
+    """
+    base = _base(recipe)
+    if recipe.train.start_from is not None:
+        weights_of(recipe.train.start_from)
+    resolution = recipe.data.resolution or base.resolution
+    dataset = pictures.prepare(recipe, resolution, tokenizer=base.config / "tokenizer")
+    return Prepared(recipe, base, dataset)
+
+
+def _base(recipe: ImageRecipe) -> PictureBase:
+    return picture_base.resolve(recipe.base, recipe.revision, prediction=recipe.train.prediction)
+
+
+def weights_of(start: Path) -> Path:
+    """The file with the weights of an adapter, which is named itself or by its folder.
+
+    Raises:
+        UserError: there is none, or it is pickled.
+    """
+    path = start / adapters.WEIGHTS if start.is_dir() else start
+    if not path.is_file():
+        raise UserError(
+            f"train.start_from: no {adapters.WEIGHTS} here" if start.is_dir()
+            else "train.start_from: no such folder or file",
+            where=str(start),
+            fix="name the folder adapter/ of a run, or a .safetensors file",
+        )  # fmt: skip
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"train.start_from: pickled weights ({path.suffix}), which may run code on loading",
+            where=str(start),
+            fix="name a .safetensors file",
+        )
+    return path
+
+
+def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
+    """Train the adapter of a run.
+
+    Raises:
+        Interrupted: the user stopped it.
+        UserError: whatever the engine cannot do.
+    """
+    fit: Fit = engines.load(prepared.recipe.task).fit(
+        prepared.recipe,
+        prepared.dataset,
+        prepared.base,
+        adapter=here.adapter,
+        checkpoints=here.checkpoints,
+        metrics=here.metrics,
+        tensorboard=here.folder / "tensorboard",
+        samples=here.samples,
+        resume=resume,
+        listener=watch.progress,
+        tell=watch.say,
+    )
+    return fit
+
+
+def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) -> Adapter:
+    """Put into the adapter folder what painting with it needs, then verify it from disk."""
+    recipe, base, generate = prepared.recipe, prepared.base, prepared.recipe.generate
+    files.write_json(
+        here.adapter / adapters.MANIFEST,
+        {
+            "format": 1,
+            "name": recipe.name,
+            "task": recipe.task,
+            "digest": adapters.digest(here.adapter),
+            "base": {
+                "name": base.name,
+                "revision": base.revision,
+                "digest": base.digest,
+                "architecture": base.family,
+                "prediction": base.prediction,
+            },
+            "trigger": recipe.data.trigger,
+            "sampling": {
+                "steps": generate.steps,
+                "guidance": generate.guidance,
+                "negative_prompt": generate.negative_prompt,
+                "width": generate.width or prepared.resolution,
+                "height": generate.height or prepared.resolution,
+                "scheduler": generate.scheduler,
+            },
+            "dataset_fingerprint": prepared.dataset.fingerprint,
+            "recipe_digest": recipe.digest(),
+            "scores": scores,
+            "versions": versions.installed(),
+        },
+    )
+    return adapters.read(here.adapter)
+
+
+def evaluate(
+    prepared: Prepared,
+    here: Run,
+    watch: Watcher,
+    *,
+    fit: Fit,
+    started: float,
+    store: Path = Path("store"),
+) -> dict[str, Any]:
+    """Paint with the adapter, measure the six dimensions, report.
+
+    Returns:
+        the document written to `report.json`.
+
+    Raises:
+        UserError: the adapter is damaged or belongs to another base, or memory ran out.
+    """
+    recipe, base = prepared.recipe, prepared.base
+    adapter = adapters.read(here.adapter)
+    adapters.require_base(adapter, base)
+    engine = engines.load(recipe.task)
+    watch.stage("Judging")
+    measured = engine.judge(
+        recipe,
+        prepared.dataset,
+        base,
+        adapter=here.adapter,
+        pictures=here.pictures,
+        fit=fit,
+        listener=watch.progress,
+        tell=watch.say,
+    )
+    document = picture_report.build(
+        recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
+        base={"name": base.name, "digest": base.digest, "family": base.family},
+        adapter={"digest": adapter.digest, "rank": adapter.rank, "trigger": recipe.data.trigger},
+        held_out={"all": len(prepared.dataset.held_out)},
+        measured=measured,
+        gates=recipe.check.gates(),
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=max(fit.peak_memory_bytes, engine.peak_memory_bytes()),
+    )
+    picture_report.write(here.folder, document, curve=fit.curve, samples=here.samples)
+    return document
+
+
+def headline(document: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a report that travel with the adapter: one for each dimension."""
+    scores: dict[str, Any] = document["scores"]
+    return scores
+
+
+def reopen(here: Run) -> Prepared:
+    """What a trained run was made from, read from its own folder.
+
+    Raises:
+        UserError: training is not finished, the run is of another task, or the base or a file of
+            the run is gone or changed.
+    """
+    here.require_trained()
+    recipe = recipes.load(here.recipe)
+    if not isinstance(recipe, ImageRecipe):
+        raise UserError(
+            f"this run is of task {recipe.task}, and this command is for pictures",
+            where=str(here.folder),
+            fix="name a run of an image recipe; llm-lora runs lists them",
+        )
+    return Prepared(recipe, _base(recipe), PictureDataset.read(here.dataset))

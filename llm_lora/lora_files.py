@@ -1,0 +1,280 @@
+"""Adapters for Stable Diffusion as files: every layout that is read, and the one WebUIs read.
+
+kohya's layout (`webui`), PEFT's, and those of diffusers' training scripts, old and new.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_lora import arrays
+from llm_lora.errors import Problem, UserError
+from llm_lora.picture_family import Family
+from llm_lora.webui import module, stem
+
+if TYPE_CHECKING:
+    from llm_lora.arrays import Array
+
+_HALVES = {
+    "lora_down.weight": "down",
+    "lora_up.weight": "up",
+    "lora_A.weight": "down",
+    "lora_B.weight": "up",
+    "lora_A.default.weight": "down",
+    "lora_B.default.weight": "up",
+    "lora.down.weight": "down",
+    "lora.up.weight": "up",
+    "lora_linear_layer.down.weight": "down",
+    "lora_linear_layer.up.weight": "up",
+    "alpha": "alpha",
+}
+_HALF = re.compile(r"(?P<module>.+?)\.(?P<half>" + "|".join(map(re.escape, _HALVES)) + ")")
+_OTHER_KINDS = {
+    "hada_w": "LoHa",
+    "lokr_w": "LoKr",
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "oft_": "OFT",
+    "lora_mid": "LoCon with Tucker decomposition",
+}
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Module:
+    """What is added to the weight of one module: alpha / rank x up @ down.
+
+    `down` is rank x in, and rank x in x k x k for a convolution; `up` is out x rank (x 1 x 1).
+    """
+
+    down: Array
+    up: Array
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return int(self.down.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers go into each output; for a convolution those under its window."""
+        return int(self.down.size) // self.rank
+
+
+Lora = dict[str, Module]
+"""An adapter: its modules by name."""
+
+
+def to_arrays(lora: Lora, family: Family, where: str = "adapter") -> dict[str, Array]:
+    """An adapter under kohya's names, with the alpha of every module.
+
+    Raises:
+        UserError: modules that this family does not have (all of them).
+    """
+    import numpy as np
+
+    stems = _all_named(lora, lambda name: stem(name, family), where, family)
+    found: dict[str, Array] = {}
+    for name, update in lora.items():
+        found[f"{stems[name]}.lora_down.weight"] = update.down
+        found[f"{stems[name]}.lora_up.weight"] = update.up
+        found[f"{stems[name]}.alpha"] = np.array(update.alpha, update.down.dtype)
+    return found
+
+
+def read(path: Path, family: Family) -> Lora:
+    """An adapter's modules from a file of any of the layouts, or from the folder of a run's.
+
+    Read are kohya's names, PEFT's and those of diffusers' training scripts, with the alpha that
+    the file, its metadata or the folder's adapter_config.json gives; without any, alpha counts as
+    equal to the rank, as front ends take it.
+
+    Raises:
+        UserError: the file is damaged, holds something else than LoRA, or is for another
+            architecture (all keys that do not fit are named).
+    """
+    folder = path.is_dir()
+    file = path / "adapter_model.safetensors" if folder else path
+    found, notes = arrays.read(file)
+    config = path / "adapter_config.json"
+    alphas = _peft_alphas(json.loads(config.read_text())) if folder and config.is_file() else None
+    if alphas is None and "lora_adapter_metadata" in notes:
+        alphas = _diffusers_alphas(json.loads(notes["lora_adapter_metadata"]))
+    return from_arrays(found, family, str(file), alphas)
+
+
+Alphas = Callable[[str], float | None]
+
+
+def _peft_alphas(config: Mapping[str, Any]) -> Alphas:
+    """Alpha by module, as PEFT's configuration gives it."""
+    pattern = config.get("alpha_pattern") or {}
+
+    def alpha(module: str) -> float | None:
+        for end, value in pattern.items():
+            if module == end or module.endswith(f".{end}"):
+                return float(value)
+        value = config.get("lora_alpha")
+        return None if value is None else float(value)
+
+    return alpha
+
+
+def _diffusers_alphas(config: Mapping[str, Any]) -> Alphas:
+    """Alpha by module from diffusers' metadata: PEFT's keys, each behind its component."""
+
+    def alpha(module: str) -> float | None:
+        component, _, path = module.partition(".")
+        own = {
+            key.removeprefix(f"{component}."): value
+            for key, value in config.items()
+            if key.startswith(f"{component}.")
+        }
+        return _peft_alphas(own)(path)
+
+    return alpha
+
+
+def from_arrays(
+    found: Mapping[str, Array], family: Family, where: str, alphas: Alphas | None = None
+) -> Lora:
+    """`read`, for arrays that are in memory.
+
+    Raises:
+        UserError: as `read`.
+    """
+    parts: dict[str, dict[str, Array]] = {}
+    strange = []
+    for key, array in found.items():
+        match = _HALF.fullmatch(key)
+        if match is None:
+            strange.append(key)
+        else:
+            parts.setdefault(match["module"], {})[_HALVES[match["half"]]] = array
+    if strange:
+        raise _not_lora(strange, where)
+    if not parts:
+        raise UserError("no weights in it", where=where, fix="is this a LoRA?")
+    names = _all_named(parts, lambda name: _from_any(name, family), where, family)
+    problems = [
+        Problem(f"{name} has no {half} half", where, "copy the file again")
+        for name, part in parts.items()
+        for half in ("down", "up")
+        if half not in part
+    ]
+    problems += [
+        Problem(
+            f"{name}: {part['down'].shape} and {part['up'].shape} do not belong together", where
+        )
+        for name, part in parts.items()
+        if {"down", "up"} <= part.keys() and part["down"].shape[0] != part["up"].shape[1]
+    ]
+    if problems:
+        raise UserError(problems)
+    lora: Lora = {}
+    for name, part in parts.items():
+        told = float(part["alpha"]) if "alpha" in part else alphas and alphas(names[name])
+        rank = float(part["down"].shape[0])
+        lora[names[name]] = Module(part["down"], part["up"], rank if told is None else told)
+    return lora
+
+
+def _from_any(name: str, family: Family) -> str:
+    """A module's name from any layout's.
+
+    Raises:
+        ValueError: this family has no such module.
+    """
+    if name.startswith("lora_"):
+        return module(name, family)
+    plain = name.removeprefix("base_model.model.")
+    component, _, path = plain.partition(".")
+    if component.startswith("text_encoder") and not path.startswith("text_model."):
+        # transformers 5.6 took the part out of the names of one of its two text models.
+        path = f"text_model.{path}"
+    # Attention processors of old diffusers: attn1.processor.to_q_lora.
+    path = re.sub(r"\.processor\.(to_(?:q|k|v|out))_lora$", r".\1", path)
+    path = re.sub(r"\.to_out$", ".to_out.0", path)
+    stem(full := f"{component}.{path}", family)
+    return full
+
+
+def _all_named(
+    names: Iterable[str], convert: Callable[[str], str], where: str, family: Family
+) -> dict[str, str]:
+    converted, wrong = {}, []
+    for name in names:
+        try:
+            converted[name] = convert(name)
+        except ValueError:
+            wrong.append(name)
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of {len(wrong) + len(converted)} modules are not of this base's "
+            f"architecture ({family}): {_some(wrong)}",
+            where=where,
+            fix=f"use it with the base it was made for{_guess(wrong, family)}",
+        )
+    return converted
+
+
+def _guess(names: Iterable[str], family: Family) -> str:
+    joined = " ".join(names)
+    if family != "sdxl" and re.search(r"lora_te[12]_|input_blocks_|text_encoder_2", joined):
+        return ", which is SDXL by its names"
+    if family == "sdxl" and re.search(r"lora_te_", joined):
+        return ", which is SD 1 or SD 2 by its names"
+    if re.search(r"transformer\.|single_blocks|double_blocks|joint_blocks", joined):
+        return ", which is SD 3 or FLUX by its names"
+    return ""
+
+
+def _not_lora(keys: list[str], where: str) -> UserError:
+    for sign, kind in _OTHER_KINDS.items():
+        if any(sign in key for key in keys):
+            return UserError(
+                f"a {kind} adapter, which is not read here: {_some(keys)}",
+                where=where,
+                fix="only plain LoRA is",
+            )
+    return UserError(
+        f"{len(keys)} keys are not LoRA's: {_some(keys)}", where=where, fix="is this a LoRA?"
+    )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more
+
+
+def require_fit(lora: Lora, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Refuse an adapter whose modules the base lacks, or has in another shape.
+
+    Args:
+        lora: the adapter.
+        shapes: of the weights of the base's modules, by module name.
+        where: what to call the adapter.
+
+    Raises:
+        UserError: with every module that does not fit.
+    """
+    wrong = []
+    for name, update in lora.items():
+        shape = shapes.get(name)
+        if shape is None:
+            wrong.append(f"{name} is not in the base")
+        elif update.up.shape[0] != shape[0] or update.inputs != math.prod(shape[1:]):
+            own = f"{update.up.shape[0]} x {update.inputs}"
+            wrong.append(f"{name} is {own}, in the base {shape[0]} x {math.prod(shape[1:])}")
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of {len(lora)} modules do not fit the base: {_some(wrong)}",
+            where=where,
+            fix="use it with the base it was made for",
+        )

@@ -1,0 +1,63 @@
+"""Families of bases that paint: how they are told apart, and which are trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_lora.errors import UserError
+
+Family = Literal["sd1", "sd2", "sdxl"]
+"""Stable Diffusion 1.x, 2.x and XL: what their UNets and text encoders are made of."""
+
+Prediction = Literal["epsilon", "v"]
+"""What a UNet predicts: the noise, or v (Salimans and Ho 2022, arXiv 2202.00512)."""
+
+CONFIGS = Path(__file__).parent / "assets" / "picture_configs"
+"""A folder in diffusers' layout for each family: configurations and tokenizers, no weights."""
+
+NATIVE = "choose a Stable Diffusion 1.5, 2.x or SDXL base"
+
+CANNOT = (
+    "its transformer learns by flow matching, and this toolkit trains the UNets of Stable "
+    "Diffusion 1.x, 2.x and XL"
+)
+
+_CHANNELS = 4
+_OTHER_CHANNELS = {
+    5: "it paints after depth maps",
+    7: "it enlarges pictures",
+    8: "it edits pictures (InstructPix2Pix)",
+    9: "it fills holes in pictures (inpainting)",
+}
+
+
+def of_unet(config: Mapping[str, Any]) -> Family:
+    """The family of a UNet in diffusers' layout.
+
+    SDXL alone is told sizes and crops beside the text; of the others, 2.x has linear projections
+    and takes the text of OpenCLIP, 1,024 numbers a token.
+    """
+    if config.get("addition_embed_type") == "text_time":
+        return "sdxl"
+    if config.get("use_linear_projection") or config.get("cross_attention_dim") == 1024:
+        return "sd2"
+    return "sd1"
+
+
+def require_plain(name: str, channels: object) -> None:
+    """Refuse a UNet that takes more than the latents of one picture.
+
+    Raises:
+        UserError: it does.
+    """
+    if channels != _CHANNELS:
+        why = _OTHER_CHANNELS.get(channels, "it takes more than a picture") if (
+            isinstance(channels, int)
+        ) else "unet/config.json does not tell them"  # fmt: skip
+        raise UserError(
+            f"the UNet takes {channels} channels instead of {_CHANNELS}: {why}",
+            where=name,
+            fix="name the plain model that it was made from",
+        )

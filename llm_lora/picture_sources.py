@@ -1,0 +1,103 @@
+"""What is painted with: adapters by run, folder or file, and the base that they were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_lora import adapter as adapters
+from llm_lora import base as bases
+from llm_lora import picture_base
+from llm_lora import run as runs
+from llm_lora.errors import Problem, UserError
+from llm_lora.picture_base import PictureBase
+
+_SETTINGS = ("steps", "guidance", "negative_prompt", "width", "height", "scheduler")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter: what prompts call it by, where it lies, and its manifest where it has one."""
+
+    name: str
+    path: Path
+    manifest: dict[str, Any] | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How its recipe paints."""
+        sampling = (self.manifest or {}).get("sampling", {})
+        return {key: sampling[key] for key in _SETTINGS if key in sampling}
+
+
+def find(path: Path, name: str | None = None) -> Source:
+    """The adapter that a user means by a path.
+
+    Args:
+        path: a run, its folder `adapter`, or a .safetensors file.
+        name: what to call it; what it calls itself, or its file's name, where None.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is none for pictures.
+    """
+    if path.is_file():
+        return Source(name or path.stem, path, None)
+    if not (path / adapters.WEIGHTS).is_file():
+        here = runs.find(path)
+        here.read(here.fit)
+        path = here.adapter
+    if not (path / adapters.MANIFEST).is_file():
+        return Source(name or path.name, path, None)
+    manifest = adapters.read(path).manifest
+    if "sampling" not in manifest or "steps" not in manifest["sampling"]:
+        raise UserError(
+            "this adapter is for text, and pictures are asked for",
+            where=str(path),
+            fix="talk to it: llm-lora chat RUN",
+        )
+    return Source(name or str(manifest["name"]), path, manifest)
+
+
+def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
+    """The base that all these adapters are for.
+
+    Args:
+        sources: adapters.
+        named: a base that the user names, over what the adapters say.
+
+    Raises:
+        UserError: nothing tells a base, or an adapter was trained on another one (all of them).
+    """
+    told = [source.manifest["base"] for source in sources if source.manifest]
+    if named is not None:
+        base = picture_base.resolve(named)
+    elif told:
+        first = told[0]
+        base = picture_base.resolve(
+            first["name"], first["revision"], prediction=first["prediction"]
+        )
+    else:
+        raise UserError(
+            "nothing tells the base to paint with", fix="name a run first, or give --base BASE"
+        )
+    others = [
+        Problem(
+            f"{source.name} was trained on {source.manifest['base']['name']}, not on {base.name}",
+            str(source.path),
+            "use adapters of one base",
+        )
+        for source in sources
+        if source.manifest and source.manifest["base"]["digest"] != base.digest
+    ]
+    if others:
+        raise UserError(others)
+    return base
+
+
+def own_name(path: Path) -> str:
+    """What an adapter calls itself: the name in its folder's manifest, or that of its file."""
+    if (path / adapters.MANIFEST).is_file():
+        return str(bases.read_object(path / adapters.MANIFEST).get("name", path.name))
+    return path.name if path.is_dir() else path.stem

@@ -1,0 +1,335 @@
+"""Read, check, split, fingerprint, write: from folders of pictures to a dataset to trust."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from llm_lora import buckets, caption_lint, files, picture_findings, picture_folder
+from llm_lora.captions import with_trigger
+from llm_lora.errors import Problem, UserError
+from llm_lora.findings import Finding
+from llm_lora.formats import Rejected
+from llm_lora.picture_folder import Folder, Found
+from llm_lora.picture_split import SIDES, Side, split
+
+if TYPE_CHECKING:
+    from llm_lora.buckets import Bucket
+    from llm_lora.recipe_image import ImageRecipe
+    from llm_lora.recipe_image_blocks import ImageData
+
+CHECK = "check.json"
+QUARANTINE = "quarantine.jsonl"
+
+_LEAST_LIKENESS = 0.5
+_SHOWN_REASONS = 5
+_LATENT = 8
+"""Pixels across and down that one latent covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that passed every check.
+
+    `path` is absolute; `caption` has the trigger in front, where there is one; `sha256` is of the
+    file's bytes; `width` and `height` are in pixels as shown, after the camera's rotation. Its
+    pixels: `picture_files.load(picture.path)`, always RGB.
+    """
+
+    path: Path
+    caption: str
+    sha256: str
+    width: int
+    height: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+
+@dataclass(frozen=True)
+class PictureDataset:
+    """Checked pictures by side, what was set aside, and what was noticed.
+
+    `regularisation` pictures show the class without the style or person that is learned; they
+    are there for prior preservation. `fingerprint` identifies which pictures, with which captions,
+    are on which side, in any order.
+    """
+
+    train: tuple[Picture, ...]
+    held_out: tuple[Picture, ...]
+    regularisation: tuple[Picture, ...]
+    quarantine: tuple[Rejected, ...]
+    findings: tuple[Finding, ...]
+    fingerprint: str
+    stats: dict[str, Any]
+
+    def side(self, side: Side) -> tuple[Picture, ...]:
+        """The pictures of one side."""
+        pictures: tuple[Picture, ...] = getattr(self, side)
+        return pictures
+
+    def summary(self) -> dict[str, Any]:
+        """What the data check found, as JSON: counts, sizes, buckets, reasons, findings."""
+        return {
+            "fingerprint": self.fingerprint,
+            **self.stats,
+            "rejected_by_reason": by_reason(self.quarantine),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write train, held_out, regularisation and quarantine (.jsonl), then check.json.
+
+        Pictures are not copied: their paths are written relative to the folder.
+
+        Raises:
+            UserError: the disk is full or the folder may not be written.
+        """
+        home = folder.resolve()
+        for side in SIDES:
+            rows = (
+                {**asdict(picture), "path": os.path.relpath(picture.path, home)}
+                for picture in self.side(side)
+            )
+            files.write_jsonl(folder / f"{side}.jsonl", rows)
+        files.write_jsonl(folder / QUARANTINE, map(asdict, self.quarantine))
+        files.write_json(folder / CHECK, self.summary())
+
+    @classmethod
+    def read(cls, folder: Path) -> PictureDataset:
+        """Read a written dataset; equal to the one that wrote it.
+
+        Raises:
+            UserError: a file is missing or damaged, or a picture was changed or removed since.
+        """
+        try:
+            check = json.loads(files.read_text(folder / CHECK))
+            sides = {
+                side: tuple(_picture(row, folder) for row in _rows(folder / f"{side}.jsonl"))
+                for side in SIDES
+            }
+            quarantine = tuple(Rejected(**row) for row in _rows(folder / QUARANTINE))
+            findings = tuple(Finding(**row) for row in check.pop("findings"))
+            written = check.pop("fingerprint")
+            del check["rejected_by_reason"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"the dataset folder is damaged: {error!r}", where=str(folder), fix="train again"
+            ) from None
+        if written != fingerprint(sides):
+            raise UserError(
+                "the dataset was changed after it was checked", where=str(folder), fix="train again"
+            )
+        _require_unchanged(picture for side in SIDES for picture in sides[side])
+        return cls(
+            **sides, quarantine=quarantine, findings=findings, fingerprint=written, stats=check
+        )
+
+
+def by_reason(rejected: Iterable[Rejected]) -> list[dict[str, Any]]:
+    """Reasons with their counts, as the text path counts them."""
+    from llm_lora import dataset
+
+    return dataset.by_reason(rejected)
+
+
+def fingerprint(sides: Mapping[Side, Iterable[Picture]]) -> str:
+    """Identity of a dataset: which pictures, with which captions, are on which side."""
+    return files.sha256(
+        "\n".join(
+            sorted(f"{side} {one.sha256} {one.caption}" for side in SIDES for one in sides[side])
+        )
+    )
+
+
+def prepare(
+    recipe: ImageRecipe, resolution: int, *, tokenizer: Path | None = None
+) -> PictureDataset:
+    """Read and check everything that a recipe trains on and is judged by.
+
+    Args:
+        recipe: names the folders, shares and limits.
+        resolution: side in pixels of the square that pictures are trained at.
+        tokenizer: folder of the base's tokenizer, to measure captions; without it lengths are
+            told from words and signs, of which each is a token at least.
+
+    Raises:
+        UserError: a folder cannot be read, the settings make no sense, or too few pictures are
+            left.
+    """
+    data = recipe.data
+    if data.near_duplicate < _LEAST_LIKENESS:
+        raise UserError(
+            f"data.near_duplicate {data.near_duplicate:g} would take unrelated pictures for "
+            "duplicates",
+            fix=f"use {_LEAST_LIKENESS:g} to 1; the default is 0.8",
+        )
+    ruler = caption_lint.ruler(tokenizer)
+    folders = _folders(data, resolution)
+    parted = split(
+        folders["held_out"].pictures,
+        folders["train"].pictures,
+        folders["regularisation"].pictures,
+        share=data.held_out if isinstance(data.held_out, float) else 0.0,
+        near_duplicate=data.near_duplicate,
+    )
+    rejected = [row for folder in folders.values() for row in folder.rejected] + parted.aside
+    rejected.sort(key=lambda row: row.where)
+    _require_enough(parted.sides, rejected, data)
+    sides = {side: tuple(_checked(one, side, data) for one in parted.sides[side]) for side in SIDES}
+    train, held_out = parted.sides["train"], parted.sides["held_out"]
+    shapes = _shapes(train, data, resolution)
+    texts = {one.caption.where: one.caption.text for one in (*train, *held_out)}
+    findings = (
+        *(finding for folder in folders.values() for finding in folder.findings),
+        *caption_lint.lint(texts, trigger=data.trigger, ruler=ruler),
+        *picture_findings.notice(train, held_out, parted.alike, shapes, blur=data.blur),
+    )
+    return PictureDataset(
+        **sides,
+        quarantine=tuple(rejected),
+        findings=findings,
+        fingerprint=fingerprint(sides),
+        stats={
+            "counts": {
+                "read": sum(folder.files for folder in folders.values()),
+                **{side: len(sides[side]) for side in SIDES},
+                "rejected": len(rejected),
+            },
+            "resolution": resolution,
+            "sizes": _sizes(sides["train"]),
+            "buckets": _counted(shapes.values()),
+            "captions": {"different": len({one.caption for one in sides["train"]})},
+            "near_duplicates": {
+                "pictures": sum(map(len, parted.alike)),
+                "clusters": len(parted.alike),
+            },
+        },
+    )
+
+
+def _folders(data: ImageData, resolution: int) -> dict[Side, Folder]:
+    """What each folder that the recipe names holds; the problems of all of them at once."""
+    held_out = data.held_out if isinstance(data.held_out, Path) else None
+    named: dict[Side, tuple[Path | None, Path | None]] = {
+        "train": (data.train, data.captions),
+        "held_out": (held_out, None),
+        "regularisation": (data.regularisation, None),
+    }
+    problems: list[Problem] = []
+    found: dict[Side, Folder] = {}
+    for side, (path, listed) in named.items():
+        if path is None:
+            found[side] = Folder((), (), (), 0)
+            continue
+        try:
+            found[side] = picture_folder.read(
+                path, resolution=resolution, min_size=data.min_size, listed=listed
+            )
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return found
+
+
+def _checked(one: Found, side: Side, data: ImageData) -> Picture:
+    trigger = data.trigger if side != "regularisation" else None
+    caption = with_trigger(one.caption.text, trigger)
+    path = one.path.resolve()
+    return Picture(path, caption, one.head.sha256, one.head.width, one.head.height)
+
+
+def _shapes(train: Sequence[Found], data: ImageData, resolution: int) -> dict[str, Bucket]:
+    """The bucket of each training picture by its digest."""
+    sizes = [(one.head.width, one.head.height) for one in train]
+    planned = (
+        buckets.plan(sizes, resolution, data.bucket_step)
+        if data.buckets
+        else [buckets.square(resolution, _LATENT)] * len(sizes)
+    )
+    return {one.head.sha256: bucket for one, bucket in zip(train, planned, strict=True)}
+
+
+def _require_enough(
+    parted: Mapping[Side, Sequence[Found]], rejected: Sequence[Rejected], data: ImageData
+) -> None:
+    """Stop where too little is left, with what the files were mostly set aside for."""
+    problems = []
+    if not parted["train"]:
+        what = "no usable picture" + (f": all {len(rejected)} were set aside" if rejected else "")
+        fix = "put pictures there with metadata.csv, or write captions: "
+        fix += f"llm-lora label {data.train}"
+        problems.append(Problem(what, str(data.train), fix))
+    elif not parted["held_out"]:
+        what = "no held-out picture, so nothing could be judged"
+        if isinstance(data.held_out, float):
+            fix = "add pictures that are not all alike, or name a folder in data.held_out"
+            problems.append(Problem(what, str(data.train), fix))
+        else:
+            problems.append(Problem(what, str(data.held_out), "mend the pictures of that folder"))
+    if problems:
+        for group in by_reason(rejected)[:_SHOWN_REASONS]:
+            more = f" (and {group['count'] - 1} more like it)" if group["count"] > 1 else ""
+            problems.append(Problem(group["reason"] + more, group["where"]))
+        raise UserError(problems)
+
+
+def _sizes(pictures: Sequence[Picture]) -> dict[str, Any]:
+    ordered = sorted((one.size for one in pictures), key=lambda size: size[0] * size[1])
+    areas = [width * height for width, height in ordered]
+    return {
+        "smallest": list(ordered[0]),
+        "largest": list(ordered[-1]),
+        "median_pixels": int(median(areas)),
+    }
+
+
+def _counted(shapes: Iterable[Bucket]) -> list[dict[str, int]]:
+    """How many pictures each bucket holds, the fullest first."""
+    counts: dict[Bucket, int] = {}
+    for bucket in shapes:
+        counts[bucket] = counts.get(bucket, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [{"width": b.width, "height": b.height, "pictures": count} for b, count in ordered]
+
+
+# Written files
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    # Lines end with "\n" alone: captions may hold other line breaks that splitlines would cut at.
+    return [json.loads(line) for line in files.read_text(path).split("\n") if line]
+
+
+def _picture(row: Mapping[str, Any], folder: Path) -> Picture:
+    return Picture(**{**row, "path": (folder / row["path"]).resolve()})
+
+
+def _require_unchanged(pictures: Iterable[Picture]) -> None:
+    """Compare pictures with their digests.
+
+    Raises:
+        UserError: names each that was changed or removed.
+    """
+
+    def look(picture: Picture) -> Problem | None:
+        try:
+            if files.file_sha256(picture.path) == picture.sha256:
+                return None
+            what = "the picture was changed after it was checked"
+        except OSError:
+            what = "the picture is gone, or cannot be read any more"
+        return Problem(what, str(picture.path), "restore it, or train again")
+
+    with ThreadPoolExecutor() as pool:
+        problems = [problem for problem in pool.map(look, pictures) if problem is not None]
+    if problems:
+        raise UserError(problems)

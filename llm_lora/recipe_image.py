@@ -1,0 +1,193 @@
+"""A whole recipe of task image: closed, frozen. What a YAML file may say is exactly what stands
+here and in `recipe_image_blocks`; `recipe.load` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from llm_lora.recipe_image_blocks import (
+    KEEP_TAGS,
+    ImageCheck,
+    ImageData,
+    ImageGenerate,
+    ImageJudge,
+    ImageLora,
+    ImageTrain,
+)
+from llm_lora.recipe_root import RecipeRoot, one_of_tasks
+from llm_lora.recipe_scalars import NotEmpty, Profile
+from llm_lora.yaml_source import KeyPath
+
+__all__ = [
+    "ImageCheck",
+    "ImageData",
+    "ImageGenerate",
+    "ImageJudge",
+    "ImageLora",
+    "ImageRecipe",
+    "ImageTrain",
+]
+
+_LEAST_PRODIGY = 0.1
+_MOST_PASSES = 20
+"""Passes over a style's pictures from which over-fitting is usual."""
+
+
+class ImageRecipe(RecipeRoot):
+    """One recipe for pictures, resolved: the value that every stage takes."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        **RecipeRoot.SYNONYMS,
+        "bucket_reso_steps": "data.bucket_step",
+        "cache_latents": "train.cache",
+        "caption_dropout_rate": "data.caption_dropout",
+        "cfg_scale": "generate.guidance",
+        "checkpointing_steps": "train.save_every",
+        "class_data_dir": "data.regularisation",
+        "class_tokens": "data.trigger",
+        "ema_decay": "train.ema",
+        "enable_bucket": "data.buckets",
+        "flip_aug": "data.flip",
+        "guidance_scale": "generate.guidance",
+        "instance_data_dir": "data.train",
+        "keep_tokens": "data.keep_tags",
+        "lr_scheduler": "train.schedule",
+        "max_train_epochs": "train.epochs",
+        "max_train_steps": "train.max_steps",
+        "metadata_path": "data.captions",
+        "min_snr_gamma": "train.min_snr",
+        "mixed_precision": "train.precision",
+        "network_alpha": "lora.alpha",
+        "network_dim": "lora.rank",
+        "network_weights": "train.start_from",
+        "num_inference_steps": "generate.steps",
+        "optimizer_type": "train.optimizer",
+        "pretrained_model_name_or_path": "base",
+        "prior_loss_weight": "train.prior_weight",
+        "reg_data_dir": "data.regularisation",
+        "sampler": "generate.scheduler",
+        "save_every_n_steps": "train.save_every",
+        "shuffle_caption": "data.shuffle_tags",
+        "snr_gamma": "train.min_snr",
+        "text_encoder_lr": "train.text_encoder_learning_rate",
+        "train_batch_size": "train.batch_size",
+        "train_data_dir": "data.train",
+        "train_text_encoder": "lora.text_encoder",
+        "trigger_word": "data.trigger",
+        "unet_lr": "train.learning_rate",
+        "v_parameterization": "train.prediction",
+        "validation_prompt": "train.samples",
+    }
+
+    task: Literal["image"] = Field(
+        description=str(RecipeRoot.model_fields["task"].description),
+        json_schema_extra=one_of_tasks,
+    )
+    base: NotEmpty = Field(
+        description="The model to start from. tiny (embedded), a folder in diffusers' layout or a "
+        "single .safetensors file in the original layout (starting with ./, ../, ~/ or /, relative "
+        "to this YAML file), or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.",
+    )
+    data: ImageData = Field(description="The pictures to learn from, and those to judge by.")
+    lora: ImageLora = Field(default_factory=ImageLora, description="The adapter.")
+    train: ImageTrain = Field(default_factory=ImageTrain, description="How to learn.")
+    generate: ImageGenerate = Field(
+        default_factory=ImageGenerate,
+        description="How to paint; these defaults travel with the adapter.",
+    )
+    judge: ImageJudge = Field(
+        default_factory=ImageJudge, description="What the adapter is judged by."
+    )
+    check: ImageCheck = Field(
+        default_factory=ImageCheck,
+        description="Gates on the report; an adapter that misses one has not passed.",
+    )
+    profile: Profile | None = Field(
+        default=None, description="The profile that was applied; written by llm-lora, not by hand."
+    )
+
+    def contradictions(self) -> Iterator[tuple[KeyPath, str, str]]:
+        data, train, generate = self.data, self.train, self.generate
+        if data.held_out == data.train:
+            yield (
+                ("data", "held_out"),
+                f"data.held_out and data.train both name {data.train}",
+                "held-out pictures must never be trained on: cut a share, such as held_out: 0.1",
+            )
+        if data.regularisation in (data.train, data.held_out):
+            yield (
+                ("data", "regularisation"),
+                f"data.regularisation names {data.regularisation}, whose pictures are learned or "
+                "judged by",
+                "name a folder of other pictures of the class, or remove it",
+            )
+        if data.resolution is not None and (data.min_size or 0) > data.resolution:
+            yield (
+                ("data", "min_size"),
+                f"data.min_size {data.min_size} is more than data.resolution {data.resolution}",
+                "lower data.min_size",
+            )
+        if train.text_encoder_learning_rate is not None and not self.lora.text_encoder:
+            yield (
+                ("train", "text_encoder_learning_rate"),
+                "train.text_encoder_learning_rate is set, but no text encoder learns",
+                "set lora.text_encoder: true, or remove it",
+            )
+        if train.optimizer == "prodigy" and train.learning_rate < _LEAST_PRODIGY:
+            yield (
+                ("train", "optimizer"),
+                "train.optimizer prodigy multiplies the rate that it finds by "
+                f"train.learning_rate, and {train.learning_rate:g} leaves nothing of it",
+                "set train.learning_rate: 1",
+            )
+        for key, other in (("width", "height"), ("height", "width")):
+            if getattr(generate, key) is not None and getattr(generate, other) is None:
+                yield (
+                    ("generate", key),
+                    f"generate.{key} is set without generate.{other}",
+                    "set both, or none for the resolution of training",
+                )
+        if any(one >= other for one, other in pairwise(self.judge.strengths)):
+            yield (
+                ("judge", "strengths"),
+                "judge.strengths do not rise",
+                "write them from the lowest to the highest, each once",
+            )
+
+    def warnings(self) -> tuple[str, ...]:
+        data, lora, train, generate = self.data, self.lora, self.train, self.generate
+        tiny, passes = self.base == "tiny", train.epochs * data.repeats
+        checks = {
+            f"lora.alpha / lora.rank is {lora.alpha / lora.rank:g}; from 0.25 to 4 is usual": (
+                not 0.25 <= lora.alpha / lora.rank <= 4
+            ),
+            f"train.learning_rate {train.learning_rate:g} is high for {self.base}; "
+            "1e-4 to 3e-4 is usual": (
+                not tiny and train.learning_rate > 1e-3 and train.optimizer != "prodigy"
+            ),
+            f"{passes:g} passes over every picture are many: from {_MOST_PASSES} on over-fitting "
+            "is usual; compare the samples": (
+                not tiny and passes > _MOST_PASSES and train.max_steps is None
+            ),
+            "data.keep_tags has no effect while data.shuffle_tags is off": (
+                not data.shuffle_tags and data.keep_tags != KEEP_TAGS
+            ),
+            "train.prior_weight has no effect without data.regularisation": (
+                data.regularisation is None and train.prior_weight != 1
+            ),
+            "generate.negative_prompt has no effect while generate.guidance is not above 1": (
+                bool(generate.negative_prompt) and generate.guidance <= 1
+            ),
+            f"no prompt of train.samples holds data.trigger, {data.trigger}": (
+                data.trigger is not None
+                and bool(train.samples)
+                and not any(data.trigger in prompt for prompt in train.samples)
+            ),
+            **self._unpinned(),
+        }
+        return tuple(sentence for sentence, holds in checks.items() if holds)

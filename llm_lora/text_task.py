@@ -1,0 +1,233 @@
+"""The task of text: held-out prompts answered, judged and reported; what its adapters carry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llm_lora import adapter as adapters
+from llm_lora import base as bases
+from llm_lora import engines, files, report, rivals, timing, versions
+from llm_lora import recipe as recipes
+from llm_lora.adapter import Adapter
+from llm_lora.chat import Chat
+from llm_lora.dataset import Dataset
+from llm_lora.engines.events import Fit
+from llm_lora.errors import UserError
+from llm_lora.formats import Answer, Message
+from llm_lora.learning import learn
+from llm_lora.names import suggest_name
+from llm_lora.prepared import Prepared, max_new_tokens, prepare
+from llm_lora.recipe import Recipe
+from llm_lora.report import FORMS
+from llm_lora.run import Run
+from llm_lora.schema import AnswerSchema
+from llm_lora.tasks import Watcher
+
+__all__ = [
+    "Prepared",
+    "evaluate",
+    "headline",
+    "learn",
+    "max_new_tokens",
+    "prepare",
+    "reopen",
+    "seal",
+]
+
+Prompts = Sequence[tuple[Message, ...]]
+
+
+def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) -> Adapter:
+    """Put into the adapter folder what serving it faithfully needs, then verify it from disk."""
+    recipe, base, chat, schema = (
+        prepared.recipe,
+        prepared.base,
+        prepared.chat,
+        prepared.schema,
+    )
+    if schema is not None:
+        files.write_text(here.adapter / adapters.SCHEMA, schema.text)
+    files.write_text(here.adapter / adapters.TEMPLATE, chat.template)
+    files.write_json(
+        here.adapter / adapters.MANIFEST,
+        {
+            "format": 1,
+            "name": recipe.name,
+            "task": recipe.task,
+            "digest": adapters.digest(here.adapter),
+            "base": {
+                "name": base.name,
+                "revision": base.revision,
+                "digest": base.digest,
+                "architecture": base.architecture,
+                "bits": recipe.lora.bits,
+            },
+            "schema_digest": schema.digest if schema else None,
+            "chat_template_digest": chat.template_digest,
+            "chat_template_options": chat.template_kwargs,
+            "system": recipe.data.system,
+            "sampling": {
+                "temperature": recipe.generate.temperature,
+                "top_p": recipe.generate.top_p,
+                "max_new_tokens": max_new_tokens(prepared),
+            },
+            "dataset_fingerprint": prepared.dataset.fingerprint,
+            "recipe_digest": recipe.digest(),
+            "scores": scores,
+            "versions": versions.installed(),
+        },
+    )
+    return adapters.read(here.adapter)
+
+
+def evaluate(
+    prepared: Prepared,
+    here: Run,
+    watch: Watcher,
+    *,
+    fit: Fit,
+    started: float,
+    store: Path = Path("store"),
+) -> dict[str, Any]:
+    """Answer the held-out prompts with base and adapter, free and constrained; report.
+
+    Where the recipe limits how far figures may drop, the version that is live under the recipe's
+    name in `store` answers them as well.
+
+    Returns:
+        the document written to `report.json`.
+
+    Raises:
+        UserError: the adapter is damaged or belongs to another base, or memory ran out.
+    """
+    recipe, schema = prepared.recipe, prepared.schema
+    adapter = adapters.read(here.adapter)
+    adapters.require_base(adapter, prepared.base)
+    engine = engines.load(recipe.task)
+    answerer = _answerer(engine, prepared, here.adapter, recipe.lora.bits)
+    sampling = engine.Sampling(
+        max_new_tokens=max_new_tokens(prepared),
+        temperature=recipe.generate.temperature,
+        top_p=recipe.generate.top_p,
+        batch_size=recipe.generate.batch_size,
+    )
+    held_out = prepared.dataset.held_out
+    prompts = [example.prompt for example in held_out]
+    watch.stage("Answering held-out prompts")
+    watch.say(f"{len(prompts)} prompts, at most {sampling.max_new_tokens} tokens each")
+
+    def answer(model: str, who: Any, asked: Prompts, how: Any, fit_to: AnswerSchema | None) -> None:
+        answers[model] = {}
+        for form in FORMS if fit_to is not None else FORMS[:1]:
+            watch.stage(f"{model}, {form}")
+            answers[model][form] = who.answer(
+                asked,
+                how,
+                schema=fit_to if form == "constrained" else None,
+                base_only=model == "base",
+                chances=schema is not None,
+                seed=recipe.train.seed,
+                listener=watch.progress,
+            )
+
+    answers: dict[str, dict[str, Sequence[Answer]]] = {}
+    for model in ("adapter", "base"):
+        answer(model, answerer, prompts, sampling, schema)
+    latency = None
+    if recipe.check.max_latency_ms is not None:
+        watch.stage("Timing answers")
+        alone = replace(sampling, batch_size=1)
+        latency = timing.latency(
+            lambda prompt: answerer.answer([prompt], alone, schema=schema), prompts
+        )
+    decoding = answerer.decoding() if schema is not None else None
+    answerer.close()
+    rival = None
+    if recipe.check.max_drop is not None:
+        name = suggest_name(recipe.name)
+        rival, opponent = rivals.find(store, name, prepared.base, prepared.chat)
+        if opponent is not None:
+            manifest = opponent.version.manifest
+            answerer = _answerer(
+                engine,
+                prepared,
+                opponent.version.folder,
+                manifest["base"].get("bits", recipe.lora.bits),
+            )
+            asked = opponent.prompts(held_out, recipe.data.system)
+            how = replace(sampling, **manifest["sampling"])
+            answer("published", answerer, asked, how, opponent.schema)
+            answerer.close()
+    document = report.build(
+        recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
+        base={"name": prepared.base.name, "digest": prepared.base.digest},
+        adapter={"digest": adapter.digest, "rank": adapter.rank, "bits": recipe.lora.bits},
+        schema=schema,
+        held_out=held_out,
+        answers=answers,
+        gates=recipe.check.gates(),
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=max(fit.peak_memory_bytes, engine.peak_memory_bytes()),
+        tolerances=recipe.check.tolerance,
+        rival=rival,
+        latency=latency,
+    )
+    document["decoding"] = decoding
+    report.write(
+        here.folder,
+        document,
+        schema=schema,
+        held_out=held_out,
+        answers=answers,
+        curve=fit.curve,
+        lengths=prepared.dataset.stats["tokens"],
+        tolerances=recipe.check.tolerance,
+        closed_weight=recipe.train.closed_weight,
+        forced_weight=recipe.train.forced_weight,
+        constrained_loss=recipe.train.validation_loss == "constrained",
+    )
+    return document
+
+
+def _answerer(engine: Any, prepared: Prepared, adapter: Path, bits: int) -> Any:
+    return engine.Answerer(
+        prepared.base,
+        prepared.chat,
+        adapter=adapter,
+        bits=bits,
+        precision=prepared.recipe.train.precision,
+    )
+
+
+def headline(document: dict[str, Any]) -> dict[str, Any]:
+    """The few figures of a report that travel with the adapter: its own, over all held-out."""
+    keys = ("n", "parsed", "schema_valid", "exact_match", "field_f1")
+    return {
+        form: {part: {key: block[key] for key in keys} for part, block in parts.items()}
+        for form, parts in document["scores"]["adapter"].items()
+    }
+
+
+def reopen(here: Run) -> Prepared:
+    """What a trained run was made from, read from its own folder.
+
+    Raises:
+        UserError: training is not finished, the run is of another task, or the base or a file of
+            the run is gone or changed.
+    """
+    here.require_trained()
+    recipe = recipes.load(here.recipe)
+    if not isinstance(recipe, Recipe):
+        raise UserError(
+            f"this run is of task {recipe.task}, and this command is for text",
+            where=str(here.folder),
+            fix="name a run of a text recipe; llm-lora runs lists them",
+        )
+    base = bases.resolve(recipe.base, recipe.revision)
+    schema_path = here.adapter / adapters.SCHEMA
+    schema = AnswerSchema.load(schema_path) if schema_path.is_file() else None
+    return Prepared(recipe, base, Chat.load(base.path), schema, Dataset.read(here.dataset))

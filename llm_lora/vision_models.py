@@ -1,0 +1,88 @@
+"""Models that look at pictures: CLIP, which compares them with texts, and BLIP, which describes
+them; found here or on the hub, and checked before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_lora import base as bases
+from llm_lora.errors import Problem, UserError
+
+TINY = Path(__file__).parent / "assets" / "tiny_judge"
+"""The embedded CLIP model, named "tiny": it knows drawn shapes and styles, and nothing else."""
+
+_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt"]
+_BOT = "SFconvertbot"
+_CONVERTED = "Adding `safetensors` variant of this model"
+
+
+@dataclass(frozen=True)
+class VisionModel:
+    """A model's folder; `kind` is its model_type, as its config.json says."""
+
+    name: str
+    path: Path
+    kind: str
+
+
+def resolve(name: str, kind: str, *, download: bool = True) -> VisionModel:
+    """Find a model of a kind.
+
+    Args:
+        name: "tiny" (embedded), a folder, or the name of a model on the hub.
+        kind: what it has to be: "clip" or "blip".
+        download: whether a model of the hub may be fetched; else it must be in the local cache.
+
+    Raises:
+        UserError: it is not there, is of another kind, or has no weights in safetensors.
+    """
+    folder = TINY if name == "tiny" else Path(name).expanduser()
+    if not folder.is_dir():
+        if not bases.HUB_ID.fullmatch(name):
+            raise UserError(
+                "no such folder", where=name, fix="check the path, or name a model as owner/name"
+            )
+        folder = _fetch(name, download=download)
+    found = bases.read_config(folder).get("model_type")
+    if found != kind:
+        raise UserError(
+            f"this is a model of type {found}, not {kind}",
+            where=name,
+            fix="leave --model out for the usual one, or choose another --method",
+        )
+    bases.weight_files(folder)
+    return VisionModel(name, folder, kind)
+
+
+def _fetch(name: str, *, download: bool) -> Path:
+    """A model's folder in the hub's cache.
+
+    Older models have pickled weights only, which may run code on loading. For most of these the
+    hub's own bot has proposed a conversion to safetensors; that proposal is taken instead.
+    """
+    try:
+        folder = bases.fetch(name, None, _FILES, local_only=not download)
+        if list(folder.glob("*.safetensors")) or not download:
+            return folder
+        proposal = _proposal(name)
+        if proposal is None:
+            return folder
+        return bases.fetch(name, proposal, _FILES, local_only=False)
+    except UserError as error:
+        fix = "check the name, or name the folder of a model that was fetched before"
+        raise UserError(Problem(one.what, one.where, fix) for one in error.problems) from None
+
+
+def _proposal(name: str) -> str | None:
+    """The revision in which the bot added safetensors, where it did."""
+    from huggingface_hub import errors, get_repo_discussions
+
+    try:
+        for one in get_repo_discussions(name):
+            if one.is_pull_request and one.author == _BOT and one.title == _CONVERTED:
+                return str(one.git_reference)
+    except errors.HfHubHTTPError:
+        return None
+    return None

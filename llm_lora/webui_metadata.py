@@ -1,0 +1,193 @@
+"""What a WebUI shows of an adapter: kohya's `ss_…` keys, and Stability AI's ModelSpec 1.0.1.
+
+All values are texts. WebUIs decide by them whether an adapter fits a base and hide it where they
+think that it does not. Sources: train_network.py and library/sai_model_spec.py of kohya's
+sd-scripts; ui_extra_networks_lora.py and network.py of AUTOMATIC1111's stable-diffusion-webui.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from llm_lora import arrays, files
+from llm_lora.lora_files import Lora
+from llm_lora.picture_family import Family, Prediction
+from llm_lora.recipe_image import ImageRecipe
+
+if TYPE_CHECKING:
+    from llm_lora.arrays import Array
+
+SPEC = "1.0.1"
+
+_VERSIONS: dict[Family, str] = {
+    "sd1": "sd_v1",
+    "sd2": "sd_v2",
+    "sdxl": "sdxl_base_v1-0",
+}
+_UI_VERSIONS: dict[Family, str] = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+_OPTIMIZERS = {
+    "adamw": "torch.optim.adamw.AdamW",
+    "adamw-8bit": "bitsandbytes.optim.adamw.AdamW8bit",
+    "prodigy": "prodigyopt.prodigy.Prodigy",
+}
+_LEGACY_FROM, _LEGACY_BYTES = 0x100000, 0x10000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an adapter was trained on, and how it went.
+
+    Attributes:
+        name: of the adapter.
+        recipe: of its training.
+        base: name of the base; `family` and `prediction` are the base's.
+        resolution: side in pixels of the squares that were trained at.
+        captions: of the training pictures.
+        regularisation: how many pictures kept what the base knew.
+        buckets: how many pictures have each size (width, height).
+        steps: optimizer steps done; `epochs` passes over the pictures.
+        started, seconds: when training began, and how long it took.
+    """
+
+    name: str
+    recipe: ImageRecipe
+    base: str
+    family: Family
+    prediction: Prediction
+    resolution: int
+    captions: Sequence[str]
+    regularisation: int
+    buckets: Mapping[tuple[int, int], int]
+    steps: int
+    epochs: float
+    started: datetime
+    seconds: float
+
+
+def describe(lora: Lora, found: Mapping[str, Array], trained: Trained) -> dict[str, str]:
+    """The metadata of an adapter's file.
+
+    Args:
+        lora: the adapter.
+        found: the same under the keys of the file: what the digests are of.
+        trained: what it comes from.
+    """
+    notes = {**_kohya(lora, trained), **_spec(trained)}
+    notes |= hashes(found, notes)
+    notes["modelspec.hash_sha256"] = f"0x{notes['sshs_model_hash']}"
+    # transformers and diffusers ask for it.
+    return {"format": "pt", **notes}
+
+
+def user_notes(trained: Trained) -> dict[str, Any]:
+    """What WebUIs keep in NAME.json beside an adapter: clicking on it puts the trigger in."""
+    return {
+        "description": f"trained on {trained.base} with llm-lora",
+        "sd version": _UI_VERSIONS[trained.family],
+        "activation text": trained.recipe.data.trigger or "",
+        "preferred weight": 0.0,
+        "notes": "",
+    }
+
+
+def _kohya(lora: Lora, trained: Trained) -> dict[str, str]:
+    recipe = trained.recipe
+    data, train = recipe.data, recipe.train
+    folder = data.train.name
+    first = next(iter(lora.values()))
+    started = trained.started.timestamp()
+    side = trained.resolution
+    sizes = {
+        str(number): {"resolution": list(size), "count": count}
+        for number, (size, count) in enumerate(sorted(trained.buckets.items()))
+    }
+    return {
+        "ss_v2": str(trained.family == "sd2"),
+        "ss_base_model_version": _VERSIONS[trained.family],
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(max(update.rank for update in lora.values())),
+        "ss_network_alpha": f"{first.alpha:g}",
+        "ss_network_args": json.dumps({}),
+        "ss_output_name": trained.name,
+        "ss_sd_model_name": trained.base,
+        "ss_clip_skip": "None",
+        "ss_training_started_at": str(started),
+        "ss_training_finished_at": str(started + trained.seconds),
+        "ss_seed": str(train.seed),
+        "ss_resolution": f"({side}, {side})",
+        "ss_num_train_images": str(len(trained.captions) * data.repeats),
+        "ss_num_reg_images": str(trained.regularisation),
+        "ss_num_epochs": f"{trained.epochs:g}",
+        "ss_steps": str(trained.steps),
+        "ss_max_train_steps": str(trained.steps),
+        "ss_batch_size_per_device": str(train.batch_size),
+        "ss_gradient_accumulation_steps": str(train.accumulate),
+        "ss_unet_lr": f"{train.learning_rate:g}",
+        "ss_learning_rate": f"{train.learning_rate:g}",
+        "ss_lr_scheduler": train.schedule,
+        "ss_optimizer": _OPTIMIZERS[train.optimizer],
+        "ss_min_snr_gamma": str(train.min_snr),
+        "ss_noise_offset": f"{train.noise_offset:g}",
+        "ss_network_dropout": f"{recipe.lora.dropout:g}",
+        "ss_enable_bucket": str(data.buckets),
+        "ss_bucket_info": json.dumps({"buckets": sizes}),
+        "ss_dataset_dirs": json.dumps(
+            {folder: {"n_repeats": data.repeats, "img_count": len(trained.captions)}}
+        ),
+        "ss_tag_frequency": json.dumps({folder: tags(trained.captions)}, ensure_ascii=False),
+    }
+
+
+def _spec(trained: Trained) -> dict[str, str]:
+    v = trained.prediction == "v"
+    architecture = {
+        "sd1": "stable-diffusion-v1",
+        "sd2": "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512",
+        "sdxl": "stable-diffusion-xl-v1-base",
+    }[trained.family]
+    side = trained.resolution
+    notes = {
+        "sai_model_spec": SPEC,
+        "architecture": f"{architecture}/lora",
+        "implementation": "https://github.com/Stability-AI/generative-models"
+        if trained.family == "sdxl"
+        else "diffusers",
+        "title": trained.name,
+        "resolution": f"{side}x{side}",
+        "description": f"LoRA trained on {trained.base}",
+        "date": trained.started.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        "prediction_type": trained.prediction,
+        "tags": ", ".join([*tags(trained.captions)][:20]),
+    }
+    if trained.recipe.data.trigger:
+        notes["trigger_phrase"] = trained.recipe.data.trigger
+    return {f"modelspec.{key}": value for key, value in notes.items() if value}
+
+
+def tags(captions: Sequence[str]) -> dict[str, int]:
+    """How many captions hold each tag (what stands between commas), the most frequent first."""
+    counts = Counter(
+        tag for caption in captions for tag in {part.strip() for part in caption.split(",")} if tag
+    )
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def hashes(found: Mapping[str, Array], notes: Mapping[str, str]) -> dict[str, str]:
+    """The digests that WebUIs look up: of the data, and an older one of a part of the file.
+
+    They are taken of the file as it would be with its `ss_…` keys alone, so that later changes of
+    the title do not change them (`precalculate_safetensors_hashes` in kohya's sd-scripts).
+    """
+    kept = {key: value for key, value in notes.items() if key.startswith("ss_")}
+    body = arrays.body(found)
+    whole = arrays.header(found, kept) + body
+    part = whole[_LEGACY_FROM : _LEGACY_FROM + _LEGACY_BYTES]
+    return {
+        "sshs_model_hash": files.sha256(body),
+        "sshs_legacy_hash": files.sha256(part)[:8],
+    }

@@ -1,0 +1,143 @@
+"""`llm-lora generate` and `llm-lora export --webui`, on a really trained run of seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import image_runs
+import numpy as np
+import pytest
+from adapter_folders import write_adapter
+from click.testing import CliRunner
+from PIL import Image
+
+from llm_lora import arrays, files, image_task, lora_files, picture_sources
+from llm_lora import recipe as recipes
+from llm_lora import run as runs
+from llm_lora.cli import painting
+from llm_lora.cli.commands import app
+from llm_lora.errors import UserError
+from llm_lora.run import Run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run as training leaves it."""
+    folder = tmp_path_factory.mktemp("generate")
+    recipe = recipes.load(image_runs.make(folder), overrides=["train.max_steps=3"])
+    prepared = image_task.prepare(recipe)
+    here = runs.create(folder / "runs", recipe.name, recipe.to_yaml)
+    prepared.dataset.write(here.dataset)
+    fit = image_runs.train(folder / "small.yaml", here.folder, "train.max_steps=3")
+    files.write_json(here.fit, asdict(fit))
+    image_task.seal(prepared, here)
+    return here
+
+
+def invoke(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def pixels(path: Path) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_pictures_are_painted_and_tell_how(here: Run, tmp_path: Path) -> None:
+    told = json.loads(
+        invoke("generate", here.folder, "a red circle", "--seed", 3, "--count", 2, "--out",
+               tmp_path, "--negative", "blue", "--json")
+    )  # fmt: skip
+    assert told["pictures"] == [str(tmp_path / "3.png"), str(tmp_path / "4.png")]
+    assert (told["steps"], told["negative_prompt"]) == (2, "blue")
+    first, second = map(pixels, told["pictures"])
+    assert first.shape == (32, 32, 3) and (first != second).any()
+    notes = json.loads(Image.open(tmp_path / "3.png").text["llm-lora"])  # type: ignore[attr-defined]
+    assert (notes["prompt"], notes["seed"]) == ("a red circle", 3)
+    invoke("generate", here.adapter, "a red circle", "--seed", 3, "--out", tmp_path / "b",
+           "--negative", "blue")  # fmt: skip
+    # Alone or in a batch: products of other shapes round otherwise.
+    assert np.abs(pixels(tmp_path / "b" / "3.png") - first).max() <= 1
+
+
+def test_an_exported_file_paints_the_same_and_is_named_in_prompts(
+    here: Run, tmp_path: Path
+) -> None:
+    output = invoke("export", here.folder, "--webui", tmp_path / "Lora")
+    file = tmp_path / "Lora" / "small.safetensors"
+    assert str(file) in output and "<lora:small:0.8>" in output
+    assert arrays.metadata(file)["ss_base_model_version"] == "sd_v1"
+    assert json.loads(file.with_suffix(".json").read_text())["sd version"] == "SD1"
+    assert (pixels(file.with_suffix(".png")) == pixels(here.samples / "step-3" / "00.png")).all()
+    ours, theirs = lora_files.read(here.adapter, "sd1"), lora_files.read(file, "sd1")
+    assert ours.keys() == theirs.keys()
+    assert {update.alpha for update in theirs.values()} == {6.0}
+
+    prompt = "a star, <lora:{}:0.7>"
+    invoke("generate", here.folder, prompt.format("small"), "--out", tmp_path / "a")
+    invoke("generate", here.folder, prompt.format("mine"), "--out", tmp_path / "b",
+           "--adapter", f"mine={file}")  # fmt: skip
+    base = here.folder.parent.parent.parent / "sd1"
+    invoke("generate", file, prompt.format("small"), "--out", tmp_path / "c", "--base", base,
+           "--steps", 2)  # fmt: skip
+    pictures = [pixels(tmp_path / name / "0.png") for name in "abc"]
+    assert (pictures[0] == pictures[1]).all()
+    assert np.abs(pictures[0] - pictures[2]).max() <= 1
+    invoke("generate", here.folder, "a star", "--out", tmp_path / "d")
+    assert (pixels(tmp_path / "d" / "0.png") != pictures[0]).any()
+
+    with pytest.raises(UserError, match="there is something here already"):
+        invoke("export", here.folder, "--webui", tmp_path / "Lora")
+
+
+def test_a_grid_shows_every_strength(here: Run, tmp_path: Path) -> None:
+    invoke("generate", here.folder, "a star", "--grid", "strength=0..1:0.5", "--count", 2,
+           "--out", tmp_path, "--seed", 5)  # fmt: skip
+    sheet = pixels(tmp_path / "strengths-5.png")
+    assert sheet.shape == (14 + 2 * 36, 4 + 3 * 36, 3)
+    invoke("generate", here.folder, "a star", "--out", tmp_path, "--seed", 5)
+    assert np.abs(sheet[14:46, 76:108] - pixels(tmp_path / "5.png")).max() <= 1
+    assert (sheet[14:46, 4:36] != sheet[14:46, 76:108]).any()
+
+
+def test_strengths_of_a_grid() -> None:
+    assert painting._strengths("strength=0..1:0.2") == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert painting._strengths("strength=-0.5..0.5:0.3") == [-0.5, -0.2, 0.1, 0.4]
+    assert painting._strengths("strength=0..2.1:0.7")[-1] == 2.1
+    assert painting._strengths("strength=1..1:1") == [1.0]
+    for text in ("0..1:0.2", "strength=1..0:0.2", "strength=0..1:0", "strength=0..1", "x"):
+        with pytest.raises(UserError, match="is no grid"):
+            painting._strengths(text)
+    with pytest.raises(UserError, match="101 strengths are too many"):
+        painting._strengths("strength=0..1:0.01")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("a star",), "nothing tells the base"),
+        (("no-such-run", "a star"), "no run here"),
+        (("{run}", "a star <lora:small"), "<lora: without >"),
+        (("{run}", "a star", "--size", "30x64"), "'30x64' is no size"),
+        (("{run}", "a star", "--adapter", "x"), "'x' is no adapter"),
+        (("{run}", "a star", "--base", "tiny"), "small was trained on"),
+        (("{run}", "a star <lora:rain:1>"), "no adapter is named rain"),
+    ],
+)
+def test_mistakes(here: Run, arguments: tuple[str, ...], told: str) -> None:
+    if "tiny" in arguments and not image_runs.picture_base.TINY.is_dir():
+        pytest.skip("the embedded base is not there")
+    with pytest.raises(UserError, match=told):
+        invoke("generate", *(one.format(run=here.folder) for one in arguments))
+
+
+def test_an_adapter_for_text_is_refused(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path)
+    with pytest.raises(UserError, match="for text"):
+        picture_sources.find(folder)
