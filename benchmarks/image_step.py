@@ -7,8 +7,12 @@ batches of the same size and LoRA of the same rank in the same 192 modules. Each
 process of its own; the first steps are left out, and so is what llm-lora encodes once before them,
 whose time is told besides. Memory is the highest of the process.
 
-    python benchmarks/image_step.py
+    python benchmarks/image_step.py                # Stable Diffusion 1.5 at a quarter of its width
+    python benchmarks/image_step.py --base tiny    # the embedded base
     python benchmarks/image_step.py --base ./models/sd15 --data ./pictures --resolution 512
+
+What encoding takes of a step depends on the sizes of VAE and UNet. The embedded base has a small
+VAE; the first form has random weights, but the proportions of Stable Diffusion 1.5.
 """
 
 from __future__ import annotations
@@ -27,10 +31,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+TINY = ROOT / "llm_lora" / "assets" / "tiny_image"
 DATA = ROOT / "data_templates" / "style_lora" / "train"
 WAYS = ("reference", "llm-lora, nothing kept", "llm-lora")
 RANK, ALPHA, RATE = 8, 16, 2e-4
 WARMUP = 3
+QUARTER = "quarter"
+"""Stable Diffusion 1.5 with a quarter of its channels, random weights."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 
 
@@ -76,7 +83,8 @@ def reference(arguments: argparse.Namespace, watch: Watch) -> None:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base, size = arguments.base, arguments.resolution
+    base: str | Path = arguments.base if arguments.base != "tiny" else TINY
+    size = arguments.resolution
     how = {"use_safetensors": True, "local_files_only": True, "torch_dtype": torch.float32}
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", local_files_only=True)
     text_encoder = CLIPTextModel.from_pretrained(
@@ -160,7 +168,7 @@ def ours(cache: bool) -> Callable[[argparse.Namespace, Watch], None]:
         recipe = ImageRecipe(
             task="image",
             name="benchmark",
-            base=str(arguments.base),
+            base=arguments.base,
             data=ImageData(
                 train=arguments.data,
                 resolution=arguments.resolution,
@@ -220,15 +228,60 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--base", type=Path, default=ROOT / "llm_lora" / "assets" / "tiny_image")
+    parser.add_argument("--base", default=QUARTER, help="quarter, tiny, or a diffusers folder")
     parser.add_argument("--data", type=Path, default=DATA, help="a folder with metadata.csv")
-    parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--resolution", type=int, help="pixels; 64 for tiny, else 256")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many is told")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.resolution = arguments.resolution or (64 if arguments.base == "tiny" else 256)
+    return arguments
+
+
+def quarter(folder: Path) -> None:
+    """Write a random base: every width of Stable Diffusion 1.5 divided by four."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    configs = ROOT / "llm_lora" / "assets" / "picture_configs" / "sd1"
+
+    def config(part: str) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((configs / part / "config.json").read_text())
+        return {key: value for key, value in told.items() if not key.startswith("_")}
+
+    def narrow(channels: list[int]) -> list[int]:
+        return [one // 4 for one in channels]
+
+    torch.manual_seed(0)
+    unet, vae, text = config("unet"), config("vae"), config("text_encoder")
+    unet |= {
+        "block_out_channels": narrow(unet["block_out_channels"]),
+        "cross_attention_dim": unet["cross_attention_dim"] // 4,
+        "norm_num_groups": 8,
+        "sample_size": 32,
+    }
+    vae |= {"block_out_channels": narrow(vae["block_out_channels"]), "norm_num_groups": 8}
+    widths = ("hidden_size", "intermediate_size", "num_attention_heads", "projection_dim")
+    text |= {key: text[key] // 4 for key in widths}
+    StableDiffusionPipeline(
+        vae=AutoencoderKL(**vae),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
+        tokenizer=CLIPTokenizer.from_pretrained(configs / "tokenizer"),
+        unet=UNet2DConditionModel(**unet),
+        scheduler=DDIMScheduler.from_pretrained(configs / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
 
 
 def main() -> None:
@@ -237,10 +290,20 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(run(arguments)))
         return
+    with tempfile.TemporaryDirectory() as folder:
+        options = sys.argv[1:]
+        if arguments.base == QUARTER:
+            quarter(Path(folder))
+            options += ["--base", folder]
+        compare(arguments, options)
+
+
+def compare(arguments: argparse.Namespace, options: list[str]) -> None:
+    """Run every way in processes of its own, and print what came out."""
     best: dict[str, dict[str, Any]] = {}
     for _ in range(arguments.rounds):
         for way in WAYS:
-            command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+            command = [sys.executable, __file__, *options, "--way", way]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
             told = json.loads(done.stdout.splitlines()[-1])
             if told["pictures_per_second"] > best.get(way, told)["pictures_per_second"] * 0.999:

@@ -93,6 +93,7 @@ class Training:
         self._watched = list(self._measurements())
         if self.state.rungs.checkpointing:
             self._checkpoint_activations()
+        self._learning(True)
 
     @property
     def _stays(self) -> bool:
@@ -180,7 +181,6 @@ class Training:
         means = self._means
         # Dropout in the adapter is all that draws from here.
         torch.manual_seed(dice("step", means.recipe.train.seed, self.state.step).getrandbits(63))
-        self._learning(True)
         count = sum(map(len, batches))
         total = 0.0
         for batch in batches:
@@ -354,13 +354,11 @@ class Training:
     def _averaged(self) -> Iterator[None]:
         """The model as it would be at the end: not learning, with averaged weights."""
         layers = self._means.layers
-        self._learning(False)
-        if not self._average:
-            yield
-            return
         own = {name: one.clone() for name, one in layers.tensors().items()}
-        layers.load(self._average)
+        layers.load(self._told())
+        self._learning(False)
         yield
+        self._learning(True)
         layers.load(own)
 
     def _told(self) -> dict[str, torch.Tensor]:
