@@ -19,6 +19,7 @@ from llm_lora import buckets, captions
 from llm_lora.buckets import Bucket
 from llm_lora.engines import (
     picture_cache,
+    picture_fused,
     picture_latents,
     picture_loading,
     picture_noise,
@@ -120,6 +121,58 @@ def test_the_loss_counts_pictures_as_told() -> None:
     )
     found = picture_noise.loss(guess, noised, torch.tensor([1.0, 0.25]))
     assert float(found) == pytest.approx(by_hand, rel=1e-5)
+
+
+# LoRA layers
+
+
+@pytest.mark.parametrize("kind", ["linear", "without bias", "pixels", "half"])
+def test_base_and_adapter_together_are_what_peft_computes(kind: str) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(1)
+    base: Any = torch.nn.Linear(24, 12, bias=kind != "without bias")
+    shape: tuple[int, ...] = (3, 7, 24)
+    if kind == "pixels":
+        base, shape = torch.nn.Conv2d(24, 12, 1), (3, 24, 5, 4)
+    model = torch.nn.Sequential(base.requires_grad_(False))
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=6, target_modules=["0"]), model)
+    layer = model[0]
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    if kind == "half":
+        base.to(torch.bfloat16)
+    given, wanted = torch.randn(shape), torch.randn(layer(torch.randn(shape)).shape)
+
+    def results() -> list[torch.Tensor]:
+        layer.zero_grad()
+        x = given.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == "half"):
+            out = layer(x)
+        (out.float() * wanted).sum().backward()
+        halves = (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+        assert all(half.grad.dtype == torch.float32 for half in halves)
+        return [out.detach().float(), x.grad, *(half.grad.clone() for half in halves)]
+
+    before = results()
+    picture_fused.fuse(layer)
+    assert "forward" in vars(layer)
+    for one, other in zip(before, results(), strict=True):
+        close = 0.03 * other.abs().max().item() if kind == "half" else 1e-5
+        assert torch.allclose(one, other, atol=close, rtol=1e-4)
+
+
+def test_layers_that_drop_out_or_look_around_stay_pefts() -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    config = LoraConfig(r=2, lora_dropout=0.5, target_modules=["0"])
+    inject_adapter_in_model(config, model)
+    picture_fused.fuse(model[0])
+    assert "forward" not in vars(model[0])
+    around = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3))
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), around)
+    picture_fused.fuse(around[0])
+    assert "forward" not in vars(around[0])
 
 
 # Learning rates and optimizers
