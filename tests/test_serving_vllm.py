@@ -200,7 +200,7 @@ def test_the_commands_speak_to_a_running_server(
 def test_the_playground_shows_answers_and_verdicts_of_two_versions(
     served: Served, prompts: list[Any], tmp_path: Path
 ) -> None:
-    with browser.browsing(tmp_path / "browser") as tab:
+    with browser.browsing(tmp_path) as tab:
         tab.show()
         tab.open(served.url)
         tab.wait("!document.querySelector('#key-card').hidden")
