@@ -31,6 +31,8 @@ SEEDS = (1, 2, 3)
 STEPS = 268
 """Optimizer steps of the recipe: 855 examples, 8 a step, two epochs and a half."""
 PREFERENCE_STEPS = 32
+EVALUATE_EVERY = 0.5
+"""Epochs: often enough that a validation loss has checkpoints to choose from."""
 
 _PREFERENCE = {
     "train.max_steps": STEPS - PREFERENCE_STEPS,
@@ -42,7 +44,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "closed 5": {},
     "forced 0.3": {"train.closed_weight": 1, "train.forced_weight": 0.3},
     "forced 0": {"train.closed_weight": 1, "train.forced_weight": 0.0},
-    "closed 5, forced 0.3": {"train.forced_weight": 0.3},
+    "constrained validation": {"train.closed_weight": 1, "train.validation_loss": "constrained"},
     "dpo": {
         **_PREFERENCE,
         "train.method": "dpo",
@@ -91,7 +93,8 @@ def main() -> None:
 
 def measure(variant: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     """One training with its report, in a process of its own and a folder that is not kept."""
-    settings = {"train.seed": seed, **VARIANTS[variant]}
+    common = {"train.seed": seed, "train.evaluate_every": EVALUATE_EVERY}
+    settings = {**common, **VARIANTS[variant]}
     options = [f"--set={key}={value}" for key, value in settings.items()]
     options += [f"--set={one}" for one in overrides]
     with tempfile.TemporaryDirectory() as runs:
@@ -107,6 +110,7 @@ def measure(variant: str, seed: int, overrides: list[str]) -> dict[str, Any]:
         "variant": variant,
         "seed": seed,
         "steps": fit["steps"],
+        "best_step": fit["best_step"],
         "seconds": round(told["report"]["seconds"]),
         "overrides": overrides,
         "held_out": told["report"]["held_out"],
