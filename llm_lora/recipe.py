@@ -232,6 +232,13 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
                     f"train.{key} needs data.schema, {why}",
                     f"set data.schema, or remove train.{key}",
                 )
+    elif train.forced_weight == 0 and train.validation_loss == "free":
+        yield (
+            ("train", "forced_weight"),
+            "train.forced_weight 0 teaches nothing of what the schema forces, and the free "
+            "validation loss counts that: an early checkpoint would pass for the best",
+            "set train.validation_loss to constrained",
+        )
     if train.method == "grpo":
         yield from _grpo_contradictions(recipe)
     if recipe.profile == "cpu" and train.optimizer == "paged-adamw-8bit":
