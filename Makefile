@@ -1,10 +1,12 @@
 # make train   makes the environment, then trains recipes/medical_qa.yaml end to end
 # make test    makes the environment if need be, then checks and tests everything
+# make bench-serve      asks a real vLLM a thousand questions; times the layer against vLLM alone
 # make bench-validate   times judging of answers against jsonschema and fastjsonschema
 PYTHON ?= python3
 BIN := .venv/bin
+RUN ?= runs/medical_qa/latest
 
-.PHONY: train test env check bench-validate lock clean
+.PHONY: train test env check bench-serve bench-validate lock clean
 
 train: env
 	$(BIN)/llm-lora train recipes/medical_qa.yaml
@@ -19,6 +21,10 @@ check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-serve: env
+	$(BIN)/python benchmarks/serving_verdicts.py $(RUN)
+	$(BIN)/python benchmarks/serving_overhead.py $(RUN)
 
 bench-validate: env
 	$(BIN)/python benchmarks/validate.py

@@ -61,7 +61,7 @@ class Version:
     @property
     def served_name(self) -> str:
         """What the server is told: names these very bytes, for ever."""
-        return f"{self.name}@{self.digest[:12]}"
+        return served_name(self.name, self.digest)
 
     @property
     def label(self) -> str:
@@ -91,6 +91,11 @@ class Content:
     def digest(self) -> str:
         """The digest that the version will have."""
         return _digest(self.sums)
+
+
+def served_name(name: str, digest: str) -> str:
+    """What the server calls the version of a name that has this digest."""
+    return f"{name}@{digest[:12]}"
 
 
 def gather(folder: Path, report: dict[str, Any] | None) -> Content:

@@ -94,6 +94,13 @@ class Recipe(RecipeRoot):
                 yield ("data", key), f"data.{key} names {path} twice", "keep one"
         if data.answer_schema is None:
             yield from self._without_schema()
+        elif train.forced_weight == 0 and train.validation_loss == "free":
+            yield (
+                ("train", "forced_weight"),
+                "train.forced_weight 0 teaches nothing of what the schema forces, and the free "
+                "validation loss counts that: an early checkpoint would pass for the best",
+                "set train.validation_loss to constrained",
+            )
         if train.method == "grpo":
             yield from self._of_grpo()
         if self.profile == "cpu" and train.optimizer == "paged-adamw-8bit":

@@ -114,7 +114,7 @@ def build(
     `rival` is the live version that the answers of the model `published` are from; `latency` the
     time that answers took (`n`, `p50_ms`, `p95_ms`), where it was measured.
     """
-    judged = _judge_all(schema, held_out, answers, tolerances)
+    judged = judge_all(schema, held_out, answers, tolerances)
     scored: dict[str, Any] = {}
     for (model, form), rows in judged.items():
         scored.setdefault(model, {})[form] = blocks(rows, schema)
@@ -167,7 +167,7 @@ def write(
     Raises:
         UserError: the disk is full or the folder may not be written.
     """
-    judged = _judge_all(schema, held_out, answers, tolerances)
+    judged = judge_all(schema, held_out, answers, tolerances)
     files.write_jsonl(folder / ANSWERS, _rows(judged))
     html = page.render(
         document,
@@ -187,12 +187,13 @@ Sets = Mapping[tuple[str, str], Sequence[Judged]]
 """(model, form) → its judged answers, in the order of `MODELS` and `FORMS`."""
 
 
-def _judge_all(
+def judge_all(
     schema: AnswerSchema | None,
     held_out: Sequence[Example],
     answers: Answers,
-    tolerances: Tolerances | None,
+    tolerances: Tolerances | None = None,
 ) -> Sets:
+    """The answers of every model in every form that there is, judged and scored."""
     return {
         (model, form): judge(schema, held_out, answers[model][form], tolerances)
         for model in MODELS

@@ -19,6 +19,9 @@ TEMPLATE = ROOT / "data_templates" / "medical_qa"
 # Tests must not depend on a model hub, and must not try to reach one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# TRL, once imported, silences every vLLM that is started afterwards; tests read its log.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
+
 RECIPE = """
 task: text
 name: small

@@ -96,8 +96,8 @@ def greedy(run: Run | None, prompts: list[Any], *, folder: Path | None = None) -
     return answers
 
 
-def scaled(source: Path, folder: Path, factor: float) -> Path:
-    """An adapter like another one, but not the same."""
+def scaled(source: Path, folder: Path, factor: float, **sampling: Any) -> Path:
+    """An adapter like another one, but not the same; `sampling` changes its own defaults."""
     shutil.copytree(source, folder)
     tensors = load_file(folder / adapters.WEIGHTS)
     save_file(
@@ -105,6 +105,7 @@ def scaled(source: Path, folder: Path, factor: float) -> Path:
         folder / adapters.WEIGHTS,
     )
     manifest = json.loads((folder / adapters.MANIFEST).read_text())
+    manifest["sampling"] |= sampling
     files.write_json(folder / adapters.MANIFEST, manifest | {"digest": adapters.digest(folder)})
     return folder
 

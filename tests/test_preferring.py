@@ -80,9 +80,7 @@ class Work:
         if self.method == "dpo":
             return text.prefer(self.recipe, found, made_pairs(found), BASE, CHAT, **common)
         schema = AnswerSchema.load(self.run / "adapter" / "answer.schema.json")
-        return text.reinforce(
-            self.recipe, found, schema, BASE, CHAT, max_new_tokens=12, **common
-        )
+        return text.reinforce(self.recipe, found, schema, BASE, CHAT, max_new_tokens=12, **common)
 
     @property
     def digest(self) -> str:

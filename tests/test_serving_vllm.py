@@ -198,16 +198,20 @@ def test_the_commands_speak_to_a_running_server(
 
 @pytest.mark.skipif(browser.installed() is None, reason="no browser is installed")
 def test_the_playground_shows_answers_and_verdicts_of_two_versions(
-    served: Served, prompts: list[Any], tmp_path: Path
+    served: Served, runs: tuple[Run, Run], prompts: list[Any], tmp_path: Path
 ) -> None:
-    with browser.browsing(tmp_path / "browser") as tab:
+    patient = scaled(runs[0].adapter, tmp_path / "patient", 1.0, max_new_tokens=600)
+    for adapter in (patient, runs[1].adapter):
+        served.store.publish(adapter, "page", report=None, by="test")
+    served.store.promote("page", 1, by="test", force=True)
+    with browser.browsing(tmp_path) as tab:
         tab.show()
         tab.open(served.url)
         tab.wait("!document.querySelector('#key-card').hidden")
         tab.write("#key", API_KEY)
         tab.click("#key-form .main")
         tab.wait("!document.querySelector('#send').disabled")
-        tab.choose(".adapter", "triage")
+        tab.choose(".adapter", "page")
         tab.click("#compare")
         tab.write("#message", prompts[0][-1]["content"])
         tab.click("#send")
@@ -216,9 +220,10 @@ def test_the_playground_shows_answers_and_verdicts_of_two_versions(
         # The second run stops after a few tokens.
         assert tab.evaluate(verdicts) == ["✓ fits the schema", "✗ cut off"]
         who = tab.evaluate("[...document.querySelectorAll('.who')].map(one => one.innerText)")
-        assert who == ["triage@1", "triage@2"]
+        assert who == ["page@1", "page@2"]
         tab.screenshot(tmp_path / "playground.png")
-        assert tab.errors == []
+        # The first look, before the key was given, is refused.
+        assert [error for error in tab.errors if "401" not in error] == []
 
 
 def test_two_adapters_and_the_base_answer_in_one_batch_as_peft_does(

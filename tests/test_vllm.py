@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
-from served import TOKENS, greedy
 
 from llm_lora import base as bases
 from llm_lora.chat import Chat
@@ -139,28 +137,3 @@ def test_the_servers_constraint_gives_answers_that_fit_the_schema(
         )["choices"][0]
         assert answer["finish_reason"] == "stop"
         assert schema.judge(answer["message"]["content"]).valid
-
-
-def test_a_merged_model_answers_token_for_token_as_transformers_does(
-    small_run: Path, tmp_path: Path
-) -> None:
-    merged = tmp_path / "merged"
-    code, output = Command("merge", small_run, "--out", merged, "--no-measure").finish()
-    assert code == 0, output
-    prompts = [as_json(prompt) for prompt in messages(small_run, 6)]
-    with running(merged, "merged", tmp_path) as server:
-        answers = [
-            server.ask(
-                "/v1/chat/completions",
-                {
-                    "model": "merged",
-                    "messages": prompt,
-                    "temperature": 0,
-                    "max_tokens": TOKENS,
-                    "return_token_ids": True,
-                },
-            )["choices"][0]["token_ids"]
-            for prompt in prompts
-        ]
-    assert answers == greedy(None, prompts, folder=merged)
-    assert answers != greedy(None, prompts)

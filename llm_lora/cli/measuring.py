@@ -94,23 +94,29 @@ def show_bench(document: Mapping[str, Any]) -> None:
         f"{settings['rounds']} rounds of {settings['requests']} requests"
     )
     table = Table(
-        "form", "tokens/s", "of merged", "p50", "p99", "first token p50", "p99", "memory", "cache",
-        box=None, padding=(0, 2, 0, 0),
+        "", "tokens/s", "", "p50", "p99", "first token p50", "p99", "memory", "cache",
+        box=None, padding=(0, 1, 0, 0),
     )  # fmt: skip
     fastest = document["forms"]["merged"]["tokens_per_second"]
     for name, form in document["forms"].items():
         cache = form["cache_tokens"]
         table.add_row(
-            name if name != "mixed" else f"{settings['adapters']} adapters mixed",
+            name if name != "mixed" else f"{settings['adapters']} mixed",
             f"{form['tokens_per_second']:,.0f}",
             f"{form['tokens_per_second'] / fastest:.0%}",
-            *(f"{form[f'{what}_ms']:,.0f} ms" for what in _TIMES),
-            f"{form['memory_bytes'] / 2**30:.2f} GiB",
-            "" if cache is None else f"{cache:,} tokens",
+            *(_seconds(form[f"{what}_ms"]) for what in _TIMES),
+            f"{form['memory_bytes'] / 2**30:.1f} GiB",
+            "" if cache is None else f"{cache / 1000:,.0f}k tokens",
         )
     console.print(table)
     for sentence in document["advice"]:
         console.print(f"- {sentence}")
+
+
+def _seconds(milliseconds: float) -> str:
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    return f"{milliseconds / 1000:.1f} s"
 
 
 def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:

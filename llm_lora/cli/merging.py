@@ -67,7 +67,7 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
         click.echo(json.dumps({"out": str(out), **manifest["merged"]}, indent=2))
         return
     _show_figures(manifest)
-    _say(f"\n[bold]{out}[/]\nNext: [bold]vllm serve {out}[/]")
+    _say(f"\n[bold]{out}[/]\nNext: [bold]llm-lora serve {run} --merged {out}[/]")
 
 
 @click.command()

@@ -28,6 +28,9 @@ _SHOWN = 90
 @click.argument("runs", metavar="[RUN|ADAPTER]...", nargs=-1, type=_FILE)
 @click.option("--store", type=_FILE, metavar="DIR", help="Serve what is live in this store.")
 @click.option("--base", metavar="NAME", help="The base; else the one the adapters were trained on.")
+@click.option(
+    "--merged", type=_FILE, metavar="DIR", help="What `merge` made of the RUN, in its place."
+)
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option(
@@ -127,10 +130,12 @@ class Screen:
     def introduce(self) -> None:
         """What will be served, and what is to be thought of."""
         plan = self._plan
+        form = "one merged model"
+        if plan.wanted.merged is None:
+            form = f"{plan.wanted.max_adapters} adapters at once"
         self._print(
             f"[bold]{self._escape(plan.base_name)}[/] {plan.base.digest[:12]} on "
-            f"{self._escape(str(plan.hardware))} · context {plan.context} tokens · "
-            f"{plan.wanted.max_adapters} adapters at once"
+            f"{self._escape(str(plan.hardware))} · context {plan.context} tokens · {form}"
         )
         for one in plan.served:
             schema = "schema enforced" if one.adapter.schema_path else "no schema: free text"

@@ -122,3 +122,5 @@ def quiet() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     logging.getLogger("trl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # TRL warns of every vLLM newer than itself, though no training here goes through vLLM.
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM")

@@ -26,7 +26,8 @@ _LISTED = 50
 class Catalog:
     """The store as one server sees it: only adapters that were trained on its base.
 
-    `max_rank` is the largest rank that the server can load; `draw` gives the random numbers that
+    `max_rank` is the largest rank that the server can load; `merged` says that its model is a
+    version itself, named `base_name`, and the only one it has; `draw` gives the random numbers that
     decide for or against a canary.
     """
 
@@ -37,12 +38,14 @@ class Catalog:
         base_name: str,
         base_digest: str,
         max_rank: int = SERVER_RANKS[-1],
+        merged: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.store = store
         self.base_name = base_name
         self._base_digest = base_digest
         self._max_rank = max_rank
+        self._merged = merged
         self._draw = draw
         self._told: set[str] = set()
 
@@ -52,7 +55,7 @@ class Catalog:
         A name with a live version is looked up in microseconds. For any other one, and for those
         of single versions, the whole store may have to be read, so that is done beside the loop.
         """
-        if model == self.base_name or self._is_live(model):
+        if self._is_base(model) or self._is_live(model):
             return self.resolve(model)
         return await asyncio.to_thread(self.resolve, model)
 
@@ -66,7 +69,7 @@ class Catalog:
             Unfit: that very version was refused by a server.
             TooLarge: this server cannot load it, nor a version that its name had before.
         """
-        if model == self.base_name:
+        if self._is_base(model):
             return None
         name, _, which = model.partition("@")
         if not is_name(name):
@@ -82,13 +85,13 @@ class Catalog:
         if refusal is not None:
             raise Unfit(version, refusal)
         if not self.serves(version):
-            raise Refused(
-                404,
-                f"{version.label} was trained on {version.base_name}, "
-                f"which is not the base {self.base_name} that this server has",
-                param="model",
-                code="model_not_found",
+            why = (
+                f"the model of this server is {self.base_name}, merged, and no other version"
+                if self._merged
+                else f"{version.label} was trained on {version.base_name}, "
+                f"which is not the base {self.base_name} that this server has"
             )
+            raise Refused(404, why, param="model", code="model_not_found")
         if which and not self._loadable(version):
             raise TooLarge(version, self._max_rank)
         return self._able(version)
@@ -103,7 +106,9 @@ class Catalog:
         return None if self._loadable(version) else TooLarge(version, self._max_rank).reason
 
     def serves(self, version: Version) -> bool:
-        """Whether a version was trained on this server's base."""
+        """Whether a version was trained on this server's base, or is what was merged into it."""
+        if self._merged:
+            return version.served_name == self.base_name
         return version.base_digest == self._base_digest
 
     def aliases(self) -> Iterator[tuple[str, Version]]:
@@ -168,6 +173,9 @@ class Catalog:
                 continue
             names += [version.label for version in versions]
         return names
+
+    def _is_base(self, model: str) -> bool:
+        return model == self.base_name and not self._merged
 
     def _is_live(self, model: str) -> bool:
         if is_name(model) and (self.store.root / model / ALIAS).is_file():

@@ -51,6 +51,9 @@ class ServingConfig:
     """The name that the server gives the base."""
     base_path: Path
     base_digest: str
+    merged: bool = False
+    """The server's model is itself a version, merged into its base; `base_name` is the name of
+    that version, and no other one can be served."""
     max_resident: _Count = 4
     """Adapter versions that are loaded at once."""
     max_rank: _Count = SERVER_RANKS[-1]

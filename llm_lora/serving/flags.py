@@ -89,11 +89,12 @@ _OWN = (
 def command(plan: Plan) -> list[str]:
     """The command that starts vLLM with the layer; later flags win, so the user's are last."""
     wanted = plan.wanted
+    # One slot more than versions are loaded at once: vLLM keeps what was unloaded until its
+    # slot is needed, so that a new version takes that of an old one and of none in use.
+    slots = lora(wanted.max_adapters + 1, plan.ranks, plan.hardware)
     return [
         *engine(plan.base, plan.base_name, wanted.host, wanted.port, plan.context, plan.hardware),
-        # One slot more than versions are loaded at once: vLLM keeps what was unloaded until its
-        # slot is needed, so that a new version takes that of an old one and of none in use.
-        *lora(wanted.max_adapters + 1, plan.ranks, plan.hardware),
+        *(slots if wanted.merged is None else ()),
         *("--middleware", LAYER),
         *split(wanted.extra),
     ]

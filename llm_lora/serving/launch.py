@@ -122,7 +122,7 @@ def prepare(plan: Plan) -> Path:
         plan.state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.write_error(error, plan.state) from error
-    layer_config(plan.wanted, plan.store, plan.base, plan.ranks).write(path)
+    layer_config(plan.wanted, plan.store, plan.base, plan.base_name, plan.ranks).write(path)
     return path
 
 

@@ -27,6 +27,7 @@ from llm_lora.serving.connection import Connection
 from llm_lora.serving.errors import Refused
 from llm_lora.serving.keys import Keys
 from llm_lora.serving.loader import Loader
+from llm_lora.serving.merged import Whole
 from llm_lora.serving.metrics import Metrics
 from llm_lora.serving.residents import Residents
 from llm_lora.serving.routes import Access
@@ -61,9 +62,11 @@ class Layer:
             base_name=config.base_name,
             base_digest=config.base_digest,
             max_rank=config.max_rank,
+            merged=config.merged,
         )
+        loader = Whole if config.merged else Loader
         self.residents = Residents(
-            Loader(
+            loader(
                 app,
                 self.catalog.store,
                 base_name=config.base_name,

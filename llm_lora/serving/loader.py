@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import mapping
+from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.errors import UserError
 from llm_lora.serving import asgi, probe
@@ -168,6 +169,14 @@ class Loader:
             self._store.verify(version)
             adapter = adapters.read(version.folder)
             terms = Terms.read(version)
+        except (UserError, OSError) as error:
+            logger.error("%s: %s", version.label, error)
+            raise Failed(version, what(error)) from None
+        self._require_effect(version, adapter)
+        return terms
+
+    def _require_effect(self, version: Version, adapter: Adapter) -> None:
+        try:
             if self._base is None:
                 self._base = bases.resolve(str(self._base_path))
         except (UserError, OSError) as error:
@@ -177,7 +186,6 @@ class Loader:
             mapping.effect(adapter, self._base)
         except UserError as error:
             raise Unfit(version, what(error)) from None
-        return terms
 
 
 def what(error: Exception) -> str:

