@@ -2,7 +2,7 @@
 
 adapter_model.safetensors  adapter_config.json   what PEFT, vLLM and diffusers read
 llm_lora.json              base digest, sampling, scores, versions; system prompt or trigger
-answer.schema.json         text: the schema as it was written
+answer.schema.json         the schema of answers, or of measurements, as it was written
 chat_template.jinja        text: the template that the training examples were rendered with
 """
 
@@ -32,6 +32,9 @@ _KEYS = {
     "image": re.compile(rf"(?P<module>(unet|text_encoder(_2)?)\..+){_SIDE}"),
 }
 """Names of the tensors by task, as PEFT and diffusers write them."""
+
+MADE = {"text": "text", "image": "pictures"}
+"""What adapters of a task are for, in words."""
 
 
 class Trained(Protocol):
@@ -75,6 +78,11 @@ class Adapter:
     manifest: dict[str, Any]
 
     @property
+    def task(self) -> str:
+        """What its base does: text or image."""
+        return task_of(self.manifest)
+
+    @property
     def base_name(self) -> str:
         return str(self.manifest["base"]["name"])
 
@@ -86,6 +94,11 @@ class Adapter:
     def schema_path(self) -> Path | None:
         path = self.path / SCHEMA
         return path if path.is_file() else None
+
+
+def task_of(manifest: Mapping[str, Any]) -> str:
+    """The task of the adapter that a manifest belongs to."""
+    return str(manifest.get("task", "text"))
 
 
 def digest(folder: Path) -> str:
@@ -114,7 +127,13 @@ def read(folder: Path) -> Adapter:
     tensors = safetensors_header(folder / WEIGHTS)
     config = _json(folder / CONFIG)
     manifest = _json(folder / MANIFEST)
-    pattern = _KEYS[manifest.get("task", "text")]
+    pattern = _KEYS.get(task_of(manifest))
+    if pattern is None:
+        raise UserError(
+            f"an adapter for {task_of(manifest)!r}, which is unknown here",
+            where=str(folder / MANIFEST),
+            fix=f"there are {', '.join(_KEYS)}; is this version of llm-lora too old?",
+        )
     modules = _modules(tensors, pattern, folder, int(config.get("r", 0)))
     found = digest(folder)
     if manifest.get("digest") != found:

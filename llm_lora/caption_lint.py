@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections import Counter
@@ -24,10 +25,14 @@ LIMIT = 77
 _ENDLESS = 512
 _COMMON = 0.8
 _FEW = 5
+_NEARLY = 0.85
+"""Likeness (difflib's ratio) from which words are taken for the trigger with a slip in it: one
+letter wrong in seven, or two that changed places in fourteen."""
 _PIECE = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
 _SYNTAX = re.compile(
     r"<(?:lora|lyco|hypernet):[^>]*>|\([^()]*:(?:[0-2]|[0-2]?\.\d+)\)", re.IGNORECASE
 )
+_BLANK = re.compile(r"\[[^\[\]]+\]|\{[^{}]+\}")
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,11 @@ def lint(
             "in training"
         )
         yield Finding("prompt_syntax", message, len(written), written[0])
+    blank = {where: found[0] for where, text in texts.items() if (found := _BLANK.search(text))}
+    if blank:
+        where, first = next(iter(blank.items()))
+        message = f"captions hold a blank of a template, such as {first}; write what is to be seen"
+        yield Finding("blanks", message, len(blank), where)
     bare = [where for where, text in texts.items() if len(text.split()) == 1]
     if bare and len(texts) >= _FEW:
         message = (
@@ -183,14 +193,36 @@ def _place(texts: Mapping[str, str], trigger: str | None) -> Iterator[Finding]:
         if late:
             message = f"captions hold the trigger {quote(trigger)}, but not in front"
             yield Finding("trigger_not_first", message, len(late), late[0])
+        yield from _misspelt(texts, trigger)
         return
     if len(texts) < _FEW:
         return
     tagged = {where: [tag.lower() for tag in captions.tags(text)] for where, text in texts.items()}
-    holders = Counter(tag for parts in tagged.values() for tag in set(parts))
+    # Of several that all captions share, the one that stands foremost counts.
+    holders = Counter(tag for parts in tagged.values() for tag in dict.fromkeys(parts))
     for tag, count in holders.most_common(1):
         late = [where for where, parts in tagged.items() if tag in parts[1:]]
         if count >= _COMMON * len(texts) and len(late) > count / 2:
             message = f"{quote(tag)} is in {count} of {len(texts)} captions, but not in front: "
             message += "make it data.trigger, or put it first"
             yield Finding("keyword_not_first", message, len(late), late[0])
+
+
+def _misspelt(texts: Mapping[str, str], trigger: str) -> Iterator[Finding]:
+    """Words that are the trigger but for a slip; the trigger would be put before them as well."""
+    words = captions.one_line(trigger)
+    matcher = difflib.SequenceMatcher(b=words.lower(), autojunk=False)
+    places: dict[str, list[str]] = {}
+    for where, text in texts.items():
+        for tag in {captions.one_line(tag) for tag in captions.tags(text)}:
+            places.setdefault(tag, []).append(where)
+    for tag, holders in places.items():
+        if captions.has_trigger(tag, trigger):
+            continue
+        matcher.set_seq1(tag.lower())
+        if matcher.real_quick_ratio() >= _NEARLY <= matcher.ratio():
+            message = (
+                f"captions say {quote(tag)}, which is nearly the trigger {quote(words)}: write "
+                "both alike"
+            )
+            yield Finding("trigger_misspelt", message, len(holders), holders[0])

@@ -184,6 +184,19 @@ def with_trigger(caption: str, trigger: str | None) -> str:
     return ", ".join(part for part in (one_line(trigger), caption) if part)
 
 
+def without_trigger(caption: str, trigger: str | None) -> str:
+    """What a caption says besides the trigger.
+
+    >>> without_trigger("ohwx style, a cat", "ohwx style")
+    'a cat'
+    """
+    if trigger is None:
+        return caption
+    words = re.escape(one_line(trigger))
+    rest = re.sub(rf"(?<!\w){words}(?!\w)\s*,?", "", caption, flags=re.IGNORECASE)
+    return one_line(rest).strip(" ,")
+
+
 def tags(caption: str) -> list[str]:
     """The parts of a caption between commas, without empty ones."""
     return [tag for tag in (part.strip() for part in caption.split(",")) if tag]

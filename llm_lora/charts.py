@@ -25,25 +25,50 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-def lines(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
-    """A line chart; the lowest point of the last series is marked. Empty text without points."""
+def lines(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    falling: bool = True,
+    top: float = 0.0,
+    kept: float | None = None,
+) -> str:
+    """A line chart. Empty text without points.
+
+    Args:
+        series: its lines, in the order of their colours.
+        x_label, y_label: what the axes measure.
+        falling: lower is better, as of losses: the lowest point of the last series is marked, and
+            a long fall is drawn on a logarithmic scale.
+        top: up to where the y axis reaches at least.
+        kept: the place on the x axis whose outcome was kept, marked by a line.
+    """
     drawn = [Series(one.name, [p for p in one.points if math.isfinite(p[1])]) for one in series]
     drawn = [one for one in drawn if one.points]
     if not drawn:
         return ""
     xs = [x for one in drawn for x, _ in one.points]
     ys = [y for one in drawn for _, y in one.points]
-    logarithmic = min(ys) > 0 and max(ys) / min(ys) > _LOG_RATIO
-    y_ticks = _log_ticks(min(ys), max(ys)) if logarithmic else ticks(0, max(ys))
+    logarithmic = falling and min(ys) > 0 and max(ys) / min(ys) > _LOG_RATIO
+    low = -ticks(0, -min(ys))[-1] if min(ys) < 0 else 0.0
+    y_ticks = _log_ticks(min(ys), max(ys)) if logarithmic else ticks(low, max(top, *ys))
     x_ticks = ticks(0, max(xs), 6)
     x = _scale(0, max(max(xs), 1), _LEFT, WIDTH - _RIGHT)
     bottom = HEIGHT - _BOTTOM
-    y = _scale(0, max(y_ticks[-1], max(ys)) or 1, bottom, _TOP)
+    y = _scale(low, max(y_ticks[-1], *ys) or 1, bottom, _TOP)
     if logarithmic:
         exponent = _scale(math.log(y_ticks[0]), math.log(y_ticks[-1]), bottom, _TOP)
         y = lambda value: exponent(math.log(value))  # noqa: E731
     label = f"{y_label} (log scale)" if logarithmic else y_label
     body = [_grid(y_ticks, y), _x_axis(x_ticks, x, bottom, x_label), _y_label(label)]
+    if kept is not None:
+        side, anchor = (-5, "end") if kept > max(xs) / 2 else (5, "start")
+        body.append(
+            f'<line class="kept" x1="{x(kept):.1f}" x2="{x(kept):.1f}" y1="{_TOP}" y2="{bottom}"/>'
+            f'<text class="note" x="{x(kept) + side:.1f}" y="{_TOP + 10}" text-anchor="{anchor}">'
+            f"kept: {escape(x_label)} {kept:g}</text>"
+        )
     for index, one in enumerate(drawn):
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in one.points)
         body.append(f'<polyline class="line series-{index}" points="{path}"/>')
@@ -54,13 +79,14 @@ def lines(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
                 f"<title>{escape(one.name)}: {b:.4g} at {escape(x_label)} {a:g}</title></circle>"
                 for a, b in one.points
             ]
-    best = min(drawn[-1].points, key=lambda point: point[1])
-    body.append(
-        f'<circle class="ring series-{len(drawn) - 1}" cx="{x(best[0]):.1f}" '
-        f'cy="{y(best[1]):.1f}" r="5"/>'
-        f'<text class="note" x="{WIDTH - _RIGHT}" y="9" text-anchor="end">'
-        f"lowest {escape(drawn[-1].name)} {best[1]:.3g} at {escape(x_label)} {best[0]:g}</text>"
-    )
+    if falling:
+        best = min(drawn[-1].points, key=lambda point: point[1])
+        body.append(
+            f'<circle class="ring series-{len(drawn) - 1}" cx="{x(best[0]):.1f}" '
+            f'cy="{y(best[1]):.1f}" r="5"/>'
+            f'<text class="note" x="{WIDTH - _RIGHT}" y="9" text-anchor="end">'
+            f"lowest {escape(drawn[-1].name)} {best[1]:.3g} at {escape(x_label)} {best[0]:g}</text>"
+        )
     return _svg(f"{y_label} by {x_label}", body, HEIGHT)
 
 

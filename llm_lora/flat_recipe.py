@@ -107,6 +107,8 @@ _STARTS = {"image": "train.start_from"}
 """Where weights to go on from are named, for tasks that can."""
 
 _WITHOUT = {
+    "hard_negatives": "put pictures that look like it and are not, with captions of their own, "
+    "into reg_data_dir, and what no picture shall show into negative_prompt",
     "log_dir": "remove it: every run has its own folder tensorboard",
     "logging_dir": "remove it: every run has its own folder tensorboard",
     "lr_warmup_steps": "write train.warmup, a share of all steps, in a recipe of our own form",

@@ -16,6 +16,14 @@ from llm_lora.errors import UserError
 _UNFINISHED = ".unfinished"
 
 
+def cache() -> Path:
+    """Where things lie that can be made again: `LLM_LORA_CACHE`, or the user's cache (XDG)."""
+    if own := os.environ.get("LLM_LORA_CACHE"):
+        return Path(own)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "llm-lora"
+
+
 def require_new(path: Path) -> None:
     """Refuse to write over something.
 

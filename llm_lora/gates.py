@@ -124,12 +124,12 @@ def _least(name: str, wanted: float, scores: Mapping[str, Any]) -> dict[str, Any
     if name.startswith(figures.FIELD):
         block = blocks.get("all", {}).get("fields", {})
         value = block.get(name.removeprefix(figures.FIELD), {}).get("score")
-        return _outcome(name, wanted, value, value is not None and value >= wanted, "no such field")
+        return outcome(name, wanted, value, value is not None and value >= wanted, "no such field")
     figure = next((known for known in figures.NAMES if name.startswith(known)), name)
     part = name.removeprefix(figure).removeprefix("_") or "all"
     value = blocks.get(part, {}).get(figure)
     reason = f"no held-out example to take it from (part {part})" if value is None else ""
-    return _outcome(name, wanted, value, value is not None and value >= wanted, reason)
+    return outcome(name, wanted, value, value is not None and value >= wanted, reason)
 
 
 def _better_than_base(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,16 +139,16 @@ def _better_than_base(scores: Mapping[str, Any]) -> dict[str, Any]:
     )
     passed = threshold is not None and value is not None and value > threshold
     reason = "field_f1 must exceed the base's"
-    return _outcome("better_than_base", threshold, value, passed, reason)
+    return outcome("better_than_base", threshold, value, passed, reason)
 
 
 def _drop(wanted: float, scores: Mapping[str, Any], rival: Rival | None) -> dict[str, Any]:
     """How far the adapter falls below the live version, in the figure that falls furthest."""
     if rival is None:
-        return _outcome(DROP, wanted, None, False, "no store was looked into")
+        return outcome(DROP, wanted, None, False, "no store was looked into")
     if rival.label is None:
         note = "nothing is live yet, so there is nothing to fall below"
-        return _outcome(DROP, wanted, None, True) | {"reason": note}
+        return outcome(DROP, wanted, None, True) | {"reason": note}
     drops = {}
     for form, blocks in scores.get("published", {}).items():
         ours = scores.get("adapter", {}).get(form, {}).get("all", {})
@@ -158,16 +158,16 @@ def _drop(wanted: float, scores: Mapping[str, Any], rival: Rival | None) -> dict
                 drops[f"{figure}, {form}"] = round(before - now, 6)
     if not drops:
         reason = rival.problem or "no held-out example to compare by"
-        return _outcome(DROP, wanted, None, False, f"not comparable with {rival.label}: {reason}")
+        return outcome(DROP, wanted, None, False, f"not comparable with {rival.label}: {reason}")
     worst = max(drops, key=drops.__getitem__)
     reason = f"{worst}, is lower than that of {rival.label}"
-    return _outcome(DROP, wanted, drops[worst], drops[worst] <= wanted + _TIE, reason)
+    return outcome(DROP, wanted, drops[worst], drops[worst] <= wanted + _TIE, reason)
 
 
 def _latency(wanted: float, latency: Mapping[str, Any] | None) -> dict[str, Any]:
     value = latency["p95_ms"] if latency else None
     reason = "95th percentile, one prompt at a time" if latency else "not measured"
-    return _outcome(LATENCY, wanted, value, value is not None and value <= wanted, reason)
+    return outcome(LATENCY, wanted, value, value is not None and value <= wanted, reason)
 
 
 def _constrained(rows: Sequence[Row]) -> dict[str, Any]:
@@ -184,16 +184,17 @@ def _constrained(rows: Sequence[Row]) -> dict[str, Any]:
     named = [f"{count} with {name}" for name, count in found.most_common(3)]
     if cut_off:
         named.insert(0, f"{cut_off} cut off by the token limit (generate.max_new_tokens)")
-    return _outcome("constrained_schema_valid", 1.0, value, value == 1.0, ", ".join(named))
+    return outcome("constrained_schema_valid", 1.0, value, value == 1.0, ", ".join(named))
 
 
-def _outcome(
+def outcome(
     name: str, threshold: float | None, value: float | None, passed: bool, reason: str = ""
 ) -> dict[str, Any]:
-    outcome: dict[str, Any] = {
+    """The outcome of one gate, with a reason where it failed and there is something to say."""
+    found: dict[str, Any] = {
         "name": name,
         "threshold": threshold,
         "value": value,
         "passed": passed,
     }
-    return outcome if passed or not reason else outcome | {"reason": reason}
+    return found if passed or not reason else found | {"reason": reason}

@@ -9,15 +9,27 @@ from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import engines, files, picture_base, picture_report, pictures, versions
+from llm_lora import (
+    engines,
+    files,
+    picture_base,
+    picture_gates,
+    picture_report,
+    pictures,
+    versions,
+    vision_models,
+)
 from llm_lora import recipe as recipes
+from llm_lora import run as runs
 from llm_lora.adapter import Adapter
 from llm_lora.engines.events import Fit
-from llm_lora.errors import UserError
+from llm_lora.errors import Problem, UserError
 from llm_lora.picture_base import PictureBase
+from llm_lora.picture_versus import compare as compare
 from llm_lora.pictures import PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.run import Run
+from llm_lora.schema import AnswerSchema
 from llm_lora.tasks import Watcher
 
 
@@ -27,6 +39,7 @@ class Prepared:
 
     recipe: ImageRecipe
     base: PictureBase
+    schema: AnswerSchema | None
     dataset: PictureDataset
 
     @property
@@ -40,6 +53,7 @@ class Prepared:
         return {
             "dataset": self.dataset.fingerprint,
             "base": self.base.digest,
+            "schema": self.schema.digest if self.schema else None,
             "start_from": bases.sampled_sha256(weights_of(start)) if start else None,
         }
 
@@ -50,12 +64,40 @@ def prepare(recipe: ImageRecipe) -> Prepared:
     Raises:
         UserError: whatever is wrong with any of them.
     """
-    base = _base(recipe)
-    if recipe.train.start_from is not None:
-        weights_of(recipe.train.start_from)
+    try:
+        base = _base(recipe)
+        schema = _schema(recipe)
+        _require_embedder(recipe)
+        if recipe.train.start_from is not None:
+            weights_of(recipe.train.start_from)
+    except UserError as error:
+        # Folders that cannot be read are told along with it, not after the next attempt.
+        raise UserError([*error.problems, *pictures.unreadable(recipe.data)]) from None
     resolution = recipe.data.resolution or base.resolution
     dataset = pictures.prepare(recipe, resolution, tokenizer=base.config / "tokenizer")
-    return Prepared(recipe, base, dataset)
+    return Prepared(recipe, base, schema, dataset)
+
+
+def _schema(recipe: ImageRecipe) -> AnswerSchema | None:
+    """The bounds that measurements must fit."""
+    path = recipe.data.answer_schema
+    if path is None:
+        return None
+    schema = AnswerSchema.load(path)
+    picture_gates.require_known(schema)
+    return schema
+
+
+def _require_embedder(recipe: ImageRecipe) -> None:
+    """See, before anything is trained, that there is a model to judge with."""
+    name = recipe.judge.embedder
+    try:
+        vision_models.resolve(name, "clip")
+    except UserError as error:
+        fix = "name tiny, or a CLIP model such as openai/clip-vit-large-patch14 or its folder"
+        raise UserError(
+            Problem(one.what, f"judge.embedder: {name}", fix) for one in error.problems
+        ) from None
 
 
 def _base(recipe: ImageRecipe) -> PictureBase:
@@ -101,6 +143,7 @@ def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit
         metrics=here.metrics,
         tensorboard=here.folder / "tensorboard",
         samples=here.samples,
+        steps=here.steps,
         resume=resume,
         listener=watch.progress,
         tell=watch.say,
@@ -109,15 +152,26 @@ def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit
 
 
 def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) -> Adapter:
-    """Put into the adapter folder what painting with it needs, then verify it from disk."""
+    """Put into the adapter's folder, and into those of the steps that were kept, what painting with
+    them needs; then verify them from disk.
+    """
+    for folder in runs.steps_in(here.steps).values():
+        _seal(prepared, folder, None)
+    return _seal(prepared, here.adapter, scores)
+
+
+def _seal(prepared: Prepared, folder: Path, scores: dict[str, Any] | None) -> Adapter:
     recipe, base, generate = prepared.recipe, prepared.base, prepared.recipe.generate
+    schema = prepared.schema
+    if schema is not None:
+        files.write_text(folder / adapters.SCHEMA, schema.text)
     files.write_json(
-        here.adapter / adapters.MANIFEST,
+        folder / adapters.MANIFEST,
         {
             "format": 1,
             "name": recipe.name,
             "task": recipe.task,
-            "digest": adapters.digest(here.adapter),
+            "digest": adapters.digest(folder),
             "base": {
                 "name": base.name,
                 "revision": base.revision,
@@ -125,6 +179,7 @@ def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) ->
                 "architecture": base.family,
                 "prediction": base.prediction,
             },
+            "schema_digest": schema.digest if schema else None,
             "trigger": recipe.data.trigger,
             "sampling": {
                 "steps": generate.steps,
@@ -140,7 +195,7 @@ def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) ->
             "versions": versions.installed(),
         },
     )
-    return adapters.read(here.adapter)
+    return adapters.read(folder)
 
 
 def evaluate(
@@ -178,14 +233,30 @@ def evaluate(
     document = picture_report.build(
         recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
         base={"name": base.name, "digest": base.digest, "family": base.family},
-        adapter={"digest": adapter.digest, "rank": adapter.rank, "trigger": recipe.data.trigger},
+        adapter={
+            "digest": adapter.digest,
+            "rank": adapter.rank,
+            "alpha": adapter.alpha,
+            "modules": len(adapter.modules),
+            "bytes": (here.adapter / adapters.WEIGHTS).stat().st_size,
+            "trigger": recipe.data.trigger,
+        },
         held_out={"all": len(prepared.dataset.held_out)},
         measured=measured,
         gates=recipe.check.gates(),
         seconds=time.monotonic() - started,
         peak_memory_bytes=max(fit.peak_memory_bytes, engine.peak_memory_bytes()),
+        schema=prepared.schema,
     )
-    picture_report.write(here.folder, document, curve=fit.curve, samples=here.samples)
+    files.write_json(here.measurements, picture_gates.record(measured))
+    picture_report.write(
+        here.folder,
+        document,
+        recipe=recipe,
+        dataset=prepared.dataset,
+        fit=fit,
+        samples=here.samples,
+    )
     return document
 
 
@@ -210,4 +281,6 @@ def reopen(here: Run) -> Prepared:
             where=str(here.folder),
             fix="name a run of an image recipe; llm-lora runs lists them",
         )
-    return Prepared(recipe, _base(recipe), PictureDataset.read(here.dataset))
+    path = here.adapter / adapters.SCHEMA
+    schema = AnswerSchema.load(path) if path.is_file() else None
+    return Prepared(recipe, _base(recipe), schema, PictureDataset.read(here.dataset))

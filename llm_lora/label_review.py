@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_lora import captions, files, picture_files
+from llm_lora import captions, files, page, picture_files
 from llm_lora.errors import UserError
 from llm_lora.findings import Finding
 from llm_lora.formats import Rejected
@@ -47,21 +47,14 @@ def write(
     Raises:
         UserError: the folder cannot be read, or the file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     sheet = Sheet(folder)
     reasons = {row.where: row.reason for row in failed}
     with picture_files.bombs_refused(), ThreadPoolExecutor() as pool:
         cards = list(pool.map(lambda item: _card(item, reasons), sheet.items()))
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("sheet.html.jinja").render(
+    template = page.environment(TEMPLATES).get_template("sheet.html.jinja")
+    html = template.render(
         folder=str(folder),
         list=sheet.table.path.name,
         findings=findings,
@@ -69,7 +62,7 @@ def write(
         # "<" would end the script that holds it.
         table=Markup(json.dumps(_table(sheet), ensure_ascii=False).replace("<", "\\u003c")),
     )
-    files.write_text(path, page)
+    files.write_text(path, html)
 
 
 def _card(item: Item, reasons: dict[str, str]) -> Card:

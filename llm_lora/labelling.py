@@ -381,8 +381,9 @@ def _claimed(folder: Path) -> Iterator[None]:
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
         raise UserError(
-            f"cannot open: {error.strerror}",
+            "no such folder" if missing else f"cannot open: {error.strerror}",
             where=str(folder),
             fix="name the folder that holds the pictures",
         ) from None

@@ -20,7 +20,8 @@ _END = re.compile(r"[<>]")
 _BARE = re.compile(r"(?<![\w<])lora:[\w-]+:\d+(?:\.\d+)?", re.IGNORECASE)
 _WEIGHT = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*")
 _FORM = "write it like <lora:my_style:0.8>"
-_LARGEST = 100.0
+LARGEST = 100.0
+"""The most that a strength may be, below zero as well."""
 
 # What may be left of a group whose only content was taken out: "(:1.2)", "()" and "[]".
 _EMPTY = {"(": re.compile(r"\s*(?::\s*[\d.]+\s*)?\)"), "[": re.compile(r"\s*\]")}
@@ -99,7 +100,7 @@ def _pick(inner: str) -> Pick:
     numbers = []
     for weight in weights:
         number = float(weight) if _WEIGHT.fullmatch(weight) else math.nan
-        if not abs(number) <= _LARGEST:
+        if not abs(number) <= LARGEST:
             raise ValueError(f"{weight.strip() or 'nothing'!r} is no strength of {name}")
         numbers.append(number)
     text, unet = (numbers * 2)[:2] if numbers else (1.0, 1.0)

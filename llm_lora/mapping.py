@@ -13,9 +13,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from llm_lora import picture_mapping
 from llm_lora.adapter import CONFIG, WEIGHTS, Adapter, more_than_products
+from llm_lora.any_base import AnyBase
 from llm_lora.base import Base, read_object, safetensors_header, weight_files
 from llm_lora.errors import Problem, UserError
+from llm_lora.picture_base import PictureBase
 
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for its largest LoRA rank."""
@@ -50,7 +53,7 @@ def server_rank(rank: int) -> int:
     )
 
 
-def effect(adapter: Adapter, base: Base | None = None) -> None:
+def effect(adapter: Adapter, base: AnyBase | None = None) -> None:
     """Check that a server will apply the adapter, all of it, and that it changes something.
 
     Without a base, what can be told from the adapter alone is checked.
@@ -64,7 +67,7 @@ def effect(adapter: Adapter, base: Base | None = None) -> None:
         raise UserError(found)
 
 
-def problems(adapter: Adapter, base: Base | None = None) -> list[Problem]:
+def problems(adapter: Adapter, base: AnyBase | None = None) -> list[Problem]:
     """Everything that `effect` would raise."""
     path = adapter.path / WEIGHTS
     try:
@@ -72,10 +75,25 @@ def problems(adapter: Adapter, base: Base | None = None) -> list[Problem]:
             tensors = safetensors_header(path)
     except SafetensorError as error:
         return [Problem(f"damaged: {error}", str(path), "copy the whole adapter folder")]
-    found = [*_configured(adapter), *_embeddings(adapter), *_numbers(adapter, tensors)]
-    if base is not None:
-        found += _mapped(adapter, base, tensors)
-    return found
+    found = [*_OF_TASK[adapter.task](adapter), *_numbers(adapter, tensors)]
+    if base is None:
+        return found
+    if adapter.base_digest != base.digest:
+        found.append(
+            Problem(
+                f"trained on {adapter.base_name} ({adapter.base_digest[:12]}), "
+                f"not on {base.name} ({base.digest[:12]})",
+                str(adapter.path),
+                _home(adapter),
+            )
+        )
+    if isinstance(base, PictureBase):
+        return [*found, *picture_mapping.mapped(adapter, base, tensors)]
+    return [*found, *_mapped(adapter, base, tensors)]
+
+
+def _home(adapter: Adapter) -> str:
+    return f"serve it on {adapter.base_name}, the base it was trained on"
 
 
 def _configured(adapter: Adapter) -> Iterator[Problem]:
@@ -97,6 +115,8 @@ def _configured(adapter: Adapter) -> Iterator[Problem]:
             "lora_alpha is 0, so it answers like the base", str(path), "train again with an alpha"
         )
 
+    yield from _embeddings(adapter)
+
 
 def _embeddings(adapter: Adapter) -> Iterator[Problem]:
     names = [name for name in adapter.modules if name.rpartition(".")[2] in EMBEDDINGS]
@@ -106,6 +126,9 @@ def _embeddings(adapter: Adapter) -> Iterator[Problem]:
             str(adapter.path / WEIGHTS),
             "train without them in lora.targets",
         )
+
+
+_OF_TASK = {"text": _configured, "image": picture_mapping.configured}
 
 
 def _numbers(adapter: Adapter, tensors: dict[str, Any]) -> Iterator[Problem]:
@@ -156,14 +179,7 @@ def _bits(path: Path, tensors: dict[str, Any]) -> Iterator[tuple[str, Any, int]]
 def _mapped(adapter: Adapter, base: Base, tensors: dict[str, Any]) -> Iterator[Problem]:
     """Keys that meet no weight of the base, or one of another shape."""
     where = str(adapter.path / WEIGHTS)
-    fix = f"serve it on {adapter.base_name}, the base it was trained on"
-    if adapter.base_digest != base.digest:
-        yield Problem(
-            f"trained on {adapter.base_name} ({adapter.base_digest[:12]}), "
-            f"not on {base.name} ({base.digest[:12]})",
-            str(adapter.path),
-            fix,
-        )
+    fix = _home(adapter)
     weights = _linear_weights(base)
     missing, unlike = [], []
     for module in adapter.modules:

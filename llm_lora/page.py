@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_lora import charts, differences, gates, samples
 from llm_lora.figures import SURE
 from llm_lora.samples import Row, Sets
 from llm_lora.schema import AnswerSchema
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "assets" / "report"
 
@@ -48,30 +51,16 @@ def render(
         forced_weight: what the tokens counted there that the schema forces.
         constrained_loss: whether the validation loss was measured under the constraint.
     """
-    # Only who writes a page pays for the template engine.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    page = environment(
+        percent=percent, points=points, ends=ends, clock=clock, chance=chance, gate=gate_value
     )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "ends": ends,
-        "clock": clock,
-        "chance": chance,
-        "gate": gate_value,
-    }
     scores = document["scores"]
     parts = list(scores.get("adapter", {}).get("unconstrained", {}))
     free = judged.get(("adapter", "unconstrained"), [])
     wrong = [row for row in free if row.score < 1 or not row.verdict.valid]
-    return environment.get_template("page.html.jinja").render(
+    return page.get_template("page.html.jinja").render(
         report=document,
         at_most=gates.AT_MOST,
         models=list(scores),
@@ -99,6 +88,22 @@ def render(
         limit=TEXT_LIMIT,
         short=SHORT_LIMIT,
     )
+
+
+def environment(folder: Path = TEMPLATES, **filters: Callable[..., str]) -> Environment:
+    """Where templates of pages are found and how they are filled in: everything is escaped."""
+    # Only who writes a page pays for the template engine.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= filters
+    return made
 
 
 def percent(value: float | None) -> str:

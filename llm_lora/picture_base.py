@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import base as bases
-from llm_lora import single_file
+from llm_lora import picture_configs, single_file
 from llm_lora.errors import UserError
 from llm_lora.picture_family import (
     CANNOT,
@@ -153,6 +153,8 @@ def _single_file(name: str, path: Path, prediction: str) -> PictureBase:
             where=name,
             fix=f"put its configuration (model_index.json, unet/config.json, …) into {beside}/",
         )
+    if config == CONFIGS / found.family:
+        config = picture_configs.folder(found.family)
     return PictureBase(
         name=name,
         path=path,

@@ -15,7 +15,7 @@ Prediction = Literal["epsilon", "v"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022, arXiv 2202.00512)."""
 
 CONFIGS = Path(__file__).parent / "assets" / "picture_configs"
-"""A folder in diffusers' layout for each family: configurations and tokenizers, no weights."""
+"""Configurations of each family; `picture_configs.folder` makes them complete."""
 
 NATIVE = "choose a Stable Diffusion 1.5, 2.x or SDXL base"
 

@@ -68,9 +68,10 @@ def _alike(train: Sequence[Found], alike: Sequence[Sequence[Found]]) -> Iterator
     if not alike:
         return
     largest = max(alike, key=len)
+    clusters = "1 cluster" if len(alike) == 1 else f"{len(alike)} clusters"
     message = (
-        f"pictures have near-duplicates, in {len(alike)} clusters (the largest has "
-        f"{len(largest)}), each on one side"
+        f"pictures have near-duplicates, in {clusters} (the largest has {len(largest)}), each on "
+        "one side"
     )
     yield Finding("near_duplicates", message, sum(map(len, alike)), str(largest[0].path))
     learned = {one.head.sha256 for one in train}

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_lora import files
+from llm_lora import files, picture_gates, picture_page
+from llm_lora.engines.events import Fit
+from llm_lora.pictures import PictureDataset
+from llm_lora.recipe_image import ImageRecipe
+from llm_lora.schema import AnswerSchema
 
 REPORT = "report.json"
 PAGE = "report.html"
 
-DIMENSIONS = (
-    "consistency",
-    "fidelity",
-    "generalisation",
-    "learning",
-    "strength",
-    "alignment",
-)
+DIMENSIONS = picture_gates.DIMENSIONS
 """What an adapter is judged by, in the order of the report."""
 
 
@@ -33,19 +29,28 @@ def build(
     gates: Mapping[str, float],
     seconds: float,
     peak_memory_bytes: int,
+    schema: AnswerSchema | None = None,
 ) -> dict[str, Any]:
     """The document of `report.json`.
 
     Args:
+        recipe: its `name`, `digest` and `profile`.
+        base: its `name`, `digest` and `family`.
+        adapter: its `digest`, `rank`, `alpha`, `modules` (how many), `bytes` and `trigger`.
+        held_out: how many pictures it was judged with.
         measured: under `scores` a figure for each dimension, None where it could not be measured,
-            under `reasons` why not; other keys are kept as they are.
+            under `reasons` why not; under `dimensions` what is told of each (`name`, `method`,
+            `source`, `picture` as a path from the run's folder, `shows`, `facts`, `findings`),
+            under `strengths` rows of `strength`, `change`, `style`, `alignment`; other keys are
+            kept as they are.
         gates: dimension → least figure.
+        seconds: that all of it took.
+        peak_memory_bytes: that all of it took.
+        schema: bounds on what was measured.
     """
+    reasons = measured.get("reasons", {})
     scores = {name: measured["scores"].get(name) for name in DIMENSIONS}
-    outcomes = [
-        _outcome(name, least, scores[name], measured.get("reasons", {}).get(name))
-        for name, least in gates.items()
-    ]
+    outcomes = picture_gates.judge(gates, measured, schema)
     return {
         "recipe": dict(recipe),
         "base": dict(base),
@@ -53,6 +58,7 @@ def build(
         "held_out": dict(held_out),
         **{key: value for key, value in measured.items() if key not in ("scores", "reasons")},
         "scores": scores,
+        "reasons": dict(reasons),
         "gates": outcomes,
         "passed": all(outcome["passed"] for outcome in outcomes),
         "seconds": round(seconds, 1),
@@ -60,43 +66,30 @@ def build(
     }
 
 
-def _outcome(name: str, least: float, value: float | None, reason: str | None) -> dict[str, Any]:
-    outcome: dict[str, Any] = {
-        "name": name,
-        "threshold": least,
-        "value": value,
-        "passed": value is not None and value >= least,
-    }
-    if value is None:
-        outcome["reason"] = reason or "not measured"
-    return outcome
-
-
 def write(
     folder: Path,
     document: Mapping[str, Any],
     *,
-    curve: Sequence[Mapping[str, Any]],
+    recipe: ImageRecipe,
+    dataset: PictureDataset,
+    fit: Fit,
     samples: Path,
 ) -> None:
     """Write `report.html` and, last, `report.json`.
 
-    `curve` holds the training log (step, loss, validation_loss); `samples` is the folder of
-    pictures painted while training.
+    Args:
+        folder: of the run.
+        document: what `build` made.
+        recipe: what was asked for.
+        dataset: what was learned from, and what was set aside.
+        fit: what training did.
+        samples: folder of the pictures painted while training.
 
     Raises:
         UserError: the disk is full or the folder may not be written.
     """
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{'' if value is None else f'{value:.3f}'}</td></tr>"
-        for name, value in document["scores"].items()
+    html = picture_page.render(
+        folder, document, recipe=recipe, dataset=dataset, fit=fit, samples=samples
     )
-    painted = sorted(path.relative_to(folder) for path in samples.rglob("*.png"))
-    images = "".join(f'<img src="{escape(path.as_posix())}" alt="">' for path in painted)
-    title = escape(str(document["recipe"]["name"]))
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
-        f"<h1>{title}</h1><table>{rows}</table>{images}</html>\n"
-    )
-    files.write_text(folder / PAGE, page)
-    files.write_json(folder / REPORT, dict(document))
+    files.write_text(folder / PAGE, html)
+    files.write_json(folder / REPORT, document)

@@ -32,22 +32,27 @@ class Source:
         return {key: sampling[key] for key in _SETTINGS if key in sampling}
 
 
-def find(path: Path, name: str | None = None) -> Source:
+def find(path: Path, name: str | None = None, step: int | None = None) -> Source:
     """The adapter that a user means by a path.
 
     Args:
         path: a run, its folder `adapter`, or a .safetensors file.
         name: what to call it; what it calls itself, or its file's name, where None.
+        step: of a run: the adapter as it was after so many steps.
 
     Raises:
         UserError: there is none, it is damaged, or it is none for pictures.
     """
+    if step is not None and (path.is_file() or (path / adapters.WEIGHTS).is_file()):
+        raise UserError(
+            "--step goes with runs, and this is an adapter", where=str(path), fix="name the run"
+        )
     if path.is_file():
         return Source(name or path.stem, path, None)
     if not (path / adapters.WEIGHTS).is_file():
         here = runs.find(path)
         here.read(here.fit)
-        path = here.adapter
+        path = here.adapter_after(step)
     if not (path / adapters.MANIFEST).is_file():
         return Source(name or path.name, path, None)
     manifest = adapters.read(path).manifest
@@ -80,7 +85,9 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
         )
     else:
         raise UserError(
-            "nothing tells the base to paint with", fix="name a run first, or give --base BASE"
+            "nothing tells the base to paint with",
+            fix='name a run before the prompt, as in llm-lora generate RUN "a harbour", or give '
+            "--base BASE",
         )
     others = [
         Problem(

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_lora import files
+from llm_lora import chance
 from llm_lora import picture_likeness as likeness
 from llm_lora.formats import Rejected
 from llm_lora.picture_folder import Found
@@ -86,4 +86,4 @@ def _aside(one: Found, reason: str) -> Rejected:
 
 def _unit(one: Found) -> float:
     """A number from 0 to 1, evenly spread, for a picture's bytes."""
-    return int(files.sha256(f"held_out: {one.head.sha256}")[:16], 16) / 2**64
+    return chance.unit(f"held_out: {one.head.sha256}")

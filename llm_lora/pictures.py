@@ -215,20 +215,33 @@ def prepare(
     )
 
 
-def _folders(data: ImageData, resolution: int) -> dict[Side, Folder]:
-    """What each folder that the recipe names holds; the problems of all of them at once."""
+def unreadable(data: ImageData) -> list[Problem]:
+    """What is wrong with the folders that a recipe names; no picture is opened."""
+    problems: list[Problem] = []
+    for path, listed in _named(data).values():
+        try:
+            picture_folder.find(path, listed)
+        except UserError as error:
+            problems += error.problems
+    return problems
+
+
+def _named(data: ImageData) -> dict[Side, tuple[Path, Path | None]]:
+    """The folders of a recipe by side, with the list of captions where it lies elsewhere."""
     held_out = data.held_out if isinstance(data.held_out, Path) else None
     named: dict[Side, tuple[Path | None, Path | None]] = {
         "train": (data.train, data.captions),
         "held_out": (held_out, None),
         "regularisation": (data.regularisation, None),
     }
+    return {side: (path, listed) for side, (path, listed) in named.items() if path is not None}
+
+
+def _folders(data: ImageData, resolution: int) -> dict[Side, Folder]:
+    """What each folder that the recipe names holds; the problems of all of them at once."""
     problems: list[Problem] = []
-    found: dict[Side, Folder] = {}
-    for side, (path, listed) in named.items():
-        if path is None:
-            found[side] = Folder((), (), (), 0)
-            continue
+    found: dict[Side, Folder] = {side: Folder((), (), (), 0) for side in SIDES}
+    for side, (path, listed) in _named(data).items():
         try:
             found[side] = picture_folder.read(
                 path, resolution=resolution, min_size=data.min_size, listed=listed

@@ -136,7 +136,10 @@ def evaluate(
     task = tasks.of(prepared.recipe.task)
     document = task.evaluate(prepared, here, watch, fit=fit, started=started, store=store)
     adapter = task.seal(prepared, here, scores=task.headline(document))
-    results = (here.recipe, here.metrics, here.answers, here.report, here.page)
+    results = (
+        *(here.recipe, here.metrics, here.answers, here.measurements),
+        *(here.report, here.page),
+    )
     here.finish(
         {
             "format": 1,

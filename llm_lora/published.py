@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,11 @@ class Version:
     def label(self) -> str:
         """What people type: `medical-qa@3`."""
         return f"{self.name}@{self.number}"
+
+    @property
+    def task(self) -> str:
+        """What its base does: text or image."""
+        return adapters.task_of(self.manifest)
 
     @property
     def adapter_digest(self) -> str:
@@ -235,7 +240,8 @@ def objections(version: Version, refusal: str | None, live: Version | None) -> I
             if not gate["passed"]:
                 value, wanted = gate.get("value"), gate.get("threshold")
                 most = "at most " if gate["name"] in AT_MOST else ""
-                what = f"gate {gate['name']} failed: {value}, wanted {most}{wanted}"
+                told = "not measured" if value is None else value
+                what = f"gate {gate['name']} failed: {told}, wanted {most}{wanted}"
                 yield Problem(what, where, fix)
         rival = version.report.get("published")
         if rival and live and live.digest not in (rival["digest"], version.digest):
@@ -288,6 +294,22 @@ def events(folder: Path) -> list[Event]:
         found = (document.get("published"), document.get("removed"))
         return [event for event in found if isinstance(event, dict) and "at" in event]
     return []
+
+
+def require_task(adapter: Adapter, name: str, versions: Sequence[Version]) -> None:
+    """A name answers in one way: no alias may move from text to pictures.
+
+    Raises:
+        UserError: the name's versions are for another task.
+    """
+    others = {version.task for version in versions} - {adapter.task}
+    if others:
+        raise UserError(
+            f"this adapter is for {adapters.MADE[adapter.task]}, and the name has adapters for "
+            f"{adapters.MADE[min(others)]}",
+            where=name,
+            fix="publish it under another name: --as NAME",
+        )
 
 
 def _require_report(report: dict[str, Any], adapter: Adapter) -> None:

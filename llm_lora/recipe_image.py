@@ -183,6 +183,12 @@ class ImageRecipe(RecipeRoot):
             "generate.negative_prompt has no effect while generate.guidance is not above 1": (
                 bool(generate.negative_prompt) and generate.guidance <= 1
             ),
+            "judge.negative_prompt has no effect while generate.guidance is not above 1": (
+                bool(self.judge.negative_prompt) and generate.guidance <= 1
+            ),
+            "judge.negative_prompt has no effect beside generate.negative_prompt": (
+                bool(self.judge.negative_prompt) and bool(generate.negative_prompt)
+            ),
             f"no prompt of train.samples holds data.trigger, {data.trigger}": (
                 data.trigger is not None
                 and bool(train.samples)

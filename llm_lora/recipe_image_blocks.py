@@ -43,6 +43,13 @@ class ImageData(Block):
         description="Pictures to judge by, never trained on: another such folder, or the share "
         "to cut from train (by content, so a picture never changes side).",
     )
+    answer_schema: OnePath | None = Field(
+        default=None,
+        alias="schema",
+        description="JSON schema that the measurements of an adapter must fit (measurements.json "
+        "of a run), relative to this YAML file: bounds on the six dimensions and on what they "
+        "rest on. It travels with the adapter.",
+    )
     trigger: NotEmpty | None = Field(
         default=None,
         description="Words that call the style or the subject, put before every caption that "
@@ -246,6 +253,18 @@ class ImageTrain(Block):
         description="Stop after this many such measurements in a row without a better loss; "
         "without it training runs to its end.",
     )
+    take: Literal["last", "best"] | None = Field(
+        default=None,
+        description="What becomes the adapter: the weights of the last step, or of the saved step "
+        "with the least loss on the held-out pictures. best where patience is given, else last.",
+    )
+    keep: Whole = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        description="How many adapters of saved steps the run keeps, the newest ones, besides the "
+        "best: to look at and to go back to (llm-lora generate RUN --step 300). 0 keeps none.",
+    )
     seed: Whole = Field(
         default=17,
         ge=0,
@@ -268,6 +287,13 @@ class ImageTrain(Block):
         "the same: latents not where data.crop is random, texts not where lora.text_encoder "
         "learns.",
     )
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the best saved weights become the adapter."""
+        if self.take is None:
+            return self.patience is not None
+        return self.take == "best"
 
 
 class ImageGenerate(Block):
@@ -319,8 +345,14 @@ class ImageJudge(Block):
         default=4, ge=2, le=64, description="Pictures of each prompt, each with a seed of its own."
     )
     strengths: Strengths = Field(
-        default=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
-        description="Strengths of the adapter at which its effect is measured, rising.",
+        default=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5),
+        description="Strengths of the adapter at which its effect is measured, rising; 0 and 1 "
+        "are always among them, and what is above 1 tells where it breaks.",
+    )
+    negative_prompt: str = Field(
+        default="",
+        description="What the pictures shall not show, to see whether they heed it; "
+        "generate.negative_prompt where that is set.",
     )
 
 

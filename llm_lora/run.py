@@ -19,6 +19,8 @@ from llm_lora.errors import UserError
 
 LATEST = "latest"
 STAMP = "%Y-%m-%dT%H-%M-%S"
+STEP = "step-"
+"""How the folders of steps begin: `step-100`."""
 
 _TASK = re.compile(r"^task: (text|image)$", re.MULTILINE)
 
@@ -89,9 +91,19 @@ class Run:
         return self.folder / "samples"
 
     @property
+    def steps(self) -> Path:
+        """Adapters of earlier steps, as folders `step-100`, where the task keeps some."""
+        return self.folder / "steps"
+
+    @property
     def pictures(self) -> Path:
         """Pictures that the adapter was judged by."""
         return self.folder / "pictures"
+
+    @property
+    def measurements(self) -> Path:
+        """What was measured of an adapter that paints; its schema judges it."""
+        return self.folder / "measurements.json"
 
     @property
     def report(self) -> Path:
@@ -126,6 +138,24 @@ class Run:
         if said := _TASK.search(files.read_text(self.recipe)):
             return said[1]
         raise UserError("tells no task", where=str(self.recipe), fix="restore the file")
+
+    def adapter_after(self, step: int | None) -> Path:
+        """The adapter as training left it, or as it was after so many steps.
+
+        Raises:
+            UserError: that step was not kept (names those that were).
+        """
+        if step is None:
+            return self.adapter
+        kept = steps_in(self.steps)
+        if step not in kept:
+            known = ", ".join(map(str, sorted(kept))) or "none"
+            raise UserError(
+                f"the adapter of step {step} was not kept",
+                where=str(self.folder),
+                fix=f"kept are: {known} (train.save_every and train.keep)",
+            )
+        return kept[step]
 
     def require_trained(self) -> None:
         """See that training has ended, and that its data is still there.
@@ -190,6 +220,12 @@ class Run:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.folder.name)
         temporary.replace(link)
+
+
+def steps_in(folder: Path) -> dict[int, Path]:
+    """The folders of steps in a folder, by their numbers."""
+    found = {path.name.removeprefix(STEP): path for path in folder.glob(f"{STEP}*")}
+    return {int(number): path for number, path in found.items() if number.isdecimal()}
 
 
 def create(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_lora import duplicates, files
+from llm_lora import chance, duplicates, files
 from llm_lora.formats import Example
 
 Side = Literal["train", "validation", "held_out"]
@@ -109,7 +109,7 @@ def side_of(text: str, held_out_share: float, validation_share: float) -> Side:
 def _unit(purpose: str, text: str) -> float:
     """A number from 0 to 1, evenly spread, for the words of a text (or its signs, if none)."""
     key = " ".join(duplicates.words(text)) or text
-    return int(files.sha256(f"{purpose}: {key}")[:16], 16) / 2**64
+    return chance.unit(f"{purpose}: {key}")
 
 
 def fingerprint(sides: Mapping[Side, Iterable[Example]]) -> str:

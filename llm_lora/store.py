@@ -17,7 +17,7 @@ from typing import Any
 from llm_lora import adapter as adapters
 from llm_lora import aliases, mapping, published
 from llm_lora.aliases import Alias, Canary, Event, Stamp
-from llm_lora.base import Base
+from llm_lora.any_base import AnyBase
 from llm_lora.errors import UserError
 from llm_lora.names import check_name, is_name, suggest_name
 from llm_lora.published import Version
@@ -185,7 +185,7 @@ class Store:
         report: dict[str, Any] | None,
         by: str,
         why: str = "",
-        base: Base | None = None,
+        base: AnyBase | None = None,
     ) -> Version:
         """Copy an adapter with its report into the store; not live yet.
 
@@ -200,6 +200,7 @@ class Store:
         if base is not None:
             mapping.effect(content.adapter, base)
         with shelf.writing():
+            published.require_task(content.adapter, name, self.versions(name))
             for version in reversed(self.versions(name)):
                 with suppress(UserError):
                     if version.digest == content.digest:
@@ -216,7 +217,7 @@ class Store:
         by: str,
         why: str = "",
         force: bool = False,
-        base: Base | None = None,
+        base: AnyBase | None = None,
     ) -> Alias:
         """Make a version live; ends a canary. `force` passes over failed gates and refusals.
 
@@ -276,7 +277,7 @@ class Store:
         by: str,
         why: str = "",
         force: bool = False,
-        base: Base | None = None,
+        base: AnyBase | None = None,
     ) -> Alias:
         """Give a version a share (above 0, below 1) of the requests; 0 ends the trial.
 
@@ -364,7 +365,7 @@ class Store:
             yield shelf
 
     def _prove(
-        self, name: str, number: int, alias: Alias, *, force: bool, base: Base | None
+        self, name: str, number: int, alias: Alias, *, force: bool, base: AnyBase | None
     ) -> dict[str, list[str]]:
         """Check that a version may answer; what was passed over by force, for the history."""
         version = self.version(name, number)

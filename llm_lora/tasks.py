@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from llm_lora.adapter import Adapter
 from llm_lora.engines.events import Fit, Progress
+from llm_lora.errors import UserError
 from llm_lora.recipe import AnyRecipe
 from llm_lora.run import Run
 
@@ -111,6 +112,13 @@ class Task(Protocol):
     def headline(self, document: dict[str, Any]) -> dict[str, Any]:
         """The few figures of a report that travel with the adapter."""
 
+    def compare(self, ours: Run, theirs: Run) -> dict[str, Any]:
+        """How the figures of two runs of this task differ.
+
+        Raises:
+            UserError: one of them was not measured, or they have nothing in common.
+        """
+
     def reopen(self, here: Run) -> AnyPrepared:
         """What a trained run was made from, read from its own folder.
 
@@ -123,6 +131,21 @@ class Task(Protocol):
 def of(task: str) -> Task:
     """The module of a task."""
     return cast(Task, importlib.import_module(_MODULES[task]))
+
+
+def compare(ours: Run, theirs: Run) -> dict[str, Any]:
+    """How the figures of two runs differ.
+
+    Raises:
+        UserError: they are of different tasks, or one was not measured.
+    """
+    if ours.task != theirs.task:
+        raise UserError(
+            f"one run is of task {ours.task}, the other of task {theirs.task}",
+            where=f"{ours.folder}, {theirs.folder}",
+            fix="compare runs of one task; llm-lora runs lists them",
+        )
+    return of(ours.task).compare(ours, theirs)
 
 
 if TYPE_CHECKING:

@@ -26,9 +26,11 @@ from llm_lora.report import FORMS
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 from llm_lora.tasks import Watcher
+from llm_lora.versus import compare
 
 __all__ = [
     "Prepared",
+    "compare",
     "evaluate",
     "headline",
     "learn",

@@ -11,6 +11,7 @@ DECISIVE = (
     "transformers",
     "trl",
     "peft",
+    "diffusers",
     "bitsandbytes",
     "accelerate",
     "datasets",

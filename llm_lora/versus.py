@@ -50,7 +50,7 @@ def _read(run: Run) -> dict[str, _Scores]:
         raise UserError(
             "this run has no answers to compare",
             where=str(run.folder),
-            fix="make them: llm-lora evaluate RUN",
+            fix="name runs that answer prompts; llm-lora evaluate RUN makes the answers",
         )
     found: dict[str, _Scores] = {}
     with run.answers.open(encoding="utf-8") as file:

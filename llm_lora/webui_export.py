@@ -7,50 +7,62 @@ from pathlib import Path
 
 from llm_lora import adapter as adapters
 from llm_lora import arrays, files, folders, image_task, lora_files, webui_metadata
+from llm_lora import run as runs
 from llm_lora.engines.events import Fit
 from llm_lora.run import STAMP, Run
 from llm_lora.webui_metadata import Trained
 
 
-def write(here: Run, out: Path) -> Path:
+def write(here: Run, out: Path, step: int | None = None) -> Path:
     """Write the adapter of a run of pictures into a WebUI's folder `models/Lora`.
 
     Beside it go its trigger (NAME.json) and its last sample picture as a preview (NAME.png).
+
+    Args:
+        here: the run.
+        out: the folder, made where it is not there.
+        step: take the adapter as it was after so many steps; the name then tells it, as kohya's.
 
     Returns:
         the adapter's file.
 
     Raises:
-        UserError: the adapter is damaged or not of this base, or something of its name is there.
+        UserError: the adapter is damaged or not of this base, that step was not kept, or something
+            of its name is there.
     """
     prepared = image_task.reopen(here)
     family = prepared.base.family
-    adapters.require_base(adapters.read(here.adapter), prepared.base)
-    lora = lora_files.read(here.adapter, family)
-    found = lora_files.to_arrays(lora, family, str(here.adapter))
-    trained = _trained(here, prepared)
-    file = out / f"{prepared.recipe.name}.safetensors"
+    adapter = here.adapter_after(step)
+    adapters.require_base(adapters.read(adapter), prepared.base)
+    lora = lora_files.read(adapter, family)
+    found = lora_files.to_arrays(lora, family, str(adapter))
+    trained = _trained(here, prepared, step)
+    file = out / f"{trained.name}.safetensors"
     beside = file.with_suffix(".json"), file.with_suffix(".png")
     for path in (file, *beside):
         folders.require_new(path)
     arrays.write(file, found, webui_metadata.describe(lora, found, trained))
     files.write_json(beside[0], webui_metadata.user_notes(trained))
-    painted = sorted(here.samples.glob("step-*/00.png"), key=_step)
-    if painted:
-        files.write_bytes(beside[1], files.read_bytes(painted[-1]))
+    sample = _sample(here, trained.steps)
+    if sample is not None:
+        files.write_bytes(beside[1], files.read_bytes(sample))
     return file
 
 
-def _step(sample: Path) -> int:
-    return int(sample.parent.name.removeprefix("step-"))
+def _sample(here: Run, step: int) -> Path | None:
+    """The last sample picture that was painted up to a step."""
+    painted = runs.steps_in(here.samples)
+    samples = [painted[one] / "00.png" for one in sorted(painted) if one <= step]
+    return next((path for path in reversed(samples) if path.is_file()), None)
 
 
-def _trained(here: Run, prepared: image_task.Prepared) -> Trained:
+def _trained(here: Run, prepared: image_task.Prepared, step: int | None) -> Trained:
     base, dataset = prepared.base, prepared.dataset
     fit = Fit.from_json(here.read(here.fit), here.fit)
     stamp = here.folder.name[: len("2026-01-01T00-00-00")]
+    name, steps = prepared.recipe.name, fit.best_step if step is None else step
     return Trained(
-        name=prepared.recipe.name,
+        name=name if step is None else f"{name}-step{step:08}",
         recipe=prepared.recipe,
         base=base.name,
         family=base.family,
@@ -61,8 +73,8 @@ def _trained(here: Run, prepared: image_task.Prepared) -> Trained:
         buckets={
             (one["width"], one["height"]): one["pictures"] for one in dataset.stats["buckets"]
         },
-        steps=fit.steps,
-        epochs=fit.curve[-1]["epoch"],
+        steps=steps,
+        epochs=round(fit.curve[-1]["epoch"] * steps / fit.steps, 3),
         started=datetime.strptime(stamp, STAMP).replace(tzinfo=UTC),
         seconds=fit.seconds,
     )

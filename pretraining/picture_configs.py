@@ -3,12 +3,13 @@
     python pretraining/picture_configs.py bpe_simple_vocab_16e6.txt.gz
 
 A single file holds weights alone. To use it without a network, its configuration and its tokenizer
-must be at hand: for each family a folder in diffusers' layout, without weights. The numbers are
+must be at hand: for each family the JSON files of a folder in diffusers' layout. The numbers are
 those of the models as they were published; `tests/test_picture_base.py` builds each part without
 memory and compares its parameters with the published counts.
 
-The tokenizer is CLIP's byte-pair vocabulary, which OpenAI published under the MIT licence; every
-package that runs CLIP brings the file (open_clip_torch among them).
+The tokenizer of all of them is CLIP's, which OpenAI published under the MIT licence; every package
+that runs CLIP brings the file (open_clip_torch among them). Its merges are kept once, and
+`llm_lora/picture_configs.py` makes tokenizer folders of them.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ DDIM_V = {"_class_name": "DDIMScheduler", **BETAS, "set_alpha_to_one": False, "s
           "clip_sample": False, "prediction_type": "v_prediction"}  # fmt: skip
 EULER = {"_class_name": "EulerDiscreteScheduler", **BETAS, "steps_offset": 1,
          "timestep_spacing": "leading", "interpolation_type": "linear", "use_karras_sigmas": False,
+         "set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False,
          "prediction_type": "epsilon"}  # fmt: skip
 SD = [CROSS, CROSS, CROSS, PLAIN]
 SD_WIDTHS = [320, 640, 1280, 1280]
@@ -134,41 +136,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
 PADDED_WITH = {"sd1": ["<|endoftext|>"], "sd2": ["!"], "sdxl": ["<|endoftext|>", "!"]}
 
 
-def byte_letters() -> list[str]:
-    """A visible letter for each byte, in the order of CLIP's vocabulary (GPT-2's letters)."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
-    plain += range(ord("®"), ord("ÿ") + 1)
-    others = [byte for byte in range(256) if byte not in plain]
-    return [chr(byte) for byte in plain] + [chr(256 + i) for i in range(len(others))]
-
-
 def write(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def tokenizer(folder: Path, merges: list[str], padding: str) -> None:
-    letters = byte_letters()
-    words = [*letters, *(f"{letter}</w>" for letter in letters)]
-    words += ["".join(merge.split()) for merge in merges]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    assert len(vocabulary) == 49408
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
-    write(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "CLIPTokenizer",
-            "model_max_length": 77,
-            "do_lower_case": True,
-            "bos_token": "<|startoftext|>",
-            "eos_token": "<|endoftext|>",
-            "unk_token": "<|endoftext|>",
-            "pad_token": padding,
-        },
-    )
+def tokenizer(padding: str) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "do_lower_case": True,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": padding,
+    }
 
 
 def index(family: str, parts: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +180,9 @@ def main(source: Path) -> None:
             name = "scheduler_config.json" if part == "scheduler" else "config.json"
             write(folder / part / name, config)
         for number, padding in enumerate(PADDED_WITH[family]):
-            tokenizer(folder / ("tokenizer_2" if number else "tokenizer"), merges, padding)
+            name = "tokenizer_2" if number else "tokenizer"
+            write(folder / name / "tokenizer_config.json", tokenizer(padding))
+    (TARGET / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
     print(f"wrote {TARGET}")
 
 

@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "data_templates" / "medical_qa"
 
+RunCommand = Callable[..., tuple[int, str, str]]
+
 # Tests must not depend on a model hub, and must not try to reach one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -99,6 +101,22 @@ class Command:
         """A power cut."""
         self.process.kill()
         self.process.wait()
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
+    """Runs `llm-lora` in this process: (exit code, stdout, stderr)."""
+    from llm_lora import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["llm-lora", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    monkeypatch.chdir(ROOT)
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import torch
 
 from llm_lora import image_task, picture_base
 from llm_lora import recipe as recipes
-from llm_lora.engines import image, picture_loading
-from llm_lora.engines.events import Fit
+from llm_lora.engines import image, painting, picture_loading, picture_prompts
+from llm_lora.engines.events import Fit, Progress
+from llm_lora.engines.painting import Settings
 from llm_lora.engines.picture_loading import Loaded
+from llm_lora.engines.picture_sheets import Pixels
 
 # Tests neither use nor fill the user's own cache.
 _CACHE = tempfile.mkdtemp(prefix="llm-lora-cache-")
@@ -70,6 +74,7 @@ def train(recipe: Path, out: Path, *overrides: str, **options: Any) -> Fit:
         metrics=out / "metrics.jsonl",
         tensorboard=out / "tensorboard",
         samples=out / "samples",
+        steps=out / "steps",
         **options,
     )
 
@@ -82,3 +87,31 @@ def loaded(folder: Path) -> Loaded:
 def weights(out: Path) -> bytes:
     """The bytes of a trained adapter."""
     return (out / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def stop_after(step: int) -> Any:
+    """A listener that presses Ctrl-C after a step."""
+
+    def listener(progress: Progress) -> None:
+        if progress.stage == "training" and progress.done == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return listener
+
+
+def through_diffusers(
+    base: Path, files: Sequence[Path], weights: Sequence[float], prompt: str, seed: int,
+    settings: Settings,
+) -> Pixels:  # fmt: skip
+    """A picture from diffusers' own pipeline and its own loading of adapters' files."""
+    made = loaded(base)
+    names = [f"a{i}" for i in range(len(files))]
+    for name, path in zip(names, files, strict=True):
+        where = {"weight_name": "adapter_model.safetensors"} if path.is_dir() else {}
+        made.pipe.load_lora_weights(str(path), adapter_name=name, **where)
+    if names:
+        made.pipe.set_adapters(names, list(weights))
+    with torch.no_grad():
+        told = picture_prompts.encode(made, [prompt])
+        empty = picture_prompts.encode(made, [""])
+        return painting.render(made, told, empty, [seed], settings)[0]

@@ -63,6 +63,27 @@ def test_prompt_syntax_and_bare_words_are_told() -> None:
     assert kinds([*GOOD, "a clock (about 10:30)"]) == {}
 
 
+def test_blanks_that_a_template_left_are_told() -> None:
+    template = "anime girl, long black hair, red jacket, "
+    filled = [f"{template}{action}" for action in ("running", "asleep", "reading")]
+    assert kinds([*filled, f"{template}[action]", f"{template}{{action}}"]) == {"blanks": 2}
+    (told,) = lint({"a.txt": f"{template}[action]"})
+    assert "[action]" in told.message and told.where == "a.txt"
+    assert kinds(filled) == {}
+
+
+def test_a_trigger_with_a_slip_is_told() -> None:
+    slipped = [f"ink sketch sytle, {text}" for text in GOOD[:3]]
+    right = [f"ink sketch style, {text}" for text in GOOD[3:]]
+    assert kinds([*slipped, *right], "ink sketch style") == {"trigger_misspelt": 3}
+    assert kinds([f"{text}, Ink  Sketch Styl" for text in GOOD], "ink sketch style") == {
+        "trigger_misspelt": 8
+    }
+    assert kinds([f"pencil sketch style, {text}" for text in GOOD], "ink sketch style") == {}
+    (told,) = lint({"a.txt": slipped[0]}, trigger="ink sketch style")
+    assert '"ink sketch sytle"' in told.message and "nearly the trigger" in told.message
+
+
 def clip_folder(path: Path) -> Tokenizer:
     """A tokenizer folder as Stable Diffusion 1.5 has it, and what transformers makes of it."""
     from transformers import CLIPTokenizer

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TEMPLATE
+from conftest import ROOT, TEMPLATE, RunCommand
 
-from llm_lora import cli
-
-RunCommand = Callable[..., tuple[int, str, str]]
 SCHEMA = str(TEMPLATE / "answer.schema.json")
-
-
-@pytest.fixture
-def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
-    """Runs `llm-lora` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["llm-lora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    monkeypatch.chdir(ROOT)
-    return run
 
 
 def test_help_names_every_command(run_command: RunCommand) -> None:
     code, out, _ = run_command("--help")
     assert code == 0
     commands = (
-        "train data validate evaluate report chat runs doctor "
-        "publish promote rollback canary adapters history remove serve merge export bench recipe"
+        "train data validate evaluate report chat runs doctor label schema generate recipe "
+        "publish promote rollback canary retire adapters history remove serve merge export bench"
     )
     for name in commands.split():
         assert f" {name} " in out

@@ -19,21 +19,24 @@ from llm_lora import recipe as recipes
 from llm_lora import run as runs
 from llm_lora.cli import painting
 from llm_lora.cli.commands import app
+from llm_lora.engines.painting import Settings
 from llm_lora.errors import UserError
 from llm_lora.run import Run
 
 pytestmark = pytest.mark.slow
+
+STEPS = ("train.max_steps=3", "train.save_every=1")
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run as training leaves it."""
     folder = tmp_path_factory.mktemp("generate")
-    recipe = recipes.load(image_runs.make(folder), overrides=["train.max_steps=3"])
+    recipe = recipes.load(image_runs.make(folder), overrides=STEPS)
     prepared = image_task.prepare(recipe)
     here = runs.create(folder / "runs", recipe.name, recipe.to_yaml)
     prepared.dataset.write(here.dataset)
-    fit = image_runs.train(folder / "small.yaml", here.folder, "train.max_steps=3")
+    fit = image_runs.train(folder / "small.yaml", here.folder, *STEPS)
     files.write_json(here.fit, asdict(fit))
     image_task.seal(prepared, here)
     return here
@@ -75,9 +78,9 @@ def test_an_exported_file_paints_the_same_and_is_named_in_prompts(
     assert arrays.metadata(file)["ss_base_model_version"] == "sd_v1"
     assert json.loads(file.with_suffix(".json").read_text())["sd version"] == "SD1"
     assert (pixels(file.with_suffix(".png")) == pixels(here.samples / "step-3" / "00.png")).all()
-    ours, theirs = lora_files.read(here.adapter, "sd1"), lora_files.read(file, "sd1")
-    assert ours.keys() == theirs.keys()
-    assert {update.alpha for update in theirs.values()} == {6.0}
+    trained, written = lora_files.read(here.adapter, "sd1"), lora_files.read(file, "sd1")
+    assert trained.keys() == written.keys()
+    assert {update.alpha for update in written.values()} == {6.0}
 
     prompt = "a star, <lora:{}:0.7>"
     invoke("generate", here.folder, prompt.format("small"), "--out", tmp_path / "a")
@@ -89,6 +92,9 @@ def test_an_exported_file_paints_the_same_and_is_named_in_prompts(
     pictures = [pixels(tmp_path / name / "0.png") for name in "abc"]
     assert (pictures[0] == pictures[1]).all()
     assert np.abs(pictures[0] - pictures[2]).max() <= 1
+    settings = Settings(steps=2, guidance=7.5)
+    theirs = image_runs.through_diffusers(base, [file], [0.7], "a star", 0, settings)
+    assert np.abs(pictures[0] - theirs).max() <= 1
     invoke("generate", here.folder, "a star", "--out", tmp_path / "d")
     assert (pixels(tmp_path / "d" / "0.png") != pictures[0]).any()
 
@@ -118,9 +124,30 @@ def test_strengths_of_a_grid() -> None:
         painting._strengths("strength=0..1:0.01")
 
 
+def test_an_earlier_step_is_gone_back_to(here: Run, tmp_path: Path) -> None:
+    """Of the three steps all were kept."""
+    early, late = here.steps / "step-1", here.steps / "step-3"
+    invoke("generate", here.folder, "a star", "--step", 1, "--out", tmp_path / "a")
+    invoke("generate", early, "a star", "--out", tmp_path / "b")
+    invoke("generate", late, "a star", "--out", tmp_path / "c")
+    invoke("generate", here.folder, "a star", "--out", tmp_path / "d")
+    one, same, three, whole = (pixels(tmp_path / name / "0.png") for name in "abcd")
+    assert (one == same).all() and (three == whole).all() and (one != whole).any()
+
+    invoke("export", here.folder, "--webui", tmp_path / "Lora", "--step", 1)
+    file = tmp_path / "Lora" / "small-step00000001.safetensors"
+    notes = arrays.metadata(file)
+    assert (notes["ss_steps"], notes["ss_output_name"]) == ("1", "small-step00000001")
+    assert (pixels(file.with_suffix(".png")) == pixels(here.samples / "step-0" / "00.png")).all()
+    ours, theirs = lora_files.read(early, "sd1"), lora_files.read(file, "sd1")
+    assert all(np.array_equal(theirs[name].up, update.up) for name, update in ours.items())
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("{run}", "a star", "--step", "7"), "step 7 was not kept; kept are: 1, 2, 3"),
+        (("{run}/adapter", "a star", "--step", "1"), "--step goes with runs"),
         (("a star",), "nothing tells the base"),
         (("no-such-run", "a star"), "no run here"),
         (("{run}", "a star <lora:small"), "<lora: without >"),

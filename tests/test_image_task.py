@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,16 @@ from llm_lora.run import Run
 
 STYLE = ROOT / "recipes" / "style_lora.yaml"
 TEMPLATE = ROOT / "data_templates" / "style_lora"
+SHIPPED = TEMPLATE / "style.schema.json"
 MODULE = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 CPU = ("--profile", "cpu")
 QUICK = (
     *("--set", "train.max_steps=2", "--set", "train.save_every=1", "--set", "train.samples=[]"),
     *("--set", "judge.strengths=[0, 1]", "--set", "judge.seeds=2", "--set", "generate.steps=2"),
+    *("--set", "data.schema=null"),
 )
+
+BOUNDS = '{"required": ["strength"], "properties": {"strengths": {"minItems": 2}}}'
 
 
 def load(**changes: Any) -> ImageRecipe:
@@ -68,7 +73,7 @@ def test_everything_that_a_recipe_names_is_read(made: tuple[Run, Prepared]) -> N
     assert (len(prepared.dataset.train), len(prepared.dataset.held_out)) == (60, 16)
     assert all(one.caption.startswith("ink sketch style") for one in prepared.dataset.train)
     inputs = prepared.inputs()
-    assert inputs.keys() == {"dataset", "base", "start_from"}
+    assert inputs.keys() == {"dataset", "base", "schema", "start_from"}
     assert inputs["start_from"] is None
 
 
@@ -88,6 +93,8 @@ def test_the_adapter_carries_what_painting_needs(made: tuple[Run, Prepared]) -> 
         "height": 64,
         "scheduler": "ddim",
     }
+    assert prepared.schema is not None and adapter.schema_path is not None
+    assert adapter.schema_path.read_text() == prepared.schema.text
     assert manifest["dataset_fingerprint"] == prepared.dataset.fingerprint
     assert manifest["recipe_digest"] == prepared.recipe.digest()
     assert manifest["scores"] == {"strength": 1.0}
@@ -105,7 +112,9 @@ def test_a_run_is_reopened_by_its_own_task(made: tuple[Run, Prepared]) -> None:
     here, prepared = made
     assert here.task == "image"
     again = pipeline.reopen(here)
-    assert again == prepared
+    assert isinstance(again, Prepared)
+    assert replace(again, schema=None) == replace(prepared, schema=None)
+    assert again.inputs() == prepared.inputs()
     with pytest.raises(UserError, match="this run is of task image, and this command is for text"):
         text_task.reopen(here)
 
@@ -122,6 +131,14 @@ def test_pictures_that_changed_are_told(made: tuple[Run, Prepared], tmp_path: Pa
     (tmp_path / "data" / "train" / "000.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"000\.png"):
         pipeline.reopen(here)
+
+
+def test_what_is_judged_by_is_looked_at_before_training(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"properties": {"fidelty": {"minimum": 0.5}}}')
+    with pytest.raises(UserError, match="did you mean fidelity"):
+        image_task.prepare(load(data__schema=tmp_path / "s.json"))
+    with pytest.raises(UserError, match=r"judge\.embedder: \./nowhere"):
+        image_task.prepare(load(judge__embedder="./nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -180,9 +197,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of the shipped recipe, judged with two steps of painting."""
+    """Two steps of the shipped recipe, judged with two steps of painting, and bounds to match."""
     folder = tmp_path_factory.mktemp("runs")
-    command = Command("train", STYLE, *CPU, "--runs", folder, *QUICK)
+    bounds = folder / "bounds.json"
+    bounds.write_text(BOUNDS)
+    schema = ("--set", f"data.schema={bounds}")
+    command = Command("train", STYLE, *CPU, "--runs", folder, *QUICK, *schema)
     code, output = command.finish()
     assert code == 0, output
     assert "Traceback" not in output
@@ -201,6 +221,7 @@ def test_a_run_leaves_everything_that_was_promised(quick_run: Path) -> None:
         "adapter/adapter_config.json",
         "adapter/llm_lora.json",
         "metrics.jsonl",
+        "measurements.json",
         "report.json",
         "report.html",
         "manifest.json",
@@ -208,9 +229,20 @@ def test_a_run_leaves_everything_that_was_promised(quick_run: Path) -> None:
         assert (quick_run / name).is_file(), name
     assert list((quick_run / "pictures").rglob("*.png"))
     assert not (quick_run / "checkpoints").exists()
+    manifest = json.loads((quick_run / "manifest.json").read_text())
+    assert (manifest["seed"], manifest["profile"]) == (17, "cpu")
+    assert manifest["versions"].keys() >= {"torch", "diffusers", "peft"}
+    assert len(manifest["dataset_fingerprint"]) == len(manifest["base"]["digest"]) == 64
     report = json.loads((quick_run / "report.json").read_text())
+    assert (
+        report["scores"].items()
+        <= json.loads((quick_run / "measurements.json").read_text()).items()
+    )
     assert tuple(report["scores"]) == DIMENSIONS
     assert report["passed"] and report["peak_memory_bytes"] > 0
+    # A sheet for each dimension, and some of the training pictures.
+    page = (quick_run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= len(DIMENSIONS) + 12
     assert adapters.read(quick_run / "adapter").manifest["scores"] == report["scores"]
 
 
@@ -222,6 +254,15 @@ def test_commands_on_a_run_of_pictures(quick_run: Path) -> None:
     code, output = Command("evaluate", quick_run, "--json").finish()
     document = json.loads(output)
     assert code == 0 and document["scores"]["strength"] is not None
+    assert document["gates"] == [
+        {"name": "schema_valid", "threshold": 1.0, "value": 1.0, "passed": True}
+    ]
+    # Nothing is trained again, and what is painted again is the same.
+    assert document["scores"] == adapters.read(quick_run / "adapter").manifest["scores"]
+    measured = quick_run / "measurements.json"
+    for schema, expected in ((quick_run / "adapter" / adapters.SCHEMA, 0), (SHIPPED, 1)):
+        code, output = Command("validate", measured, "--schema", schema).finish()
+        assert code == expected, output
     code, output = Command("report", quick_run).finish()
     assert code == 0 and "strength" in output
     code, output = Command("chat", quick_run, "hello").finish()

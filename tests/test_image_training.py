@@ -1,4 +1,4 @@
-"""Training on pictures, really done on random tiny bases: what it leaves, exactness, the ladder."""
+"""Training on pictures, really done on random tiny bases: what it leaves, exactness, bases."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import image_runs
 import numpy as np
 import picture_models
 import pytest
-import torch
-from image_runs import train, weights
+from image_runs import stop_after, train, weights
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llm_lora import adapter as adapters
-from llm_lora import arrays, image_task
+from llm_lora import arrays
 from llm_lora import recipe as recipes
-from llm_lora.engines import picture_lora, picture_training
+from llm_lora.engines import picture_lora
 from llm_lora.engines.callbacks import newest_checkpoint
-from llm_lora.engines.events import Fit, Interrupted, Progress
+from llm_lora.engines.events import Fit, Interrupted
+from llm_lora.engines.painting import Painter, Settings
 from llm_lora.engines.picture_latents import Latents
 from llm_lora.errors import UserError
 
@@ -86,6 +86,64 @@ def test_it_learns(done: tuple[Path, Fit]) -> None:
     assert done[1].best_validation_loss == min(measured[1:])
 
 
+def kept(out: Path) -> dict[str, bytes]:
+    """The adapters of steps that a run kept."""
+    return {path.name: (path / adapters.WEIGHTS).read_bytes() for path in (out / "steps").iterdir()}
+
+
+def test_adapters_of_saved_steps_are_kept(
+    recipe: Path, done: tuple[Path, Fit], tmp_path: Path
+) -> None:
+    assert kept(done[0]).keys() == {"step-3", "step-6"}
+    assert kept(done[0])["step-6"] == weights(done[0])
+    # With next to no learning rate nothing is better than what was measured first.
+    still = ("train.learning_rate=1.0e-12", "train.weight_decay=0", "train.samples=[]")
+    few = ("train.save_every=1", "train.max_steps=4", "train.keep=2")
+    fit = train(recipe, tmp_path / "best", *still, *few, "train.take=best")
+    assert (fit.best_step, fit.steps, fit.stopped_early) == (1, 4, False)
+    found = kept(tmp_path / "best")
+    assert found.keys() == {"step-1", "step-3", "step-4"}
+    assert weights(tmp_path / "best") == found["step-1"] != found["step-4"]
+    fit = train(
+        recipe, tmp_path / "last", *still, *few, "train.take=last", "train.patience=2",
+        "train.keep=0",
+    )  # fmt: skip
+    assert (fit.best_step, fit.steps, fit.stopped_early) == (3, 3, True)
+    assert weights(tmp_path / "last") not in found.values()
+    assert not (tmp_path / "last" / "steps").exists()
+
+
+def test_the_average_is_kept_and_taken(recipe: Path, tmp_path: Path) -> None:
+    every = ("train.save_every=1", "train.max_steps=3", "train.samples=[]")
+    train(recipe, tmp_path, *every, "train.ema=0.6")
+
+    def read(step: int, name: str) -> dict[str, Any]:
+        place = tmp_path / "checkpoints" / f"checkpoint-{step}" / f"{name}.safetensors"
+        return arrays.read(place)[0]
+
+    before, now, last = read(2, "average"), read(3, "average"), read(3, "weights")
+    # The third step's decay: (1 + 2) / (10 + 2), as long as that is below 0.6.
+    for key, average in now.items():
+        expected = 0.25 * before[key] + 0.75 * last[key]
+        assert np.allclose(average, expected, rtol=1e-5, atol=1e-8), key
+    found, _ = arrays.read(tmp_path / "adapter" / adapters.WEIGHTS)
+    assert all(np.array_equal(found[key], now[key]) for key in now)
+    assert any(not np.array_equal(now[key], last[key]) for key in now)
+
+
+def test_the_first_samples_are_the_bases_own(recipe: Path, done: tuple[Path, Fit]) -> None:
+    base = image_runs.picture_base.resolve(str(recipe.parent / "sd1"))
+    settings = Settings(steps=2, guidance=7.5, batch_size=2)
+    (plain,) = Painter(base, precision="fp32").paint(["a red circle"], settings, [0])
+    shown = np.asarray(Image.open(done[0] / "samples" / "step-0" / "00.png"))
+    assert np.abs(shown.astype(int) - plain).max() <= 1
+    (taught,) = Painter(base, [(done[0] / "adapter", 1.0)], "fp32").paint(
+        ["a red circle"], settings, [0]
+    )
+    shown = np.asarray(Image.open(done[0] / "samples" / "step-6" / "00.png"))
+    assert np.abs(shown.astype(int) - taught).max() <= 1
+
+
 def test_samples_are_painted_and_shown(done: tuple[Path, Fit]) -> None:
     out, _ = done
     pictures = {
@@ -100,16 +158,6 @@ def test_samples_are_painted_and_shown(done: tuple[Path, Fit]) -> None:
     assert board.Scalars("validation_loss")[-1].value == pytest.approx(
         done[1].curve[-1]["validation_loss"]
     )
-
-
-def stop_after(step: int) -> Any:
-    """A listener that presses Ctrl-C after a step."""
-
-    def listener(progress: Progress) -> None:
-        if progress.stage == "training" and progress.done == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return listener
 
 
 @pytest.mark.parametrize(
@@ -174,6 +222,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
             file.write('{"step": 5, "lo')
     assert kills >= 3
     assert weights(out) == weights(tmp_path / "whole")
+    assert kept(out) == kept(tmp_path / "whole")
 
 
 def test_a_torn_checkpoint_is_not_gone_on_from(recipe: Path, tmp_path: Path) -> None:
@@ -201,13 +250,14 @@ def test_early_stopping_takes_the_best_weights(recipe: Path, tmp_path: Path) -> 
     assert any(not np.array_equal(found[key], last[key]) for key in found)
 
 
-def test_a_single_file_gives_the_same_adapter_as_its_folder(
-    recipe: Path, done: tuple[Path, Fit], tmp_path: Path
-) -> None:
-    folder = recipe.parent / "sd1"
-    picture_models.single_file(folder, folder.with_name("sd1.safetensors"))
-    train(recipe, tmp_path, f"base={folder.with_name('sd1.safetensors')}")
-    assert weights(tmp_path) == weights(done[0])
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_single_file_gives_the_same_adapter_as_its_folder(family: str, tmp_path: Path) -> None:
+    recipe = image_runs.make(tmp_path, family)
+    file = picture_models.single_file(tmp_path / family, tmp_path / f"{family}.safetensors")
+    few = ("train.max_steps=2", "lora.text_encoder=true", "train.samples=[]")
+    train(recipe, tmp_path / "folder", *few)
+    train(recipe, tmp_path / "file", *few, f"base={file}")
+    assert weights(tmp_path / "file") == weights(tmp_path / "folder")
 
 
 def test_the_cache_changes_nothing_and_is_used(
@@ -229,66 +279,6 @@ def test_the_cache_changes_nothing_and_is_used(
     other, _ = arrays.read(done[0] / "adapter" / adapters.WEIGHTS)
     for key in one:
         assert np.allclose(one[key], other[key], atol=2e-4), key
-
-
-def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, checkpointed: int) -> list[int]:
-    """A UNet whose batches may hold so many pictures, more when activations are recomputed."""
-    from diffusers import UNet2DConditionModel
-
-    real, tried = UNet2DConditionModel.forward, []
-
-    def forward(self: Any, sample: torch.Tensor, *args: Any, **options: Any) -> Any:
-        limit = checkpointed if self.is_gradient_checkpointing else most
-        if self.training and len(sample) > limit:
-            tried.append(len(sample))
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, sample, *args, **options)
-
-    monkeypatch.setattr(UNet2DConditionModel, "forward", forward)
-    return tried
-
-
-def test_out_of_memory_is_climbed_down_from_and_said(
-    recipe: Path, done: tuple[Path, Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = run_out_of_memory(monkeypatch, most=0, checkpointed=1)
-    told: list[str] = []
-    fit = train(recipe, tmp_path, "train.cache=false", tell=told.append)
-    assert tried == [4, 4, 4, 2]
-    steps = [text for text in told if text.startswith("out of memory")]
-    assert [text.split(": ")[1].split(" ")[0] for text in steps] == [
-        "gradient",
-        "pictures",
-        "batches",
-        "batches",
-    ]
-    assert "in 4 parts of 1" in steps[-1]
-    assert set(steps) <= set(fit.decisions)
-    one, _ = arrays.read(tmp_path / "adapter" / adapters.WEIGHTS)
-    other, _ = arrays.read(done[0] / "adapter" / adapters.WEIGHTS)
-    for key in one:
-        assert np.allclose(one[key], other[key], atol=2e-3), key
-
-
-def test_the_end_of_the_ladder_is_told(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_out_of_memory(monkeypatch, most=0, checkpointed=0)
-    with pytest.raises(UserError, match="out of memory") as error:
-        train(recipe, tmp_path)
-    assert "everything that saves memory is on" in str(error.value)
-
-
-def test_a_resumed_training_stays_on_its_rung(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        run_out_of_memory(patch, most=0, checkpointed=2)
-        with pytest.raises(Interrupted):
-            train(recipe, tmp_path, listener=stop_after(2))
-    tried = run_out_of_memory(monkeypatch, most=0, checkpointed=2)
-    train(recipe, tmp_path, resume=True)
-    assert tried == []
 
 
 def test_a_loss_that_is_no_number_stops(recipe: Path, tmp_path: Path) -> None:
@@ -403,78 +393,3 @@ def test_other_families_learn(family: str, tmp_path: Path) -> None:
     two = {"text_encoder_2"} if family == "sdxl" else set()
     assert parts == {"unet", "text_encoder"} | two
     assert (tmp_path / "run/samples/step-6/00.png").is_file()
-
-
-def test_a_step_is_what_the_documented_recipe_computes(recipe: Path, tmp_path: Path) -> None:
-    """The gradient of a step against diffusers' parts put together by hand, as its script does."""
-    import torch.nn.functional as F
-    from diffusers import DDPMScheduler
-
-    kept: dict[str, Any] = {}
-    real = picture_training.Training._gradients
-
-    def gradients(self: Any, batches: Any) -> float:
-        total = real(self, batches)
-        if not kept:
-            kept["total"] = total
-            kept["gradients"] = {
-                name: module.lora_B["default"].weight.grad.clone()
-                for name, module in self._means.layers.modules.items()
-            }
-            kept["batches"], kept["means"], kept["latents"] = batches, self._means, self._latents
-            loaded, pipe = self._means.loaded, self._means.loaded.pipe
-            (batch,) = batches
-            noised = self._means.noise.learn(
-                [self._latents[one.cut] for one in batch], [one.key for one in batch]
-            )
-            scheduler = DDPMScheduler.from_config(loaded.noise)
-            ids = pipe.tokenizer(
-                [one.caption for one in batch],
-                padding="max_length",
-                truncation=True,
-                max_length=pipe.tokenizer.model_max_length,
-                return_tensors="pt",
-            ).input_ids
-            with torch.no_grad():
-                hidden = pipe.text_encoder(ids)[0]
-            # The noise that was put on, taken back out of what came of it.
-            left = scheduler.alphas_cumprod[noised.timesteps][:, None, None, None]
-            clean = (noised.latents - (1 - left).sqrt() * noised.target) / left.sqrt()
-            means = torch.stack([self._latents[one.cut].mean for one in batch])
-            spreads = torch.stack([self._latents[one.cut].spread for one in batch])
-            drawn = (clean / pipe.vae.config.scaling_factor - means) / spreads
-            assert drawn.abs().max() < 6 and 0.7 < drawn.std() < 1.3
-            noisy = scheduler.add_noise(clean, noised.target, noised.timesteps)
-            self._means.optimizer.clear()
-            guess = pipe.unet(noisy, noised.timesteps, hidden).sample
-            lost = F.mse_loss(guess, noised.target)
-            lost.backward()
-            kept["reference"] = lost.item()
-            for name, module in self._means.layers.modules.items():
-                ours, theirs = kept["gradients"][name], module.lora_B["default"].weight.grad
-                assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-6), name
-        return total
-
-    picture_training.Training._gradients = gradients  # type: ignore[method-assign]
-    try:
-        train(recipe, tmp_path, "train.max_steps=1", "train.samples=[]")
-    finally:
-        picture_training.Training._gradients = real  # type: ignore[method-assign]
-    assert kept["total"] == pytest.approx(kept["reference"], rel=1e-5)
-
-
-def test_regularisation_pictures_count_as_told(recipe: Path, tmp_path: Path) -> None:
-    """Without any weight they teach nothing: the same as training with a loss of half the size."""
-    prepared = image_task.prepare(
-        recipes.load(
-            recipe,
-            overrides=[f"data.regularisation={recipe.parent}/others", "train.prior_weight=0"],
-        )
-    )
-    from llm_lora.engines import picture_order
-
-    order = picture_order.plan(prepared.recipe, prepared.dataset, 32)
-    flat = [one for step in order.steps for batch in step for one in batch]
-    assert {one.counts for one in flat} == {0.0, 1.0}
-    names = {picture.path for picture in prepared.dataset.regularisation}
-    assert all((one.counts == 0) == (one.cut.picture.path in names) for one in flat)

@@ -249,7 +249,7 @@ def test_lists_that_cannot_be_written_back_are_refused(pictures: Path) -> None:
     (pictures / labelling.MEMORY).write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         run(pictures, Machine())
-    with pytest.raises(UserError, match="cannot open"):
+    with pytest.raises(UserError, match="no such folder"):
         run(pictures / "nope", Machine())
 
 

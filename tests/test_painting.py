@@ -57,21 +57,8 @@ def difference(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> int:
 def through_diffusers(
     made: Path, files: list[str], weights: list[float], prompt: str, seed: int
 ) -> np.ndarray[Any, Any]:
-    """The same picture from diffusers' own pipeline and its own loading of the adapters' files."""
-    from llm_lora.engines import painting
-
-    loaded = image_runs.loaded(made / "base")
-    names = [f"a{i}" for i in range(len(files))]
-    for name, file in zip(names, files, strict=True):
-        path = made / file
-        where = {"weight_name": "adapter_model.safetensors"} if path.is_dir() else {}
-        loaded.pipe.load_lora_weights(str(path), adapter_name=name, **where)
-    if names:
-        loaded.pipe.set_adapters(names, weights)
-    with torch.no_grad():
-        told = picture_prompts.encode(loaded, [prompt])
-        empty = picture_prompts.encode(loaded, [""])
-        return painting.render(loaded, told, empty, [seed], QUICK)[0]
+    paths = [made / file for file in files]
+    return image_runs.through_diffusers(made / "base", paths, weights, prompt, seed, QUICK)
 
 
 @pytest.mark.parametrize("suffix", ["", ".safetensors"])

@@ -12,11 +12,19 @@ import pytest
 from picture_bases import change, original_shapes, write_folder, write_header
 from test_base import ask_for
 
-from llm_lora import picture_base
+from llm_lora import picture_base, picture_configs
 from llm_lora.errors import UserError
-from llm_lora.picture_family import CONFIGS
+from llm_lora.picture_family import CONFIGS, Family
 
 SHARDS = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tests neither use nor fill the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("LLM_LORA_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -182,11 +190,13 @@ def test_folders_that_are_something_else(tmp_path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "resolution"), [("sd1", 512), ("sd2", 768), ("sdxl", 1024)])
-def test_single_files(tmp_path: Path, family: str, resolution: int) -> None:
+def test_single_files(tmp_path: Path, cache: Path, family: str, resolution: int) -> None:
     path = write_header(tmp_path / "dream.safetensors", original_shapes(family))
     found = picture_base.resolve(str(path), prediction="v" if family == "sd2" else "auto")
     assert (found.family, found.resolution, found.single_file) == (family, resolution, True)
-    assert (found.path, found.config) == (path, CONFIGS / family)
+    assert found.path == path and found.config.is_relative_to(cache)
+    shipped = {one.relative_to(CONFIGS / family) for one in (CONFIGS / family).rglob("*.json")}
+    assert shipped < {one.relative_to(found.config) for one in found.config.rglob("*.json")}
 
 
 def test_what_a_single_file_tells_of_itself(tmp_path: Path) -> None:
@@ -318,13 +328,13 @@ def test_resolving_loads_nothing_heavy(folder: Path) -> None:
     ],
 )
 def test_the_configurations_are_those_of_the_published_models(
-    family: str, counts: tuple[int, ...]
+    family: Family, counts: tuple[int, ...]
 ) -> None:
     import torch
     import transformers
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    folder = CONFIGS / family
+    folder = picture_configs.folder(family)
     with torch.device("meta"):
         parts = [
             UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
@@ -335,7 +345,27 @@ def test_the_configurations_are_those_of_the_published_models(
                 config = transformers.CLIPTextConfig.from_pretrained(folder / name)
                 parts.append(getattr(transformers, config.architectures[0])(config))
     assert tuple(sum(p.numel() for p in part.parameters()) for part in parts) == counts
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    # CLIP's own numbers of these words, framed by its two marks.
-    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
-    assert len(tokenizer) == 49408
+    # CLIP's own numbers of these words, framed by its two marks; the second tokenizers, and that of
+    # 2.x, pad with the first token, the others with the last.
+    words = [49406, 320, 1125, 539, 320, 2368, 49407]
+    for part in sorted(folder.glob("tokenizer*")):
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(part)
+        told = tokenizer("a photo of a CAT", padding="max_length", max_length=9).input_ids
+        padding = 0 if family == "sd2" or part.name == "tokenizer_2" else 49407
+        assert told == [*words, padding, padding], part
+        assert len(tokenizer) == 49408 and tokenizer.model_max_length == 77
+
+
+def test_a_configuration_is_made_once_and_mended(cache: Path) -> None:
+    folder = picture_configs.folder("sdxl")
+    written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    times = {path: path.stat().st_mtime_ns for path in written}
+    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+    assert (len(vocabulary), vocabulary["!"], vocabulary["cat</w>"]) == (49408, 0, 2368)
+    assert picture_configs.folder("sdxl") == folder
+    assert {path: path.stat().st_mtime_ns for path in written} == times
+    # A cleaner may have taken some of it.
+    (folder / "tokenizer_2" / "vocab.json").unlink()
+    shutil.rmtree(folder / "unet")
+    picture_configs.folder("sdxl")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -28,6 +29,7 @@ from llm_lora.engines import (
 from llm_lora.engines.picture_latents import Cut
 from llm_lora.engines.picture_noise import Moments, Noise
 from llm_lora.engines.picture_optimizer import Optimizer, share
+from llm_lora.engines.picture_record import Record
 from llm_lora.errors import UserError
 from llm_lora.pictures import Picture, PictureDataset
 from llm_lora.recipe_image import ImageRecipe
@@ -141,7 +143,8 @@ def test_base_and_adapter_together_are_what_peft_computes(kind: str) -> None:
     torch.nn.init.normal_(layer.lora_B["default"].weight)
     if kind == "half":
         base.to(torch.bfloat16)
-    given, wanted = torch.randn(shape), torch.randn(layer(torch.randn(shape)).shape)
+    given = torch.randn(shape)
+    wanted = torch.randn((3, 12, 5, 4) if kind == "pixels" else (3, 7, 12))
 
     def results() -> list[torch.Tensor]:
         layer.zero_grad()
@@ -381,3 +384,22 @@ def test_fp16_needs_a_gpu() -> None:
     with pytest.raises(UserError, match="fp16, which needs a GPU"):
         picture_loading.compute_dtype("fp16")
     assert picture_loading.compute_dtype("auto")[0] == torch.float32
+
+
+def test_a_gradient_that_overflowed_has_no_length(tmp_path: Path) -> None:
+    record = Record(
+        tmp_path / "metrics.jsonl",
+        tmp_path / "tensorboard",
+        tmp_path / "samples",
+        lambda progress: None,
+        shown=(0, 4, 8),
+        steps_per_epoch=2.0,
+        step=0,
+        peak_memory=lambda: 0,
+    )
+    record.losses(1, [0.5, 1.5], 0.1, float("inf"))
+    record.losses(2, [1.0], 0.1, 2.0)
+    record.close()
+    first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first["loss"] == 1.0 and "gradient_norm" not in first
+    assert second["gradient_norm"] == 2.0 and second["epoch"] == 1.0

@@ -70,7 +70,9 @@ class _InOrder(click.Group):
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="llm-lora %(version)s")
 def app() -> None:
-    """From prompt/response pairs and an answer schema to a model whose JSON always fits."""
+    """From prompt/response pairs and an answer schema to a model whose JSON always fits, and from a
+    folder of pictures to a style that Stable Diffusion paints in.
+    """
 
 
 @app.group()
@@ -235,14 +237,13 @@ def report(run: Path, other: Path | None, as_json: bool) -> None:
 
     here = runs.find(run)
     if other is not None:
-        from llm_lora import versus
-        from llm_lora.cli import show_text
+        from llm_lora import tasks
 
-        told = versus.compare(here, runs.find(other))
+        told = tasks.compare(here, runs.find(other))
         if as_json:
             _print_json(told)
         else:
-            show_text.versus(told)
+            show.of(here.task).versus(told)
         return
     document = here.read(here.report)
     if as_json:

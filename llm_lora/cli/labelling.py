@@ -176,18 +176,20 @@ class _Bar:
         self._task: TaskID | None = None
 
     def __enter__(self) -> _Bar:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
-        self._progress.stop()
+        # A bar that never began would leave an empty line before what is told instead.
+        if self._task is not None:
+            self._progress.stop()
 
     def move(self, done: int, total: int) -> None:
         """So many are done, of so many."""
         if self._task is None:
+            self._progress.start()
             self._task = self._progress.add_task("", total=total)
         self._progress.update(self._task, completed=done)
 

@@ -86,6 +86,11 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
     type=click.Path(path_type=Path),
     help="For pictures: into a WebUI's folder models/Lora.",
 )
+@click.option(
+    "--step",
+    type=click.IntRange(1),
+    help="With --webui: the adapter as it was after so many steps (train.keep).",
+)
 @click.option("--merged", is_flag=True, help="With --gguf and --ollama: the merged model.")
 @into_option
 @measure_option
@@ -96,6 +101,7 @@ def export(
     ollama: Path | None,
     vllm: Path | None,
     webui: Path | None,
+    step: int | None,
     merged: bool,
     into: str,
     measure: bool,
@@ -118,13 +124,15 @@ def export(
         raise UserError(
             "--merged goes with --gguf and --ollama", fix="for a merged folder: llm-lora merge"
         )
+    if step is not None and not webui:
+        raise UserError("--step goes with --webui", fix="leave it out")
     merging.check_into(into)
     here = runs.find(run)
     (out,) = chosen.values()
     manifest: Mapping[str, Any] = {}
     with show.Live(quiet=False) as watch:
         if webui:
-            out = webui_export.write(here, webui)
+            out = webui_export.write(here, webui, step)
         elif peft:
             exports.peft(here, peft)
         elif vllm:

@@ -28,6 +28,11 @@ _CELL = 8
     multiple=True,
     help="One more adapter, and what prompts call it by; may be given several times.",
 )
+@click.option(
+    "--step",
+    type=click.IntRange(1),
+    help="Of a RUN: the adapter as it was after so many steps (train.keep).",
+)
 @click.option("--base", metavar="BASE", help="What to paint with, where no adapter tells it.")
 @click.option(
     "--seed",
@@ -68,6 +73,7 @@ def generate(
     sources: tuple[Path, ...],
     prompt: str,
     named: tuple[str, ...],
+    step: int | None,
     base: str | None,
     seed: int,
     count: int,
@@ -88,7 +94,7 @@ def generate(
     lora_prompt.parse(prompt)
     strengths = _strengths(grid) if grid else []
     asked |= _size(size) if size else {}
-    found = [picture_sources.find(path) for path in sources]
+    found = [picture_sources.find(path, step=step) for path in sources]
     found += [picture_sources.find(path, name) for name, path in map(_named, named)]
     picture_base = picture_sources.base_of(found, base)
     told = next((source.settings for source in found if source.manifest), {})

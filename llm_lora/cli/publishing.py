@@ -6,7 +6,6 @@ import getpass
 import json
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from llm_lora.base import Base
+    from llm_lora.any_base import AnyBase
     from llm_lora.store import Alias, Store, Version
 
 _store_option = click.option(
@@ -276,17 +275,12 @@ def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
     return run.adapter, run.read(run.report), called
 
 
-def _base_at_hand(folder: Path) -> Base | None:
+def _base_at_hand(folder: Path) -> AnyBase | None:
     """The very base that an adapter was trained on, where this machine has it; never fetched."""
     from llm_lora import adapter as adapters
-    from llm_lora import base as bases
-    from llm_lora.errors import UserError
+    from llm_lora import any_base
 
-    trained = adapters.read(folder).manifest["base"]
-    with suppress(UserError):
-        base = bases.resolve(trained["name"], trained.get("revision"), download=False)
-        return base if base.digest == trained["digest"] else None
-    return None
+    return any_base.at_hand(adapters.read(folder).manifest)
 
 
 def _user() -> str:
@@ -362,19 +356,22 @@ def _state(name: str, alias: Alias) -> dict[str, Any]:
 def _row(version: Version, alias: Alias) -> dict[str, Any]:
     published = str(version.published["at"])
     age = datetime.now(UTC) - datetime.fromisoformat(published)
-    scores = (version.manifest.get("scores") or {}).get("unconstrained", {}).get("all", {})
+    scores = version.manifest.get("scores") or {}
+    answers = scores.get("unconstrained", {}).get("all", {})
     return {
         "number": version.number,
         "id": version.label,
         "served": version.served_name,
+        "task": version.task,
         "base": version.base_name,
         "rank": version.rank,
         "published": published,
         "age_seconds": round(age.total_seconds()),
         "passed": version.passed,
         "refused": alias.refused.get(version.number),
-        "schema_valid": scores.get("schema_valid"),
-        "field_f1": scores.get("field_f1"),
+        "schema_valid": answers.get("schema_valid"),
+        "field_f1": answers.get("field_f1"),
+        "scores": scores,
     }
 
 

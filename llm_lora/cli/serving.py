@@ -15,18 +15,23 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from llm_lora.serving.log import Line
-    from llm_lora.serving.preflight import Plan
+    from llm_lora.serving.plans import AnyPlan
 
 _FILE = click.Path(path_type=Path)
 _EVERY_S = 10.0
 """Between two lines of progress, where they are not drawn over each other."""
 _SHOWN = 90
-"""Characters of vLLM's latest word."""
+"""Characters of the server's latest word."""
 
 
 @click.command()
 @click.argument("runs", metavar="[RUN|ADAPTER]...", nargs=-1, type=_FILE)
 @click.option("--store", type=_FILE, metavar="DIR", help="Serve what is live in this store.")
+@click.option(
+    "--task",
+    type=click.Choice(["text", "image"]),
+    help="Of a store that holds adapters for both.",
+)
 @click.option("--base", metavar="NAME", help="The base; else the one the adapters were trained on.")
 @click.option(
     "--merged", type=_FILE, metavar="DIR", help="What `merge` made of the RUN, in its place."
@@ -66,7 +71,13 @@ _SHOWN = 90
     default=256,
     show_default=True,
     metavar="N",
-    help="Requests that are answered at once; the next ones wait.",
+    help="Requests that are answered at once; the next ones wait. Pictures: always one.",
+)
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Requests that may wait; others get 429.  [default: 256, for pictures 64]",
 )
 @click.option(
     "--max-body",
@@ -84,7 +95,7 @@ _SHOWN = 90
     metavar="SECONDS",
     help="Longest that a whole answer may take.",
 )
-@click.option("--dry-run", is_flag=True, help="Check everything and print vLLM's command.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print the server's command.")
 @click.option(
     "--extra-vllm",
     "extra",
@@ -95,19 +106,21 @@ _SHOWN = 90
 def serve(runs: tuple[Path, ...], is_open: bool, dry_run: bool, **options: Any) -> None:
     """Serve adapters behind an OpenAI-compatible endpoint, each with its schema enforced.
 
-    Either RUNs (or their adapter folders), or what is live in a store. Keys may also come from
+    Either RUNs (or their adapter folders), or what is live in a store. Adapters for pictures get
+    a server of their own, which paints: POST /v1/images/generations. Keys may also come from
     LLM_LORA_API_KEYS and LLM_LORA_ADMIN_KEYS, separated by commas. Ctrl-C ends the server once the
     running requests are answered; a second Ctrl-C ends it at once.
     """
     from llm_lora import plan as machine
-    from llm_lora.serving import flags, launch, preflight
+    from llm_lora.serving import examining, launch
+    from llm_lora.serving.plans import Wanted
 
-    wanted = preflight.Wanted(sources=runs, open=is_open, **options)
-    plan = preflight.examine(wanted, machine.detect())
+    wanted = Wanted(sources=runs, open=is_open, **options)
+    plan = examining.examine(wanted, machine.detect())
     screen = Screen(plan)
     screen.introduce()
     if dry_run:
-        click.echo(shlex.join(flags.command(plan)))
+        click.echo(shlex.join(plan.command()))
     else:
         launch.serve(plan, screen)
 
@@ -115,7 +128,7 @@ def serve(runs: tuple[Path, ...], is_open: bool, dry_run: bool, **options: Any) 
 class Screen:
     """Tells people what happens; implements `launch.Watcher`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: AnyPlan) -> None:
         # Imported here, as `--help` needs none of it.
         from rich.markup import escape
 
@@ -130,18 +143,14 @@ class Screen:
     def introduce(self) -> None:
         """What will be served, and what is to be thought of."""
         plan = self._plan
-        form = "one merged model"
-        if plan.wanted.merged is None:
-            form = f"{plan.wanted.max_adapters} adapters at once"
         self._print(
-            f"[bold]{self._escape(plan.base_name)}[/] {plan.base.digest[:12]} on "
-            f"{self._escape(str(plan.hardware))} · context {plan.context} tokens · {form}"
+            f"[bold]{self._escape(plan.base_name)}[/] {plan.base_digest[:12]} on "
+            f"{self._escape(str(plan.hardware))} · {plan.form}"
         )
         for one in plan.served:
-            schema = "schema enforced" if one.adapter.schema_path else "no schema: free text"
             self._print(
                 f"  [cyan]{one.name}[/] ← {self._escape(one.label)} · rank {one.adapter.rank} · "
-                f"{schema}{_figures(one.adapter.manifest)}"
+                f"{self._escape(plan.told(one))}"
             )
         for warning in plan.warnings:
             self._print(f"  [bold yellow]warning[/] {self._escape(warning)}")
@@ -149,14 +158,14 @@ class Screen:
     def starting(self, log: Path) -> None:
         """Begin the line that tells progress."""
         self._told = time.monotonic()
-        self._print(f"Starting vLLM; its log: {self._escape(str(log))}")
+        self._print(f"Starting {self._plan.server}; its log: {self._escape(str(log))}")
         if self._console.is_terminal:
-            self._status = self._console.status("Starting vLLM")
+            self._status = self._console.status(f"Starting {self._plan.server}")
             self._status.start()
 
     def waiting(self, seconds: float, doing: str) -> None:
         """Draw the line anew; without a terminal, print one from time to time."""
-        text = f"Starting vLLM · {seconds:.0f} s · {self._escape(doing[:_SHOWN])}"
+        text = f"Starting {self._plan.server} · {seconds:.0f} s · {self._escape(doing[:_SHOWN])}"
         if self._status is not None:
             self._status.update(text)
         elif time.monotonic() - self._told >= _EVERY_S:
@@ -170,22 +179,24 @@ class Screen:
         self._print(f"[bold green]Ready[/] after {seconds:.0f} s: [bold]{plan.url}[/]")
         for name, reason in state.get("refused", {}).items():
             self._print(f"  [bold red]refused[/] {self._escape(f'{name}: {reason}')}")
-        self._print(f"  playground  {plan.url}/")
+        if plan.page:
+            self._print(f"  playground  {plan.url}/")
         # Not through the console: a command must stay on one line, as it is.
         click.echo(f"  try it      {curl(plan)}")
         if not self._plan.keys.admin:
             self._print("  promoting over HTTP is off; --admin-keys FILE turns it on")
 
     def alarm(self, line: Line) -> None:
-        """An error of vLLM, as it came."""
-        self._print(f"[red]vLLM[/] {self._escape(line.text)}")
+        """An error of the server, as it came."""
+        self._print(f"[red]{self._plan.server}[/] {self._escape(line.text)}")
 
     def died(self, code: int, reasons: Sequence[str], again_in: float | None) -> None:
         """Why, and what follows."""
         self._settle()
         if again_in is None:
             return  # The command ends with an error that tells it.
-        self._print(f"[bold red]vLLM ended[/] with code {code}; starting again in {again_in:g} s")
+        ended = f"[bold red]{self._plan.server} ended[/] with code {code}"
+        self._print(f"{ended}; starting again in {again_in:g} s")
         for reason in reasons:
             self._print(f"    {self._escape(reason)}")
 
@@ -203,25 +214,12 @@ class Screen:
         self._console.print(text)
 
 
-def curl(plan: Plan) -> str:
+def curl(plan: AnyPlan) -> str:
     """A command that asks the first adapter, ready to paste."""
-    first = plan.served[0] if plan.served else None
-    message = (first.example if first else None) or "Hello"
-    body = {
-        "model": first.name if first else plan.base_name,
-        "messages": [{"role": "user", "content": message}],
-    }
-    words = ["curl", f"{plan.url}/v1/chat/completions", "-H", "Content-Type: application/json"]
+    path, body = plan.request(plan.served[0] if plan.served else None)
+    words = ["curl", f"{plan.url}{path}", "-H", "Content-Type: application/json"]
     parts = [shlex.join(words)]
     if plan.keys.use:
         parts.append('-H "Authorization: Bearer $LLM_LORA_API_KEY"')
     parts.append(f"-d {shlex.quote(json.dumps(body, ensure_ascii=False))}")
     return " ".join(parts)
-
-
-def _figures(manifest: dict[str, Any]) -> str:
-    scores = manifest.get("scores") or {}
-    block = (scores.get("constrained") or scores.get("unconstrained") or {}).get("all")
-    if not block:
-        return ""
-    return f" · held out: {block['schema_valid']:.1%} valid, field F1 {block['field_f1']:.2f}"

@@ -8,7 +8,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from llm_lora.adapter import MADE
 from llm_lora.cli.console import console
+from llm_lora.cli.show import of
 from llm_lora.store import Alias, Version
 
 _GATES = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[dim]no report[/]"}
@@ -56,7 +58,12 @@ def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
         return
     served = any("requests" in row for one in found for row in one["versions"])
     columns = ["adapter", "state", "base", "rank", "gates", "published"]
-    columns += ["loaded", "requests", "valid"] if served else ["schema valid", "field F1"]
+    tasks = {row.get("task", "text") for one in found for row in one["versions"]}
+    # Adapters for text and for pictures have no figures in common.
+    made = len(tasks) > 1
+    columns[2:2] = ["for"] if made else []
+    figures = of(*tasks).COLUMNS if len(tasks) == 1 else {}
+    columns += ["loaded", "requests", "valid"] if served else figures.values()
     table = Table(*columns, box=None)
     for one in found:
         for row in one["versions"]:
@@ -64,13 +71,16 @@ def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
             if "damaged" in row:
                 table.add_row(row["id"], state)
                 continue
-            cells = [row["id"], state, escape(row["base"]), str(row["rank"])]
+            cells = [row["id"], state]
+            cells += [MADE[row.get("task", "text")]] if made else []
+            cells += [escape(row["base"]), str(row["rank"])]
             cells += [_GATES[row["passed"]], f"{age(row['age_seconds'])} ago"]
             if served:
                 cells += ["yes" if row["loaded"] else "", str(row["requests"])]
                 cells.append(_figure(row["valid_rate"]))
             else:
-                cells += [_figure(row["schema_valid"]), _figure(row["field_f1"])]
+                known = {**(row.get("scores") or {}), **row}
+                cells += [_figure(known.get(key)) for key in figures]
             table.add_row(*cells)
     console.print(table)
     for one in found:

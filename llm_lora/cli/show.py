@@ -52,6 +52,9 @@ class Showing(Protocol):
     def samples(self, run: Run) -> None:
         """A few results of the adapter."""
 
+    def versus(self, told: Mapping[str, Any]) -> None:
+        """How two runs differ."""
+
     def results(self, run: Run) -> Mapping[str, Path]:
         """Where results lie, by what they are."""
 
@@ -226,7 +229,9 @@ def _short(run: Run) -> str:
 
 
 def figure(value: Any) -> str:
-    """A number with three places; anything else as it is."""
+    """A number with three places, None in words, anything else as it is."""
+    if value is None:
+        return "not measured"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

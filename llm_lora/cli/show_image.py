@@ -67,18 +67,40 @@ def figures(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def results(run: Run) -> Mapping[str, Path]:
     """Where pictures lie."""
-    folders = {"samples": run.samples, "pictures": run.pictures}
+    folders = {"samples": run.samples, "steps": run.steps, "pictures": run.pictures}
     return {what: folder for what, folder in folders.items() if folder.is_dir()}
 
 
 def scores(document: Mapping[str, Any]) -> None:
-    """The six dimensions."""
-    table = Table(title="Judged", title_justify="left", title_style="bold")
+    """The six dimensions, with what was noticed of each or why it was not measured."""
+    table = Table(title="Judged", title_justify="left", title_style="bold", box=None)
     table.add_column("dimension")
     table.add_column("figure", justify="right")
+    table.add_column("", overflow="fold")
+    noticed = {one["name"]: one.get("findings", []) for one in document.get("dimensions", [])}
+    reasons = document.get("reasons", {})
     for name, value in document["scores"].items():
-        table.add_row(name, "not measured" if value is None else figure(value))
+        notes = [*noticed.get(name, []), *([reasons[name]] if name in reasons else [])]
+        tone = "dim" if value is None else "bold"
+        table.add_row(name, f"[{tone}]{figure(value)}[/]", "\n".join(map(escape, notes)))
     console.print(table)
+
+
+def versus(told: Mapping[str, Any]) -> None:
+    """How two runs' adapters differ, dimension by dimension."""
+    console.print(f"[bold]{escape(told['ours'])}[/] less [bold]{escape(told['theirs'])}[/]")
+    table = Table("dimension", "ours", "theirs", "difference", box=None)
+    for name, row in told["scores"].items():
+        values = [figure(row[key]) if row[key] is not None else "" for key in ("ours", "theirs")]
+        apart = row["difference"]
+        tone = "" if not apart else "[green]" if apart > 0 else "[red]"
+        table.add_row(name, *values, "" if apart is None else f"{tone}{apart:+.3f}")
+    console.print(table)
+    if told["unlike"]:
+        console.print(
+            f"[yellow]note[/] not judged alike: {escape(', '.join(told['unlike']))} differ, so "
+            "the figures say less about the adapters"
+        )
 
 
 def samples(run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ from llm_lora.engines.picture_order import Order
 from llm_lora.engines.picture_prompts import Texts
 from llm_lora.engines.picture_record import Record
 from llm_lora.engines.picture_scores import judge
-from llm_lora.engines.picture_sheets import sheet, write_picture
+from llm_lora.engines.picture_sheets import png, sheet, write_picture
+from llm_lora.engines.picture_steps import Steps
 from llm_lora.engines.picture_training import Means, Training
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.picture_base import PictureBase
@@ -43,6 +44,7 @@ __all__ = [
     "fit",
     "judge",
     "peak_memory_bytes",
+    "png",
     "sheet",
     "write_picture",
 ]
@@ -63,6 +65,7 @@ def fit(
     metrics: Path,
     tensorboard: Path,
     samples: Path,
+    steps: Path,
     resume: bool = False,
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
@@ -73,7 +76,7 @@ def fit(
         recipe: decides everything that is not a path.
         dataset: checked pictures: to learn from, to watch the loss on, to preserve.
         base: the frozen pipeline.
-        adapter, checkpoints, metrics, tensorboard, samples: where to write.
+        adapter, checkpoints, metrics, tensorboard, samples, steps: where to write.
         resume: continue from the newest whole checkpoint.
         listener: told about progress.
         tell: told every decision, as a sentence.
@@ -115,6 +118,10 @@ def fit(
             peak_memory=peak_memory_bytes,
         )
         vae = Cache("latents", base.digest)
+
+        def save(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+            picture_lora.save(weights, layers, folder, base, recipe.lora.dropout)
+
         stop = StopOnSignal()
         training = Training(
             Means(
@@ -137,6 +144,7 @@ def fit(
                 record=record,
                 stop=stop,
                 checkpoints=checkpoints,
+                steps=Steps(steps, train.keep, save),
                 listener=listener,
                 tell=decide,
             ),
@@ -144,7 +152,7 @@ def fit(
         )
         with stop:
             weights = training.run()
-        picture_lora.save(weights, layers, adapter, base, recipe.lora.dropout)
+        save(weights, adapter)
     state = training.state
     del training
     gc.collect()
@@ -155,7 +163,7 @@ def fit(
         tokens=0,
         seconds=time.monotonic() - started,
         cpu_seconds=time.process_time() - cpu_started,
-        best_step=state.best_step if train.patience is not None else state.step,
+        best_step=state.best_step if train.takes_best else state.step,
         best_validation_loss=state.best_loss,
         stopped_early=state.step < len(order.steps),
         trainable_parameters=trainable,

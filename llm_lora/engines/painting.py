@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,12 @@ from llm_lora.engines.picture_sheets import Pixels
 from llm_lora.engines.picture_stack import Stack, Weights
 from llm_lora.engines.trouble import out_of_memory
 from llm_lora.errors import UserError
+from llm_lora.lora_prompt import Pick
 from llm_lora.picture_base import PictureBase
 from llm_lora.recipe_image_blocks import ImageGenerate
+
+Watch = Callable[[], None]
+"""Looks on while pictures are painted."""
 
 _FIX = "lower generate.batch_size, width and height, or take a smaller base"
 
@@ -127,6 +131,25 @@ class Painter:
         """
         return self._paint(prompts, settings, seeds, 1.0)
 
+    def paint_with(
+        self,
+        picks: Sequence[Pick],
+        texts: Sequence[str],
+        settings: Settings,
+        seeds: Sequence[int],
+        watch: Watch = lambda: None,
+    ) -> list[Pixels]:
+        """Pictures of texts with exactly these adapters on; what texts say names none.
+
+        Whatever `watch`, which is called after every denoising step, raises ends the painting.
+
+        Raises:
+            UserError: memory ran out.
+        """
+        with out_of_memory(_FIX), torch.no_grad():
+            self._stack.wear({pick.name: Weights(pick.unet, pick.text) for pick in picks})
+            return self._in_batches(texts, seeds, settings, watch)
+
     def strengths(
         self,
         prompts: Sequence[str],
@@ -156,12 +179,10 @@ class Painter:
         with out_of_memory(_FIX), torch.no_grad():
             for worn_items, numbers in jobs.items():
                 self._stack.wear(dict(worn_items))
-                for start in range(0, len(numbers), settings.batch_size):
-                    part = numbers[start : start + settings.batch_size]
-                    pictures = self._batch(
-                        [texts[i] for i in part], [seeds[i] for i in part], settings
-                    )
-                    found |= zip(part, pictures, strict=True)
+                pictures = self._in_batches(
+                    [texts[i] for i in numbers], [seeds[i] for i in numbers], settings
+                )
+                found |= zip(numbers, pictures, strict=True)
         return [found[number] for number in range(len(prompts))]
 
     def _worn(self, prompt: str, strength: float) -> tuple[str, Mapping[str, Weights]]:
@@ -183,12 +204,20 @@ class Painter:
             pick.name: Weights(pick.unet * strength, pick.text * strength) for pick in picks
         }
 
-    def _batch(
-        self, texts: Sequence[str], seeds: Sequence[int], settings: Settings
+    def _in_batches(
+        self,
+        texts: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings,
+        watch: Watch = lambda: None,
     ) -> list[Pixels]:
-        told = picture_prompts.encode(self._loaded, texts)
+        pictures: list[Pixels] = []
         negative = picture_prompts.encode(self._loaded, [settings.negative_prompt])
-        return render(self._loaded, told, negative, seeds, settings)
+        for start in range(0, len(texts), settings.batch_size):
+            part = slice(start, start + settings.batch_size)
+            told = picture_prompts.encode(self._loaded, texts[part])
+            pictures += render(self._loaded, told, negative, seeds[part], settings, watch)
+        return pictures
 
 
 def render(
@@ -197,6 +226,7 @@ def render(
     negative: Embedding,
     seeds: Sequence[int],
     settings: Settings,
+    watch: Watch = lambda: None,
 ) -> list[Pixels]:
     """Paint encoded prompts, one picture for each seed.
 
@@ -205,6 +235,7 @@ def render(
         told, negative: encoded prompts, a batch of as many as seeds; `negative` may be of one.
         seeds: of the noise that each picture begins with.
         settings: how to paint; its negative prompt is in `negative` already.
+        watch: called after every denoising step.
     """
     pipe, count = loaded.pipe, len(seeds)
     told = told.to(loaded.device, loaded.compute)
@@ -220,6 +251,11 @@ def render(
             "pooled_prompt_embeds": told.pooled,
             "negative_pooled_prompt_embeds": negative.pooled.expand(count, -1),
         }
+
+    def look(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        watch()
+        return tensors
+
     pipe.scheduler = sampler(loaded, settings.scheduler)
     latents = pipe(
         prompt_embeds=told.hidden,
@@ -230,6 +266,7 @@ def render(
         width=width,
         height=height,
         output_type="latent",
+        callback_on_step_end=look,
         **more,
     ).images
     vae = pipe.vae

@@ -6,24 +6,15 @@ Nothing in it is needed: it may be deleted at any time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from llm_lora import arrays, files
+from llm_lora import arrays, files, folders
 from llm_lora.errors import UserError
 
 _FORMAT = "1"
-
-
-def folder() -> Path:
-    """Where caches are: `LLM_LORA_CACHE`, or else the user's cache folder (XDG)."""
-    if own := os.environ.get("LLM_LORA_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "llm-lora" / "encoded"
 
 
 class Cache:
@@ -31,7 +22,7 @@ class Cache:
 
     def __init__(self, kind: str, *depends: str) -> None:
         """`depends` tells what all entries depend on: the encoder's digest, the precision."""
-        self.folder = folder() / kind / files.sha256("\n".join((_FORMAT, *depends)))[:16]
+        self.folder = folders.cache() / kind / files.sha256("\n".join((_FORMAT, *depends)))[:16]
 
     def get(self, key: str) -> dict[str, torch.Tensor] | None:
         """What was put under this key."""

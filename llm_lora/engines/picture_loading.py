@@ -26,7 +26,8 @@ from llm_lora.picture_base import PictureBase
 
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 _SAMPLERS = {
-    "ddim": (DDIMScheduler, {}),
+    # Latents are not bound to -1 to 1, which DDIM would cut them to where a base does not say.
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
     "euler": (EulerDiscreteScheduler, {}),
     "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
 }

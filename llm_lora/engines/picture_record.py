@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -54,9 +55,14 @@ class Record:
         self._started = time.monotonic()
 
     def losses(self, step: int, losses: Sequence[float], rate: float, length: float) -> None:
-        """The losses of the last steps, with learning rate and length of the gradient."""
-        mean = sum(losses) / len(losses)
-        self._row(step, {"loss": mean, "learning_rate": rate, "gradient_norm": length})
+        """The losses of the last steps, with learning rate and length of the gradient.
+
+        In fp16 gradients overflow now and then; such a step is left out, and has no length.
+        """
+        values = {"loss": sum(losses) / len(losses), "learning_rate": rate}
+        if math.isfinite(length):
+            values["gradient_norm"] = length
+        self._row(step, values)
 
     def validation(self, step: int, loss: float) -> None:
         """The loss on held-out pictures."""

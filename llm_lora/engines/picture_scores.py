@@ -2,24 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from llm_lora.engines.events import Fit, Listener, Progress, silent
-from llm_lora.engines.painting import Painter, Settings
-from llm_lora.engines.picture_sheets import Pixels, sheet, write_picture
+from llm_lora import vision_models
+from llm_lora.engines import picture_dimensions, picture_evidence, picture_yardsticks
+from llm_lora.engines.clip import Clip
+from llm_lora.engines.events import Fit, Listener, silent
+from llm_lora.engines.painting import Painter
+from llm_lora.engines.picture_dimensions import Dimension, Measured
+from llm_lora.engines.picture_sheets import sheet, write_picture
+from llm_lora.engines.trouble import out_of_memory
 from llm_lora.picture_base import PictureBase
 from llm_lora.pictures import PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 
-STRENGTHS = "strengths.png"
+_DIGITS = 4
+_SMALLER = "lower generate.batch_size, or name a smaller judge.embedder"
 
-_HELD_OUT = 4
-"""Captions of held-out pictures to paint, where the recipe has no prompts."""
+
+@dataclass(frozen=True)
+class _Method:
+    """How a dimension is measured, for people."""
+
+    measure: Dimension
+    method: str
+    source: str
+
+
+_METHODS = {
+    "consistency": _Method(
+        picture_dimensions.consistency,
+        "What the adapter changes about a picture is its point in the embedding less that of the "
+        "bare base's picture of the same prompt and seed, so that what both show drops out. The "
+        "value is the mean cosine of these changes over all pairs of seeds of a prompt: 1 where "
+        "every seed is changed alike, 0 where there is nothing in common.",
+        "Gal et al., StyleGAN-NADA (directions in CLIP's space), arXiv 2108.00946; Hertz et al., "
+        "Style Aligned Image Generation (set consistency), arXiv 2312.02133",
+    ),
+    "fidelity": _Method(
+        picture_dimensions.fidelity,
+        "Mean cosine of the adapter's pictures of held-out captions with the held-out pictures "
+        "(CLIP-I), told between two yardsticks: 0 is what the bare base reaches with the same "
+        "captions, 1 is what the training pictures reach.",
+        "Ruiz et al., DreamBooth (CLIP-I), arXiv 2208.12242",
+    ),
+    "generalisation": _Method(
+        picture_dimensions.generalisation,
+        "A linear classifier is learned from the training pictures and the bare base's pictures of "
+        "their captions, and tried on held-out ones. The value is the mean place of the adapter's "
+        "pictures of unseen prompts on its line: 0 where the base's lie, 1 where the style lies.",
+        "Alain and Bengio, Understanding intermediate layers using linear classifier probes, arXiv "
+        "1610.01644; Ledoit and Wolf, J. Multivariate Analysis 88 (2004), for the covariance",
+    ),
+    "learning": _Method(
+        picture_dimensions.learning,
+        "The least of three shares: of the fall of the loss on held-out pictures, how much is left "
+        "in the end (over-fitting) and how much came before the last third (under-fitting); and "
+        "how many pictures of held-out captions are no copies. A copy lies closer to a training "
+        "picture, in the embedding and by pixels, than any held-out picture does.",
+        "Meehan, Chaudhuri and Dasgupta, A Non-Parametric Test to Detect Data-Copying in "
+        "Generative Models, arXiv 2004.05675; kohya-ss/sd-scripts (validation loss)",
+    ),
+    "strength": _Method(
+        picture_dimensions.strength,
+        "The same prompts and seeds at every strength. Steadiness is the rise from 0 to 1 as a "
+        "share of the whole way up and down; the value is that of the style's presence or of the "
+        "pictures' change, whichever is less: 1 where no step falls.",
+        "Gandikota et al., Concept Sliders: LoRA Adaptors for Precise Control in Diffusion Models, "
+        "arXiv 2311.12092",
+    ),
+    "alignment": _Method(
+        picture_dimensions.alignment,
+        "By how much a picture is nearer to its own prompt than to the others, as a share of the "
+        "same of the bare base's pictures: 1 where nothing of the prompt is lost. The trigger is "
+        "left out, for it speaks of the style.",
+        "Hessel et al., CLIPScore, arXiv 2104.08718; Xu et al., AttnGAN (R-precision), arXiv "
+        "1711.10485",
+    ),
+}
 
 
 def judge(
@@ -33,55 +96,72 @@ def judge(
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure an adapter.
+    """Measure an adapter in six dimensions; equal calls give equal figures.
 
     Args:
-        recipe: prompts, seeds, strengths, and how to paint.
-        dataset: held-out pictures.
+        recipe: prompts, seeds, strengths, the embedder, and how to paint.
+        dataset: held-out pictures to compare with, training pictures to find copies of.
         base: the frozen pipeline.
         adapter: the adapter's folder.
-        pictures: where to write what was painted.
+        pictures: where to write what was painted, one sheet for each dimension.
         fit: what training did.
         listener: told about progress.
         tell: told every decision, as a sentence.
 
     Returns:
-        `scores`: a figure for each dimension that was measured; `reasons`: why others were not;
-        `strengths`: for each strength, `strength` and `change`, the root mean square difference
-        from the pictures of the bare base in steps of 0 to 255.
+        `scores`: dimension → figure, None where it could not be measured, and then `reasons`:
+        dimension → why; `dimensions`: what each figure rests on (`name`, `value`, `method`,
+        `source`, `picture` as a path from the run's folder, `shows`, `facts` as pairs, `findings`);
+        `strengths`: for each, `change` (root mean square, 0 to 255), `style` (presence, 0 to 1) and
+        `alignment` (share kept, 0 to 1), None where not measured; `embedder`; `prompts`.
 
     Raises:
-        UserError: the adapter does not fit, or memory ran out.
+        UserError: the adapter does not fit, the embedder is not there, or memory ran out.
     """
-    prompts = recipe.judge.prompts or tuple(
-        picture.caption for picture in dataset.held_out[:_HELD_OUT]
-    )
-    asked = [prompt for prompt in prompts for _ in range(recipe.judge.seeds)]
-    seeds = [recipe.generate.seed + i for _ in prompts for i in range(recipe.judge.seeds)]
-    resolution = recipe.data.resolution or base.resolution
-    settings = Settings.of(recipe.generate, resolution)
-    painter = Painter(base, [(adapter, 1.0)], recipe.train.precision)
-    tell(f"{len(asked)} pictures at {len(recipe.judge.strengths)} strengths")
-    columns: list[list[Pixels]] = []
-    for number, strength in enumerate(recipe.judge.strengths):
-        columns += painter.strengths(asked, [strength], settings, seeds)
-        listener(Progress("painting", number + 1, len(recipe.judge.strengths)))
-    shown = [column[:: recipe.judge.seeds] for column in columns]
-    titles = [f"{strength:g}" for strength in recipe.judge.strengths]
-    write_picture(pictures / STRENGTHS, sheet(shown, titles))
-    bare = columns[0]
-    changes = [_change(column, bare) for column in columns]
-    rises = [later > earlier for earlier, later in pairwise(changes)]
+    model = vision_models.resolve(recipe.judge.embedder, "clip")
+    with out_of_memory(_SMALLER):
+        painter = Painter(base, [(adapter, 1.0)], recipe.train.precision)
+        seen = picture_evidence.gather(
+            recipe, dataset, painter, Clip(model), listener=listener, tell=tell
+        )
+    sticks = picture_yardsticks.yardsticks(seen)
+    found = {name: one.measure(seen, sticks, fit) for name, one in _METHODS.items()}
+    scores = {name: _rounded(one.value) for name, one in found.items()}
     return {
-        "scores": {"strength": sum(rises) / len(rises)},
-        "strengths": [
-            {"strength": strength, "change": round(change, 3)}
-            for strength, change in zip(recipe.judge.strengths, changes, strict=True)
+        "scores": scores,
+        "reasons": {name: one.reason for name, one in found.items() if one.value is None},
+        "dimensions": [
+            {
+                "name": name,
+                "value": scores[name],
+                "method": _METHODS[name].method,
+                "source": _METHODS[name].source,
+                "picture": _sheet(one, pictures, name),
+                "shows": one.shows,
+                "facts": [[label, _rounded(value)] for label, value in one.facts],
+                "findings": list(one.findings),
+            }
+            for name, one in found.items()
         ],
+        "strengths": [
+            {
+                "strength": one.strength,
+                "change": _rounded(one.change),
+                "style": _rounded(one.style),
+                "alignment": _rounded(one.alignment),
+            }
+            for one in sticks.responses
+        ],
+        "embedder": {"name": model.name},
+        "prompts": list(seen.prompts),
     }
 
 
-def _change(pictures: Sequence[Pixels], others: Sequence[Pixels]) -> float:
-    """The root mean square difference of two lists of pictures."""
-    apart = np.stack(pictures).astype(np.float32) - np.stack(others).astype(np.float32)
-    return float(np.sqrt(np.mean(apart**2)))
+def _sheet(measured: Measured, pictures: Path, name: str) -> str:
+    path = pictures / f"{name}.png"
+    write_picture(path, sheet([*measured.columns.values()], [*measured.columns]))
+    return f"{pictures.name}/{path.name}"
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, _DIGITS) if isinstance(value, float) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,18 @@ def write_picture(path: Path, picture: Pixels, notes: Mapping[str, Any] | None =
     Raises:
         UserError: the disk is full or the folder may not be written.
     """
+    with files.writing(path) as file:
+        file.write(png(picture, notes))
+
+
+def png(picture: Pixels, notes: Mapping[str, Any] | None = None) -> bytes:
+    """A picture as PNG, with what it was made by as a text in it."""
     info = PngImagePlugin.PngInfo()
     if notes:
         info.add_text(_NOTES, json.dumps(notes, ensure_ascii=False))
-    with files.writing(path) as file:
-        Image.fromarray(picture).save(file, "PNG", pnginfo=info)
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
 
 
 def sheet(columns: Sequence[Sequence[Pixels]], titles: Sequence[str]) -> Pixels:

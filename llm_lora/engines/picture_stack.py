@@ -40,7 +40,8 @@ class Stack:
         self._family = loaded.base.family
         self._loras: dict[str, Lora] = {}
         self._plain: dict[str, torch.Tensor] = {}
-        self._worn: dict[str, Weights] = {}
+        self._worn: list[tuple[str, Weights]] = []
+        self._settled = True
 
     def put(self, name: str, path: Path) -> None:
         """Read an adapter and keep it at hand; it is not worn yet.
@@ -55,26 +56,24 @@ class Stack:
 
     def drop(self, name: str) -> None:
         """Forget an adapter."""
-        self.wear({other: weights for other, weights in self._worn.items() if other != name})
+        self.wear({other: weights for other, weights in self._worn if other != name})
         self._loras.pop(name, None)
 
     def wear(self, strengths: Mapping[str, Weights]) -> None:
-        """Put exactly these adapters on, at these strengths."""
-        if strengths == self._worn:
+        """Put exactly these adapters on, at these strengths, added up in this order."""
+        wanted = list(strengths.items())
+        if self._settled and wanted == self._worn:
             return
-        touched = {
-            module
-            for worn in (strengths, self._worn)
-            for name in worn
-            for module in self._loras[name]
-        }
+        # Until all is done, nothing may be taken for what is on: memory can run out in between.
+        self._settled, self._worn = False, [*self._worn, *wanted]
+        touched = {module for name, _ in self._worn for module in self._loras[name]}
         for module in touched:
             weight = self._modules[module].weight.data
             plain = self._plain.setdefault(module, weight.clone())
             added = [
-                (lora[module], strengths[name].at(module))
-                for name, lora in self._loras.items()
-                if name in strengths and module in lora and strengths[name].at(module)
+                (self._loras[name][module], weights.at(module))
+                for name, weights in wanted
+                if module in self._loras[name] and weights.at(module)
             ]
             if not added:
                 weight.copy_(plain)
@@ -83,7 +82,7 @@ class Stack:
             for update, strength in added:
                 total = total + strength * _product(update, total)
             weight.copy_(total)
-        self._worn = dict(strengths)
+        self._settled, self._worn = True, wanted
 
 
 def _product(update: Module, like: torch.Tensor) -> torch.Tensor:

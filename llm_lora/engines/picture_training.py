@@ -30,6 +30,7 @@ from llm_lora.engines.picture_optimizer import Optimizer
 from llm_lora.engines.picture_order import Batch, Order, Shown
 from llm_lora.engines.picture_prompts import Embedding, Texts
 from llm_lora.engines.picture_record import Record
+from llm_lora.engines.picture_steps import Steps
 from llm_lora.engines.trouble import is_out_of_memory, out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.recipe_image import ImageRecipe
@@ -68,6 +69,7 @@ class Means:
     record: Record
     stop: StopOnSignal
     checkpoints: Path
+    steps: Steps
     listener: Listener
     tell: Callable[[str], None]
 
@@ -114,8 +116,8 @@ class Training:
         """Train to the end.
 
         Returns:
-            the adapter's weights: the best where the recipe stops early, the moving average where
-            it keeps one, else the last.
+            the adapter's weights: the best where the recipe takes those, else the last; of their
+            moving average where it keeps one.
 
         Raises:
             Interrupted: the user stopped it; a checkpoint was saved.
@@ -131,6 +133,7 @@ class Training:
             last = step == self._steps
             if step % train.save_every == 0 or last:
                 self._measure(candidate=True)
+                means.steps.keep(self._told(), step, self.state.best_step)
             if step % train.sample_every == 0 or last or self.ended:
                 self._paint()
             stopped = means.stop.requested and not self.ended
@@ -140,7 +143,7 @@ class Training:
                 means.record.close()
                 raise Interrupted(step, self._steps, saved)
         means.record.close()
-        if train.patience is not None and self._best:
+        if train.takes_best and self._best:
             return self._best
         return {name: one.clone() for name, one in self._told().items()}
 
@@ -328,7 +331,7 @@ class Training:
         self._means.record.validation(state.step, mean)
         if candidate and (state.best_loss is None or mean < state.best_loss):
             self.state = replace(state, best_loss=mean, best_step=state.step)
-            if self._means.recipe.train.patience is not None:
+            if self._means.recipe.train.takes_best:
                 self._best = {name: one.clone() for name, one in self._told().items()}
 
     def _paint(self) -> None:

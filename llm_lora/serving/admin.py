@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from llm_lora import base as bases
+from llm_lora import any_base
 from llm_lora.aliases import Alias
 from llm_lora.errors import UserError
 from llm_lora.names import is_name
@@ -68,7 +68,7 @@ class Admin:
                 return await self._rollback(asked, by)
             version = await asyncio.to_thread(self._store.version, asked.name, asked.version)
             if not self._catalog.serves(version):
-                raise Refused(409, f"{version.label} was trained on another base", param="version")
+                raise Refused(409, self._catalog.unlike(version), param="version")
             if path == "/admin/load":
                 self._residents.release(await self._residents.acquire(version))
                 return {"name": version.name, "loaded": version.number}
@@ -105,11 +105,11 @@ class Admin:
         name, number, force, why = version.name, version.number, asked.force, asked.why
 
         def promote() -> Alias:
-            base = bases.resolve(str(self._base_path))
+            base = any_base.resolve(version.task, str(self._base_path))
             return self._store.promote(name, number, by=by, why=why, force=force, base=base)
 
         def canary() -> Alias:
-            base = bases.resolve(str(self._base_path))
+            base = any_base.resolve(version.task, str(self._base_path))
             return self._store.canary(
                 name, number, asked.share, by=by, why=why, force=force, base=base
             )

@@ -55,10 +55,7 @@ class Asking:
         body = await asgi.read_body(scope, line.receive, self._config.limits.max_body_bytes)
         request = requests.read(body, scope["path"])
         version = await self._catalog.find(request.model)
-        if self.gate.free:
-            await self.gate.enter()
-        else:
-            await asgi.unless_gone(line.receive, self.gate.enter(), lambda _: self.gate.leave())
+        await self._enter(line)
         resident: Resident | None = None
         try:
             if version is not None:
@@ -68,6 +65,13 @@ class Asking:
             if resident is not None:
                 self._residents.release(resident)
             self.gate.leave()
+
+    async def _enter(self, line: Connection) -> None:
+        """Take a place, unless the client goes away while all are taken."""
+        if self.gate.free:
+            await self.gate.enter()
+        else:
+            await asgi.unless_gone(line.receive, self.gate.enter(), lambda _: self.gate.leave())
 
     async def _resident(self, model: str, version: Version, line: Connection) -> Resident:
         """The version, loaded; or the one before, where an alias has left an unfit version."""

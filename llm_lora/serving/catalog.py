@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from llm_lora.adapter import MADE
 from llm_lora.aliases import ALIAS
 from llm_lora.errors import UserError
 from llm_lora.jsontext import quote
@@ -27,8 +28,8 @@ class Catalog:
     """The store as one server sees it: only adapters that were trained on its base.
 
     `max_rank` is the largest rank that the server can load; `merged` says that its model is a
-    version itself, named `base_name`, and the only one it has; `draw` gives the random numbers that
-    decide for or against a canary.
+    version itself, named `base_name`, and the only one it has; `task` is what its base does;
+    `draw` gives the random numbers that decide for or against a canary.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Catalog:
         base_digest: str,
         max_rank: int = SERVER_RANKS[-1],
         merged: bool = False,
+        task: str = "text",
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.store = store
@@ -46,6 +48,7 @@ class Catalog:
         self._base_digest = base_digest
         self._max_rank = max_rank
         self._merged = merged
+        self._task = task
         self._draw = draw
         self._told: set[str] = set()
 
@@ -85,13 +88,7 @@ class Catalog:
         if refusal is not None:
             raise Unfit(version, refusal)
         if not self.serves(version):
-            why = (
-                f"the model of this server is {self.base_name}, merged, and no other version"
-                if self._merged
-                else f"{version.label} was trained on {version.base_name}, "
-                f"which is not the base {self.base_name} that this server has"
-            )
-            raise Refused(404, why, param="model", code="model_not_found")
+            raise Refused(404, self.unlike(version), param="model", code="model_not_found")
         if which and not self._loadable(version):
             raise TooLarge(version, self._max_rank)
         return self._able(version)
@@ -110,6 +107,18 @@ class Catalog:
         if self._merged:
             return version.served_name == self.base_name
         return version.base_digest == self._base_digest
+
+    def unlike(self, version: Version) -> str:
+        """Why this server does not serve a version."""
+        if self._merged:
+            return f"the model of this server is {self.base_name}, merged, and no other version"
+        if version.task != self._task:
+            own, wanted = MADE[self._task], MADE[version.task]
+            return f"{version.label} is an adapter for {wanted}, and this server is for {own}"
+        return (
+            f"{version.label} was trained on {version.base_name}, "
+            f"which is not the base {self.base_name} that this server has"
+        )
 
     def aliases(self) -> Iterator[tuple[str, Version]]:
         """Every name that answers on this server, with its live version.

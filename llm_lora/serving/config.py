@@ -51,6 +51,12 @@ class ServingConfig:
     """The name that the server gives the base."""
     base_path: Path
     base_digest: str
+    task: str = "text"
+    """What the base does: text or image."""
+    prediction: str = "auto"
+    """Pictures: what the base's UNet predicts, where it does not say so itself."""
+    resolution: Annotated[int, Field(ge=0)] = 0
+    """Pictures: side in pixels of the squares that the base was trained at."""
     merged: bool = False
     """The server's model is itself a version, merged into its base; `base_name` is the name of
     that version, and no other one can be served."""

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 OnInvalid = Literal["flag", "retry", "error"]
 """What to do with an answer that is not valid: say so, ask once more, or answer 422."""
 
-Outcome = Literal["valid", "not_json", "invalid", "truncated", "unjudged", "error", "aborted"]
+Outcome = Literal[
+    "valid", "not_json", "invalid", "truncated", "unjudged", "painted", "error", "aborted"
+]
 """How an exchange ended. `unjudged`: no schema was enforced, or nothing was there to judge;
-`truncated`: the token limit cut the answer off; `error`: the server refused or failed;
-`aborted`: the client went away."""
+`truncated`: the token limit cut the answer off; `painted`: pictures were sent; `error`: the server
+refused or failed; `aborted`: the client went away."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""From a plan to a running server: files in place, vLLM started, watched, restarted, ended."""
+"""From a plan to a running server: files in place, it is started, watched, restarted, ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_lora.errors import UserError
 from llm_lora.serving import flags, sources
 from llm_lora.serving.keys import any_for_use
 from llm_lora.serving.log import Line, Tail
-from llm_lora.serving.preflight import Plan, layer_config
+from llm_lora.serving.plans import AnyPlan
 from llm_lora.serving.process import Restarts, Server
 
 _LOOK_S = 0.25
@@ -28,7 +28,6 @@ _PROBE_S = 10.0
 _GRACE_S = flags.DRAIN_SECONDS + 15.0
 """An orderly end: running requests, then vLLM's own tidying."""
 
-LOG = "vllm.log"
 CONFIG = "layer.json"
 
 
@@ -36,19 +35,19 @@ class Watcher(Protocol):
     """Gets told what happens, in order; lives in the command line."""
 
     def starting(self, log: Path) -> None:
-        """vLLM is being started; its whole output goes to `log`."""
+        """The server is being started; its whole output goes to `log`."""
 
     def waiting(self, seconds: float, doing: str) -> None:
-        """Still starting; `doing` is vLLM's latest word. Called often."""
+        """Still starting; `doing` is the server's latest word. Called often."""
 
     def ready(self, seconds: float, state: dict[str, Any]) -> None:
         """Requests are answered; `state` is what /ready says."""
 
     def alarm(self, line: Line) -> None:
-        """An error in vLLM's log, while it runs."""
+        """An error in the server's log, while it runs."""
 
     def died(self, code: int, reasons: Sequence[str], again_in: float | None) -> None:
-        """vLLM ended by itself; None: it is not started again."""
+        """The server ended by itself; None: it is not started again."""
 
     def ending(self) -> None:
         """An end was asked for; running requests are being finished."""
@@ -90,28 +89,28 @@ def signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def serve(plan: Plan, watch: Watcher) -> None:
+def serve(plan: AnyPlan, watch: Watcher) -> None:
     """Serve until an end is asked for.
 
     Raises:
-        UserError: vLLM does not come up, or dies again and again; with its last words.
+        UserError: the server does not come up, or dies again and again; with its last words.
     """
     if plan.wanted.store is None:
         sources.publish(plan.served, plan.store)
     config = prepare(plan)
-    log = plan.state / LOG
+    log = plan.state / f"{plan.server.lower()}.log"
     _put_aside(log)
-    command, environment = flags.command(plan), flags.environment(os.environ, config)
+    command, environment = plan.command(), flags.environment(os.environ, config)
 
     def start() -> Server:
         return Server(command, environment, log, grace_seconds=_GRACE_S)
 
     with signals() as stop:
         key = any_for_use(plan.wanted.api_keys)
-        keep_running(start, plan.url, log, watch, stop, Restarts(), key)
+        keep_running(start, plan.url, log, watch, stop, Restarts(), key, plan.server)
 
 
-def prepare(plan: Plan) -> Path:
+def prepare(plan: AnyPlan) -> Path:
     """Write the layer's configuration; returns where it is.
 
     Raises:
@@ -122,7 +121,7 @@ def prepare(plan: Plan) -> Path:
         plan.state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.write_error(error, plan.state) from error
-    layer_config(plan.wanted, plan.store, plan.base, plan.base_name, plan.ranks).write(path)
+    plan.config().write(path)
     return path
 
 
@@ -134,10 +133,12 @@ def keep_running(
     stop: Stop,
     restarts: Restarts,
     key: str | None = None,
+    name: str = "vLLM",
 ) -> None:
     """Start a server, and again whenever it dies, until an end is asked for.
 
-    `key` is one for use: only with it the server tells what it still waits for.
+    `key` is one for use: only with it the server tells what it still waits for; `name` is what
+    people call the server.
     One that never answered is not started again: whatever is wrong is wrong the next time, too.
 
     Raises:
@@ -159,7 +160,7 @@ def keep_running(
         code, reasons = server.exit_code() or 0, tail.explain()
         watch.died(code, reasons, pause)
         if pause is None:
-            raise _gave_up(reasons, code, now - began, log, was_ready=was_ready)
+            raise _gave_up(name, reasons, code, now - began, log, was_ready=was_ready)
         if stop.wait(pause):
             return
 
@@ -212,12 +213,18 @@ def ask_ready(url: str, key: str | None = None) -> dict[str, Any] | None:
 
 
 def _gave_up(
-    reasons: Sequence[str], code: int, seconds: float, log: Path, *, was_ready: bool
+    name: str,
+    reasons: Sequence[str],
+    code: int,
+    seconds: float,
+    log: Path,
+    *,
+    was_ready: bool,
 ) -> UserError:
     what = (
-        "vLLM died too often in a row"
+        f"{name} died too often in a row"
         if was_ready
-        else f"vLLM did not come up: it ended with code {code} after {seconds:.0f} s"
+        else f"{name} did not come up: it ended with code {code} after {seconds:.0f} s"
     )
     said = "".join(f"\n    {reason}" for reason in reasons)
     return UserError(what + said, where=str(log), fix="its whole output is in that file")

@@ -29,6 +29,7 @@ from llm_lora.serving.keys import Keys
 from llm_lora.serving.loader import Loader
 from llm_lora.serving.merged import Whole
 from llm_lora.serving.metrics import Metrics
+from llm_lora.serving.picture_asking import Painting
 from llm_lora.serving.residents import Residents
 from llm_lora.serving.routes import Access
 from llm_lora.serving.upkeep import Upkeep, wanted_names
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10.0
 """How long the server may take to give up a request whose time is over."""
+
+
+_ASKING: dict[str, type[Asking]] = {"text": Asking, "image": Painting}
 
 
 class Layer:
@@ -63,6 +67,7 @@ class Layer:
             base_digest=config.base_digest,
             max_rank=config.max_rank,
             merged=config.merged,
+            task=config.task,
         )
         loader = Whole if config.merged else Loader
         self.residents = Residents(
@@ -73,6 +78,7 @@ class Layer:
                 base_path=config.base_path,
                 probed=config.probe,
                 max_rank=config.max_rank,
+                task=config.task,
             ),
             limit=config.max_resident,
             wanted=partial(wanted_names, self.catalog),
@@ -81,7 +87,8 @@ class Layer:
             load_seconds=config.limits.request_seconds,
         )
         self.metrics.watch_loaded(lambda: len(self.residents.loaded()))
-        self.asking = Asking(app, config, self.catalog, self.residents, self.metrics, self.log)
+        asking = _ASKING[config.task]
+        self.asking = asking(app, config, self.catalog, self.residents, self.metrics, self.log)
         self.upkeep = Upkeep(
             self.catalog,
             self.residents,
@@ -117,7 +124,7 @@ class Layer:
         line = Connection(receive, send, seconds)
         refused: Refused | None = None
         try:
-            access = routes.access(scope["method"], scope["path"])
+            access = routes.access(scope["method"], scope["path"], self.config.task)
             key = self.keys.check(scope, access)
             async with asyncio.timeout(seconds + _GRACE_SECONDS):
                 await self._answer(scope, line, access, key)

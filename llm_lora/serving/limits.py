@@ -7,6 +7,9 @@ import asyncio
 from llm_lora.serving.config import Limits
 from llm_lora.serving.errors import Refused
 
+_AGAIN_SECONDS = 10.0
+"""After so long at the latest it makes sense to ask again."""
+
 
 class Gate:
     """Places for requests, and a short queue for when all are taken."""
@@ -64,5 +67,5 @@ class Gate:
             429,
             f"the server is busy: {self._inside} requests are being answered and the queue {what}",
             code="server_busy",
-            retry_after=self._limits.queue_wait_seconds,
+            retry_after=min(self._limits.queue_wait_seconds, _AGAIN_SECONDS),
         )

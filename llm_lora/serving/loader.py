@@ -10,10 +10,9 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from llm_lora import adapter as adapters
-from llm_lora import base as bases
-from llm_lora import mapping
+from llm_lora import any_base, mapping
 from llm_lora.adapter import Adapter
-from llm_lora.base import Base
+from llm_lora.any_base import AnyBase
 from llm_lora.errors import UserError
 from llm_lora.serving import asgi, probe
 from llm_lora.serving.errors import Refused
@@ -61,7 +60,7 @@ class TooLarge(Refused):
 class Loader:
     """Speaks to the server that the layer wraps; `app` is its ASGI app.
 
-    `max_rank` is the largest rank that it takes.
+    `max_rank` is the largest rank that it takes; `task` is what its base does.
     """
 
     def __init__(
@@ -73,6 +72,7 @@ class Loader:
         base_path: Path,
         probed: bool,
         max_rank: int,
+        task: str = "text",
     ) -> None:
         self._app = app
         self._store = store
@@ -80,7 +80,8 @@ class Loader:
         self._base_path = base_path
         self._probed = probed
         self._max_rank = max_rank
-        self._base: Base | None = None
+        self._task = task
+        self._base: AnyBase | None = None
 
     async def check(self, version: Version) -> Terms:
         """Verify a version's files, and that all its weights fit the base.
@@ -178,7 +179,7 @@ class Loader:
     def _require_effect(self, version: Version, adapter: Adapter) -> None:
         try:
             if self._base is None:
-                self._base = bases.resolve(str(self._base_path))
+                self._base = any_base.resolve(self._task, str(self._base_path))
         except (UserError, OSError) as error:
             logger.error("%s: %s", version.label, error)
             raise Failed(version, what(error)) from None

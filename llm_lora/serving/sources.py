@@ -6,13 +6,14 @@ import getpass
 import json
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import run as runs
-from llm_lora.adapter import Adapter
+from llm_lora.adapter import MADE, Adapter
 from llm_lora.errors import Problem, UserError
 from llm_lora.run import Run
 from llm_lora.store import Store, Version, suggest_name
@@ -63,8 +64,20 @@ class Stock:
     warnings: list[str] = field(default_factory=list)
 
 
-def of_store(folder: Path, port: int) -> Stock:
-    """The live versions and those on trial, verified.
+def tasks(sources: Sequence[Path], store: Path | None) -> set[str]:
+    """What the adapters of runs or of a store are for; what cannot be read is left out."""
+    found = set()
+    if store is not None:
+        shelf = Store(store)
+        return {version.task for name in shelf.names() for version in shelf.versions(name)}
+    for source in sources:
+        with suppress(UserError):
+            found.add(_own(source).adapter.task)
+    return found
+
+
+def of_store(folder: Path, port: int, task: str = "text") -> Stock:
+    """The live versions and those on trial of one task, verified; others are passed over.
 
     Raises:
         UserError: there is no such folder.
@@ -79,6 +92,9 @@ def of_store(folder: Path, port: int) -> Stock:
     store = Store(folder)
     for name in store.names():
         try:
+            if {version.task for version in store.versions(name)} - {task}:
+                stock.warnings.append(f"{name} is not served here: it is not for {MADE[task]}")
+                continue
             _add(store, name, stock)
         except UserError as error:
             stock.problems += error.problems
@@ -87,12 +103,17 @@ def of_store(folder: Path, port: int) -> Stock:
     return stock
 
 
-def of_runs(sources: Sequence[Path], port: int) -> Stock:
+def of_runs(sources: Sequence[Path], port: int, task: str = "text") -> Stock:
     """Runs, or adapter folders, that get a store of their own inside the first one's folder."""
     stock = Stock(store=Path(), state=Path())
     for source in sources:
         try:
-            stock.candidates.append(_own(source))
+            own = _own(source)
+            if own.adapter.task != task:
+                what = f"this adapter is for {MADE[own.adapter.task]}, and not for {MADE[task]}"
+                fix = "serve text and pictures by a server each"
+                raise UserError(what, where=str(source), fix=fix)
+            stock.candidates.append(own)
         except UserError as error:
             stock.problems += error.problems
     if stock.candidates and (home := stock.candidates[0].home):
@@ -193,11 +214,12 @@ def _name(adapter: Adapter) -> str:
 
 
 def _example(run: Run) -> str | None:
-    """A short held-out message of the run, to try the server with."""
+    """A short held-out message or caption of the run, to try the server with."""
     try:
         with (run.dataset / "held_out.jsonl").open(encoding="utf-8") as lines:
-            messages = [json.loads(line)["messages"][-1]["content"] for line in lines]
-    except (OSError, ValueError, LookupError, TypeError):
+            rows = [json.loads(line) for line in lines]
+        messages = [row.get("caption") or row["messages"][-1]["content"] for row in rows]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     short = [text for text in messages if len(text) <= _LONGEST_EXAMPLE]
     return short[0] if short else None

@@ -1,4 +1,7 @@
-"""What an adapter brings to a request that leaves it open: schema, prompt, template, sampling."""
+"""What an adapter brings to a request that leaves it open: schema, prompt, template, sampling.
+
+One for pictures brings its sampling alone: steps, guidance, size and the like.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Terms:
     constraint: bytes
     system: str | None
     template: Mapping[str, Any]
-    sampling: Mapping[str, float]
+    sampling: Mapping[str, Any]
     max_tokens: int | None
 
     @classmethod

@@ -188,8 +188,8 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="folder for the checkpoint and the trained judge")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--decay", type=int, default=1500, help="last steps of a falling rate")
+    parser.add_argument("--steps", type=int, default=4200)
+    parser.add_argument("--decay", type=int, default=1000, help="last steps of a falling rate")
     parser.add_argument("--minutes", type=float, help="stop after so long; start again to go on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,347 @@
+"""The six dimensions that an adapter which paints is judged by, each measured on one evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from llm_lora import learning_curve, picture_figures
+from llm_lora.engines.events import Fit
+from llm_lora.engines.picture_evidence import FULL, Evidence
+from llm_lora.engines.picture_sheets import Pixels
+from llm_lora.engines.picture_yardsticks import Response, Yardsticks, kept_of
+
+Columns = Mapping[str, Sequence[Pixels]]
+"""A sheet of pictures: title → what stands below it."""
+
+_PRESENT = 0.5
+"""Presence from which a picture counts as of the style."""
+_USUAL = 0.8
+"""The strength that most people paint with; the style has to be there."""
+LEAST_KEPT = 0.7
+"""Share of the bare base's alignment below which an adapter counts as broken."""
+_SHOWN = 8
+_UNTOLD = (
+    "the embedder cannot tell held-out pictures from those of the bare base; name another in "
+    "judge.embedder"
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One dimension: its value or why there is none, what it rests on, and what it shows."""
+
+    value: float | None
+    columns: Columns
+    shows: str
+    facts: Sequence[tuple[str, float | int | str]] = ()
+    findings: Sequence[str] = ()
+    reason: str = ""
+
+
+def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
+    """What the adapter changes, the same whatever the seed?"""
+    moved = seen.full.points - seen.bare.points
+    parts = [slice_ for _, slice_ in seen.each_prompt()]
+    agreed = [picture_figures.agreement(moved[part]) for part in parts]
+    plain = [picture_figures.agreement(seen.full.points[part]) for part in parts]
+    bare = [picture_figures.agreement(seen.bare.points[part]) for part in parts]
+    return Measured(
+        value=max(0.0, _mean(agreed)),
+        columns={
+            f"seed {number + 1}": seen.full.pictures[number :: seen.seeds]
+            for number in range(min(seen.seeds, _SHOWN))
+        },
+        shows="The adapter at full strength: rows are prompts, columns are seeds.",
+        facts=[
+            ("agreement in the prompt where it is least", min(agreed)),
+            ("likeness of pictures of different seeds", _mean(plain)),
+            ("likeness of the bare base's", _mean(bare)),
+            ("pictures", len(moved)),
+        ],
+    )
+
+
+def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
+    """Like the held-out pictures: no more than the bare base's, or as the training ones are?"""
+    held_out = seen.held_out.points
+    bare = picture_figures.likeness(seen.bare_held_out.points, held_out)
+    own = picture_figures.likeness(seen.own_held_out.points, held_out)
+    train = picture_figures.likeness(seen.train.points, held_out)
+    count = len(seen.own_held_out.pictures)
+    rows = range(min(count, _SHOWN))
+    closest, _ = picture_figures.nearest(held_out, seen.own_held_out.points)
+    far, _ = picture_figures.nearest(held_out, seen.bare_held_out.points)
+    pairs = (seen.own_held_out.points * held_out[:count]).sum(axis=1)
+    apart = train - bare
+    return Measured(
+        value=min(max((own - bare) / apart, 0.0), 1.0) if sticks.probe and apart > 0 else None,
+        reason=_UNTOLD,
+        columns={
+            "held out": [seen.held_out.shown(n, seen.full.pictures[0]) for n in rows],
+            "adapter": seen.own_held_out.pictures[: len(rows)],
+            "bare base": seen.bare_held_out.pictures[: len(rows)],
+        },
+        shows="Rows are captions of held-out pictures; columns are the held-out picture, the "
+        "adapter's and the bare base's.",
+        facts=[
+            ("likeness to held-out pictures", own),
+            ("likeness of the bare base's", bare),
+            ("likeness of training pictures", train),
+            ("likeness of a held-out picture to the nearest", float(closest.mean())),
+            ("likeness of it to the bare base's nearest", float(far.mean())),
+            ("likeness of pictures of the same caption", float(pairs.mean())),
+            ("captions", count),
+            ("held-out pictures", len(held_out)),
+        ],
+    )
+
+
+def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
+    """Is the style there in combinations that training never showed?"""
+    like = seen.full.pictures
+    probe = sticks.probe
+    if probe is None:
+        rows = [part.start for _, part in seen.each_prompt()]
+        return Measured(
+            value=None,
+            reason=_UNTOLD,
+            columns={
+                "bare base": [seen.bare.pictures[n] for n in rows],
+                "adapter": [like[n] for n in rows],
+            },
+            shows="Rows are prompts; columns are the bare base and the adapter.",
+            facts=[("accuracy of the classifier on held-out pictures", sticks.accuracy)],
+        )
+    presence = probe.presence(seen.full.points)
+    least, most, by_prompt = [], [], []
+    for _, part in seen.each_prompt():
+        least.append(part.start + int(presence[part].argmin()))
+        most.append(part.start + int(presence[part].argmax()))
+        by_prompt.append(float(presence[part].mean()))
+    findings = [
+        f"the style is hardly there in “{prompt}”: {there:.2f}"
+        for prompt, there in zip(seen.prompts, by_prompt, strict=True)
+        if there < _PRESENT
+    ] + [
+        f"training showed “{prompt}”: it is no new combination" for prompt in seen.shown_in_training
+    ]
+    return Measured(
+        value=float(presence.mean()),
+        columns={
+            "bare base": [seen.bare.pictures[n] for n in least],
+            "least styled": [like[n] for n in least],
+            "most styled": [like[n] for n in most],
+        },
+        shows="Rows are prompts; columns are the bare base and, of the adapter's pictures, the one "
+        "with the least of the style (of the same seed) and the one with the most.",
+        facts=[
+            ("share taken for the style", float(probe.takes(seen.full.points).mean())),
+            ("share of the bare base's taken for it", float(probe.takes(seen.bare.points).mean())),
+            ("presence in the prompt where it is least", min(by_prompt)),
+            ("accuracy of the classifier on held-out pictures", sticks.accuracy),
+            ("training pictures that it learned from", len(seen.train.points)),
+            ("pictures of the bare base that it learned from", len(seen.bare_train.points)),
+        ],
+        findings=findings,
+    )
+
+
+def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
+    """Learned enough, not too long, and no training picture by heart?"""
+    curve = learning_curve.read(fit.curve, fit.best_step)
+    own = seen.own_held_out.thumbs()
+    near, which = picture_figures.nearest(seen.own_held_out.points, seen.train.points)
+    usual, usual_which = picture_figures.nearest(seen.held_out.points, seen.train.points)
+    apart, _ = picture_figures.nearest_pixels(own, seen.train.thumbs)
+    usually, _ = picture_figures.nearest_pixels(seen.held_out.thumbs, seen.train.thumbs)
+    copied = (near > usual.max()) & (apart < usually.min())
+    share = float(copied.mean())
+    closer = picture_figures.rank_share(near, usual)
+    findings = list(curve.findings)
+    if share:
+        findings.append(
+            f"{int(copied.sum())} of {len(copied)} pictures lie closer to a training picture than "
+            "any held-out one does: memorised; take more pictures, fewer epochs or a lower rank"
+        )
+    parts = [part for part in (curve.kept, curve.level) if part is not None]
+    order = np.argsort(-near, kind="stable")[:_SHOWN]
+    like = seen.full.pictures[0]
+    facts: list[tuple[str, float | int | str]] = []
+    if curve.held_out:
+        facts += [
+            ("loss on held-out pictures before", curve.held_out[0]),
+            ("loss on held-out pictures, lowest", min(curve.held_out)),
+            ("loss on held-out pictures in the end", curve.held_out[-1]),
+        ]
+    if curve.loss:
+        facts += [
+            ("training loss, first fifth", curve.loss[0]),
+            ("training loss, last fifth", curve.loss[1]),
+        ]
+    return Measured(
+        value=min(*parts, 1 - share) if parts else None,
+        reason=curve.findings[-1],
+        columns={
+            "adapter": [seen.own_held_out.pictures[n] for n in order],
+            "learned": [seen.train.shown(int(which[n]), like) for n in order],
+            "held out": [seen.held_out.shown(int(n), like) for n in order],
+            "learned too": [seen.train.shown(int(usual_which[n]), like) for n in order],
+        },
+        shows="The adapter's pictures of held-out captions that lie closest to a training picture, "
+        "each beside that one; then the held-out picture of the same caption beside its own.",
+        facts=[
+            *facts,
+            ("share of the fall that is kept", _or_not(curve.kept)),
+            ("share of the fall before the last third", _or_not(curve.level)),
+            ("share of pictures that are copies", share),
+            ("likeness to the nearest training picture", float(near.mean())),
+            ("likeness of held-out pictures to theirs", float(usual.mean())),
+            ("chance that a painted one lies closer than a held-out one", closer),
+            ("distance in pixels to the nearest training picture", float(apart.mean())),
+            ("distance in pixels of held-out pictures to theirs", float(usually.mean())),
+        ],
+        findings=findings,
+    )
+
+
+def _or_not(value: float | None) -> float | str:
+    return "not measured" if value is None else value
+
+
+def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
+    """Does the effect rise with the strength, and from where on does it break?"""
+    usual = [one for one in sticks.responses if one.strength <= FULL]
+    steady = picture_figures.steadiness([one.change for one in usual])
+    styles = [one.style for one in usual if one.style is not None]
+    style = picture_figures.steadiness(styles) if len(styles) == len(usual) else None
+    at = min(sticks.responses, key=lambda one: (abs(one.strength - _USUAL), one.strength))
+    bare = sticks.responses[0]
+    breaks, why = _breaks(sticks.responses)
+    findings = []
+    if at.style is not None and bare.style is not None:
+        there = "present" if at.style >= _PRESENT else "not present"
+        absent = "absent" if bare.style < _PRESENT else "not absent"
+        findings.append(
+            f"the style is {there} at {at.strength:g} ({at.style:.2f}) and {absent} at "
+            f"{bare.strength:g} ({bare.style:.2f})"
+        )
+        findings += [
+            f"the style falls back from {one.strength:g} to {other.strength:g}"
+            for one, other in pairwise(usual)
+            if (other.style or 0.0) < (one.style or 0.0) - 0.02
+        ]
+    findings.append(
+        f"it breaks at {breaks:g}: {why}"
+        if breaks is not None
+        else f"it does not break up to {sticks.responses[-1].strength:g}"
+    )
+    facts: list[tuple[str, float | int | str]] = [
+        ("steadiness of the style from 0 to 1", _or_not(style)),
+        ("steadiness of the change from 0 to 1", steady),
+        ("breaks at", "nowhere" if breaks is None else breaks),
+        ("least share of alignment kept, else broken", LEAST_KEPT),
+    ]
+    if (probe := sticks.probe) is not None:
+        facts += [
+            (
+                f"share taken for the style at {one.strength:g}",
+                float(probe.takes(seen.asked[one.strength].points).mean()),
+            )
+            for one in (bare, at)
+        ]
+    return Measured(
+        value=None if style is None else min(style, steady),
+        reason=_UNTOLD,
+        columns={f"{of:g}": painted.pictures[:: seen.seeds] for of, painted in seen.asked.items()},
+        shows="Rows are prompts, each with one seed; columns are strengths.",
+        facts=facts,
+        findings=findings,
+    )
+
+
+def _breaks(responses: Sequence[Response]) -> tuple[float | None, str]:
+    """The lowest strength at which alignment is lost or the change rises no more, and which."""
+    for before, one in pairwise(responses):
+        if one.alignment is not None and one.alignment < LEAST_KEPT:
+            return one.strength, (
+                f"only {one.alignment:.0%} of the bare base's prompt alignment is left"
+            )
+        if one.change <= before.change:
+            return one.strength, f"it changes no more than at {before.strength:g}"
+    return None, ""
+
+
+def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
+    """Do its pictures still show what the prompt says, and not what the negative prompt says?"""
+    numbers = (*seen.prompt_texts, *seen.held_texts)
+    own = np.concatenate([seen.full.points, seen.own_held_out.points])
+    bare = np.concatenate([seen.bare.points, seen.bare_held_out.points])
+    rows = [part.start for _, part in seen.each_prompt()]
+    columns = {
+        "bare base": [seen.bare.pictures[n] for n in rows],
+        "adapter": [seen.full.pictures[n] for n in rows],
+    }
+    shows = "Rows are prompts; columns are the bare base and the adapter"
+    if seen.other is not None:
+        columns["other"] = [seen.other.pictures[n] for n in rows]
+        without = "without the" if seen.usual_is_negative else "with a"
+        shows += f", and the adapter {without} negative prompt"
+    if len(seen.texts) < 2:
+        only = "all prompts and held-out captions say the same: add other prompts to judge.prompts"
+        return Measured(None, columns, f"{shows}.", reason=only)
+    kept = kept_of(
+        margins := picture_figures.margins(own, seen.texts, numbers),
+        follows := picture_figures.margins(bare, seen.texts, numbers),
+    )
+    direct = [
+        float((points * seen.texts[list(numbers)]).sum(axis=1).mean()) for points in (own, bare)
+    ]
+    facts: list[tuple[str, float | int | str]] = [
+        ("likeness of picture and prompt", direct[0]),
+        ("likeness in the bare base's", direct[1]),
+        ("by how much the own prompt is nearer than others", float(margins.mean())),
+        ("by how much in the bare base's", float(follows.mean())),
+        ("share whose own prompt is nearest", picture_figures.retrieved(own, seen.texts, numbers)),
+        ("share of the bare base's", picture_figures.retrieved(bare, seen.texts, numbers)),
+        ("prompts to choose from", len(seen.texts)),
+    ]
+    more, findings = _negative(seen)
+    return Measured(
+        value=kept,
+        reason="the bare base does not follow these prompts itself, as far as the embedder can "
+        "tell, so nothing can be lost",
+        columns=columns,
+        shows=f"{shows}.",
+        facts=[*facts, *more],
+        findings=findings,
+    )
+
+
+def _negative(
+    seen: Evidence,
+) -> tuple[list[tuple[str, float | int | str]], list[str]]:
+    """What a negative prompt does: pictures have to be less like its text."""
+    if seen.other is None:
+        return [("negative prompt", "none in the recipe: judge.negative_prompt")], []
+    pair = (seen.full, seen.other) if seen.usual_is_negative else (seen.other, seen.full)
+    given, free = (one.points @ seen.negative_point for one in pair)
+    facts: list[tuple[str, float | int | str]] = [
+        ("negative prompt", seen.negative),
+        ("likeness to it, when not given", float(free.mean())),
+        ("the same, when given", float(given.mean())),
+        ("share of pictures less like it when given", float((given < free).mean())),
+    ]
+    if given.mean() < free.mean():
+        return facts, []
+    return facts, ["the negative prompt does not keep away what it names"]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+Dimension = Callable[[Evidence, Yardsticks, Fit], Measured]

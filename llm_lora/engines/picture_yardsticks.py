@@ -1,0 +1,66 @@
+"""What several dimensions measure with: the probe for a style, and what each strength does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_lora import picture_figures
+from llm_lora.engines.picture_evidence import Evidence, Painted
+from llm_lora.picture_figures import Floats, Probe
+
+_TELLS = 0.75
+"""Least accuracy on held-out pictures, of which a half is chance, for the probe to be believed."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What one strength does: `change` in steps of 0 to 255; None where nothing can be told."""
+
+    strength: float
+    change: float
+    style: float | None
+    alignment: float | None
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """What several dimensions measure with: the probe for the style, and how well it tells."""
+
+    probe: Probe | None
+    """None where it does not tell held-out pictures from the bare base's."""
+    accuracy: float
+    responses: tuple[Response, ...]
+
+
+def yardsticks(seen: Evidence) -> Yardsticks:
+    """Learn the probe from training pictures and the bare base's; then look at every strength."""
+    probe = picture_figures.probe(seen.bare_train.points, seen.train.points)
+    accuracy = 0.5
+    if probe is not None:
+        accuracy = probe.accuracy(seen.bare_held_out.points, seen.held_out.points)
+    if accuracy < _TELLS:
+        probe = None
+    follows = _margins(seen, seen.bare)
+    responses = [
+        Response(
+            strength,
+            picture_figures.change(painted.pictures, seen.bare.pictures),
+            None if probe is None else float(probe.presence(painted.points).mean()),
+            kept_of(_margins(seen, painted), follows),
+        )
+        for strength, painted in seen.asked.items()
+    ]
+    return Yardsticks(probe, accuracy, tuple(responses))
+
+
+def _margins(seen: Evidence, painted: Painted) -> Floats | None:
+    if len(seen.texts) < 2:
+        return None
+    return picture_figures.margins(painted.points, seen.texts, seen.prompt_texts)
+
+
+def kept_of(own: Floats | None, bare: Floats | None) -> float | None:
+    """How much of the bare base's alignment is left, 0 to 1."""
+    if own is None or bare is None or not picture_figures.above_zero(bare):
+        return None
+    return min(max(float(own.mean() / bare.mean()), 0.0), 1.0)

@@ -1,0 +1,134 @@
+"""What the log of a training on pictures says: learned, learned too little or too long, broken.
+
+Single losses of a diffusion model say next to nothing, for each is of another noise level. What is
+read here are means over stretches of the log, and the loss on held-out pictures with noise that is
+the same every time (kohya's validation loss).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+from typing import Any
+
+_STRETCH = 0.2
+"""Share of the log whose mean stands for its begin and its end."""
+_SURE = 5
+"""By how many standard errors the loss has to rise to count as risen."""
+_LATE = 1 / 3
+"""Share of the training in which little should be left to learn."""
+_LEAST = 3
+"""Measurements to read anything from; of the held-out loss, that before the first step included."""
+_LEVEL = 0.15
+"""Share of the whole fall from which the late third counts as still falling."""
+_KEPT = 0.95
+"""Share of the fall that has to be kept at the end, lest the loss count as risen again."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a log says.
+
+    `learned` is the share of the held-out loss that learning took away, 0 where it never fell;
+    `kept` is the share of that fall which is left at the step that the adapter is of; `level` is
+    one less the share of the fall that came in the last third. All are None where the log is too
+    short. `findings` are sentences.
+    """
+
+    learned: float | None
+    kept: float | None
+    level: float | None
+    loss: tuple[float, float] | None
+    held_out: tuple[float, ...]
+    findings: tuple[str, ...]
+
+
+def read(curve: Sequence[Mapping[str, Any]], step: int) -> Reading:
+    """Read the log of a training.
+
+    Args:
+        curve: rows with step and either loss or validation_loss.
+        step: the step that the adapter is of.
+    """
+    losses = [float(row["loss"]) for row in curve if row.get("loss") is not None]
+    watched = {
+        int(row["step"]): float(row["validation_loss"])
+        for row in curve
+        if row.get("validation_loss") is not None
+    }
+    loss, broken = _ends(losses), _broken(losses)
+    values = tuple(watched[at] for at in sorted(watched))
+    if len(values) < _LEAST:
+        short = (
+            "the loss on held-out pictures was measured too seldom to read anything from: lower "
+            "train.save_every"
+        )
+        return Reading(None, None, None, loss, values, (*broken, short))
+    first, best = values[0], min(values)
+    end = watched[max((at for at in watched if at <= step), default=max(watched))]
+    fall = first - best
+    if fall <= 0 or not math.isfinite(fall):
+        never = (
+            "the loss on held-out pictures never fell below that of the bare base: nothing was "
+            "learned that holds for other pictures; try another train.learning_rate"
+        )
+        return Reading(0.0, 0.0, 1.0, loss, values, (*broken, never))
+    kept = max(0.0, min(1.0, (first - end) / fall))
+    late = min(value for at, value in watched.items() if at <= step * (1 - _LATE))
+    level = max(0.0, min(1.0, 1 - (late - best) / fall))
+    return Reading(
+        learned=fall / first if first > 0 else 1.0,
+        kept=kept,
+        level=level,
+        loss=loss,
+        held_out=values,
+        findings=(*broken, *_sentences(kept, level, loss)),
+    )
+
+
+def _stretch(losses: Sequence[float]) -> int:
+    return max(1, round(len(losses) * _STRETCH))
+
+
+def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
+    """The mean loss at the begin and at the end."""
+    if not losses:
+        return None
+    count = _stretch(losses)
+    return fmean(losses[:count]), fmean(losses[-count:])
+
+
+def _broken(losses: Sequence[float]) -> tuple[str, ...]:
+    """A sentence where the loss rose by more than it wavers."""
+    count = _stretch(losses)
+    begin, end = losses[:count], losses[-count:]
+    if count < _LEAST:
+        return ()
+    error = math.sqrt((variance(begin) + variance(end)) / count)
+    if fmean(end) - fmean(begin) <= _SURE * error:
+        return ()
+    return (
+        f"the training loss rose from {fmean(begin):.3g} to {fmean(end):.3g}: training diverged; "
+        "divide train.learning_rate by 3",
+    )
+
+
+def _sentences(kept: float, level: float, loss: tuple[float, float] | None) -> tuple[str, ...]:
+    found = []
+    if kept < _KEPT:
+        falling = loss is not None and loss[1] < loss[0]
+        found.append(
+            f"the loss on held-out pictures rose again by {1 - kept:.0%} of what it had fallen"
+            + (" while the training loss went on falling: over-fitted" if falling else "")
+            + "; set train.patience, or train for fewer epochs"
+        )
+    if level < 1 - _LEVEL:
+        found.append(
+            f"{1 - level:.0%} of the fall of the loss on held-out pictures came in the last third: "
+            "under-fitted; train for more epochs"
+        )
+    return tuple(found) or (
+        "the loss on held-out pictures fell, levelled out, and did not rise again",
+    )

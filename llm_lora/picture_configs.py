@@ -1,0 +1,71 @@
+"""What a base in one .safetensors file does not carry: its configuration and its tokenizers.
+
+Configurations ship for each family. The tokenizers of all of them are CLIP's and differ only in
+what they pad with, so its merges ship once, and a complete folder in diffusers' layout is put
+together in the cache when it is first asked for. `pretraining/picture_configs.py` made the files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_lora import files, folders
+from llm_lora.picture_family import CONFIGS, Family
+
+MERGES = CONFIGS / "merges.txt"
+"""CLIP's byte-pair merges, in the form that tokenizers read."""
+
+_VOCABULARY = "vocab.json"
+
+
+def folder(family: Family) -> Path:
+    """A folder in diffusers' layout with configurations and tokenizers of a family, no weights.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    source = CONFIGS / family
+    shipped = {
+        path.relative_to(source): files.read_bytes(path) for path in sorted(source.rglob("*.json"))
+    }
+    merges = files.read_bytes(MERGES)
+    content = [f"{path.as_posix()} {files.sha256(data)}" for path, data in shipped.items()]
+    mark = files.sha256("\n".join([*content, files.sha256(merges)]))[:16]
+    target = folders.cache() / "configs" / f"{family}-{mark}"
+    # Each file is whole or not there, and what it holds follows from the folder's name.
+    for path, data in shipped.items():
+        _put(target / path, data)
+    for part in source.glob("tokenizer*"):
+        _put(target / part.name / MERGES.name, merges)
+        if not (target / part.name / _VOCABULARY).is_file():
+            told = vocabulary(merges.decode().splitlines()[1:])
+            data = json.dumps(told, ensure_ascii=False).encode()
+            _put(target / part.name / _VOCABULARY, data)
+    return target
+
+
+def _put(path: Path, data: bytes) -> None:
+    if not path.is_file():
+        files.write_bytes(path, data)
+
+
+def vocabulary(merges: Sequence[str]) -> dict[str, int]:
+    """CLIP's tokens by number: bytes, bytes that end a word, what is merged, two marks.
+
+    Source: simple_tokenizer.py of openai/CLIP.
+    """
+    letters = _letters()
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += ["".join(merge.split()) for merge in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    return {word: number for number, word in enumerate(words)}
+
+
+def _letters() -> list[str]:
+    """A visible letter for each byte, in the order of CLIP's vocabulary (GPT-2's letters)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
+    plain += range(ord("®"), ord("ÿ") + 1)
+    others = [byte for byte in range(256) if byte not in plain]
+    return [chr(byte) for byte in plain] + [chr(256 + i) for i in range(len(others))]

@@ -1,0 +1,85 @@
+"""Pictures inside a page: small ones as they are, large ones scaled down, none over its bytes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_lora import picture_files
+from llm_lora.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_QUALITIES = (88, 75, 60)
+_SHRINK = 0.7
+_ENLARGED = 2
+"""How often its own width a picture is shown at most; of 64 pixels it is then well seen."""
+_LEAST = 8
+"""Side in pixels below which there is nothing to see; what it takes fits any limit."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture as a page holds it.
+
+    `width` and `height` are in its own pixels; `shown` is its width on the page in CSS pixels,
+    where it is `enlarged`: a whole multiple, whose pixels are to be drawn as squares.
+    """
+
+    url: str
+    width: int
+    height: int
+    shown: int
+    enlarged: bool
+
+
+def embed(path: Path, *, side: int, most_bytes: int, room: int) -> Embedded | None:
+    """A picture file as a data URL; None where there is none that could be read.
+
+    Args:
+        path: the file.
+        side: its longest side in pixels; larger ones are scaled down.
+        most_bytes: how many bytes the encoded picture may take, before it is written as base64.
+        room: width of its place on the page, in CSS pixels; smaller ones are enlarged into it, at
+            most twice.
+    """
+    try:
+        with picture_files.bombs_refused():
+            picture = picture_files.load(path)
+    except UserError:
+        return None
+    for kind, data, size in _encodings(picture, side):
+        if len(data) <= most_bytes:
+            times = min(max(room // size[0], 1), _ENLARGED)
+            return Embedded(
+                url=f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
+                width=size[0],
+                height=size[1],
+                shown=min(size[0] * times, room),
+                enlarged=times > 1,
+            )
+    return None
+
+
+def _encodings(picture: Image.Image, side: int) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
+    """Ever smaller encodings: without loss where it is small enough, then JPEG, then shrunk."""
+    if max(picture.size) <= side:
+        yield "png", _encoded(picture, "PNG", optimize=True), picture.size
+    side = min(side, max(picture.size))
+    while side >= _LEAST:
+        small = picture.copy()
+        small.thumbnail((side, side))
+        for quality in _QUALITIES:
+            yield "jpeg", _encoded(small, "JPEG", quality=quality), small.size
+        side = int(side * _SHRINK)
+
+
+def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
+    data = BytesIO()
+    picture.save(data, kind, **options)
+    return data.getvalue()

@@ -1,0 +1,158 @@
+"""Figures of painted pictures: statistics on points of an embedding, and on pixels.
+
+Points are rows of length 1, as CLIP gives them: (pictures, dimensions). The product of two is their
+cosine, which is 1 where pictures are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_TINY = 1e-12
+
+
+def likeness(some: Floats, others: Floats) -> float:
+    """The mean cosine of all pairs of one picture of each side (CLIP-I of DreamBooth)."""
+    return float(some.mean(axis=0) @ others.mean(axis=0))
+
+
+def nearest(some: Floats, others: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """For each of some points, the cosine with the nearest of the others, and which it is."""
+    cosines = some @ others.T
+    which = cosines.argmax(axis=1)
+    return cosines[np.arange(len(some)), which], which
+
+
+def agreement(vectors: Floats) -> float:
+    """The mean cosine of all pairs of different rows, which need not have length 1.
+
+    A row of zeros agrees with nothing. At least two rows.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > _TINY)
+    total = rows.sum(axis=0)
+    count = len(rows)
+    return float((total @ total - (rows * rows).sum()) / (count * (count - 1)))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of pictures: style or not."""
+
+    direction: Floats
+    """By which points are multiplied, and from which `offset` is taken: then 0 and 1 are the means
+    of both sides that were learned from."""
+    offset: float
+
+    def position(self, points: Floats) -> Floats:
+        """Where points lie between the plain pictures, at 0, and those of the style, at 1."""
+        found: Floats = points @ self.direction - self.offset
+        return found
+
+    def presence(self, points: Floats) -> Floats:
+        """The position, kept within 0 and 1."""
+        return self.position(points).clip(0.0, 1.0)
+
+    def accuracy(self, plain: Floats, style: Floats) -> float:
+        """The share of pictures on the right side of the middle; both kinds count the same."""
+        return float(((~self.takes(plain)).mean() + self.takes(style).mean()) / 2)
+
+    def takes(self, points: Floats) -> NDArray[np.bool_]:
+        """Which pictures it takes for the style: those nearer to it than to the plain ones."""
+        return self.position(points) > 0.5
+
+
+def probe(plain: Floats, style: Floats) -> Probe | None:
+    """Learn to tell pictures of a style from others; None where nothing tells them apart.
+
+    Fisher's linear discriminant: the difference of both means, by the inverse of the covariance
+    within both, which is shrunk to a multiple of the identity as Ledoit and Wolf do (Journal of
+    Multivariate Analysis 88, 2004), for there are fewer pictures than dimensions.
+    """
+    apart = style.mean(axis=0) - plain.mean(axis=0)
+    within = np.concatenate([plain - plain.mean(axis=0), style - style.mean(axis=0)])
+    direction = np.linalg.solve(_covariance(within), apart)
+    length = float(apart @ direction)
+    if length < _TINY:
+        return None
+    direction /= length
+    return Probe(direction, float(plain.mean(axis=0) @ direction))
+
+
+def _covariance(rows: Floats) -> Floats:
+    """The covariance of rows whose mean is zero, shrunk."""
+    count, width = rows.shape
+    raw: Floats = rows.T @ rows / count
+    mean = float(np.trace(raw)) / width
+    identity = np.eye(width)
+    spread = float(((raw - mean * identity) ** 2).sum())
+    noise = float(((rows * rows).sum(axis=1) ** 2).sum() / count - (raw * raw).sum()) / count
+    share = min(noise / spread, 1.0) if spread > _TINY * mean * mean else 1.0
+    shrunk: Floats = share * mean * identity + (1 - share) * raw + _TINY * identity
+    return shrunk
+
+
+def rank_share(some: Floats, others: Floats) -> float:
+    """How often one of some is larger than one of the others; ties count half (Mann-Whitney)."""
+    pairs = some[:, None] - others[None, :]
+    return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
+
+
+def change(pictures: Sequence[NDArray[np.uint8]], others: Sequence[NDArray[np.uint8]]) -> float:
+    """The root mean square difference of two lists of pictures, in steps of 0 to 255."""
+    squares = [
+        float(np.mean((one.astype(np.float32) - other) ** 2))
+        for one, other in zip(pictures, others, strict=True)
+    ]
+    return float(np.sqrt(np.mean(squares)))
+
+
+def steadiness(values: Sequence[float]) -> float:
+    """How steadily values rise: the rise from first to last as a share of the way up and down.
+
+    1 where no step falls, 0 where the whole does not rise; a small step back costs little.
+    """
+    steps = np.diff(np.asarray(values, np.float64))
+    way = float(np.abs(steps).sum())
+    return max(0.0, float(steps.sum()) / way) if way > _TINY else 0.0
+
+
+def margins(pictures: Floats, texts: Floats, own: Sequence[int]) -> Floats:
+    """By how much each picture is nearer to its own text than to the others on the average.
+
+    What a style changes about all texts alike drops out. `own` is the number of each picture's
+    text; at least two texts.
+    """
+    cosines = pictures @ texts.T
+    rows = np.arange(len(own))
+    mine = cosines[rows, np.asarray(own)]
+    others = (cosines.sum(axis=1) - mine) / (len(texts) - 1)
+    found: Floats = mine - others
+    return found
+
+
+def retrieved(pictures: Floats, texts: Floats, own: Sequence[int]) -> float:
+    """The share of pictures to which their own text is the nearest of all (R-precision at 1)."""
+    return float(((pictures @ texts.T).argmax(axis=1) == np.asarray(own)).mean())
+
+
+def above_zero(values: Floats) -> bool:
+    """Whether the mean lies above zero by more than twice its standard error."""
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.inf
+    return bool(values.mean() > 2 * error)
+
+
+def nearest_pixels(some: Floats, others: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """For each row of pixels, the least root mean square distance to one of the others, and which
+    that is.
+    """
+    squares = (some**2).mean(axis=1)[:, None] + (others**2).mean(axis=1)[None, :]
+    apart = np.sqrt(np.maximum(squares - 2 * some @ others.T / some.shape[1], 0.0))
+    which = apart.argmin(axis=1)
+    return apart[np.arange(len(some)), which], which

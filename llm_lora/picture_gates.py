@@ -1,0 +1,96 @@
+"""What is measured of an adapter that paints, as a record that a schema of bounds judges.
+
+The record is kept as `measurements.json` in the run, so that `llm-lora validate` judges it as any
+answer: one notion of passing serves text and pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from llm_lora import gates
+from llm_lora.errors import Problem, UserError
+from llm_lora.schema import AnswerSchema
+
+DIMENSIONS = (
+    "consistency",
+    "fidelity",
+    "generalisation",
+    "learning",
+    "strength",
+    "alignment",
+)
+"""What an adapter is judged by, in the order of the report."""
+
+SCHEMA_VALID = "schema_valid"
+"""The gate that all that was measured fits the schema of bounds."""
+
+_KEYS = (*DIMENSIONS, "strengths", "facts")
+
+
+def record(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What the schema judges: a number or null for each dimension, `strengths` and `facts`.
+
+    `facts` has, for each dimension, what its number rests on, by label.
+    """
+    return {
+        **{name: measured["scores"].get(name) for name in DIMENSIONS},
+        "strengths": measured.get("strengths", []),
+        "facts": {one["name"]: dict(one["facts"]) for one in measured.get("dimensions", [])},
+    }
+
+
+def require_known(schema: AnswerSchema) -> None:
+    """See that a schema of bounds speaks of what is measured.
+
+    Raises:
+        UserError: it names something else, which no adapter could ever satisfy.
+    """
+    named = [*schema.document.get("properties", {}), *schema.document.get("required", [])]
+    problems = []
+    for name in dict.fromkeys(named):
+        if name not in _KEYS:
+            close = get_close_matches(str(name), _KEYS, n=1)
+            fix = f"did you mean {close[0]}?" if close else f"there are {', '.join(_KEYS)}"
+            problems.append(Problem(f"nothing called {name} is measured", schema.where, fix))
+    if problems:
+        raise UserError(problems)
+
+
+def judge(
+    least: Mapping[str, float], measured: Mapping[str, Any], schema: AnswerSchema | None
+) -> list[dict[str, Any]]:
+    """The outcome of every gate.
+
+    Args:
+        least: dimension → least figure, as the recipe's `check` demands.
+        measured: what the engine found: `scores`, `reasons`, `strengths`, `dimensions`.
+        schema: the bounds that `data.schema` names.
+
+    Returns:
+        outcomes as `gates.outcome` makes them: one for each of `least`; one, named
+        `alignment.schema` say, for each dimension with a minimum in the schema, and `schema_valid`
+        for all of it.
+    """
+    scores, reasons = measured["scores"], measured.get("reasons", {})
+
+    def bound(name: str, gate: str, wanted: float) -> dict[str, Any]:
+        value = scores.get(name)
+        reason = reasons.get(name, "not measured") if value is None else ""
+        return gates.outcome(gate, wanted, value, value is not None and value >= wanted, reason)
+
+    outcomes = [bound(name, name, wanted) for name, wanted in least.items()]
+    if schema is not None:
+        parts = schema.document.get("properties", {})
+        minimums = {name: parts.get(name) for name in DIMENSIONS}
+        outcomes += [
+            bound(name, f"{name}.schema", float(part["minimum"]))
+            for name, part in minimums.items()
+            if isinstance(part, dict) and "minimum" in part
+        ]
+        verdict = schema.judge_value(record(measured))
+        told = str(verdict)
+        outcomes.append(gates.outcome(SCHEMA_VALID, 1.0, float(verdict.valid), verdict.valid, told))
+    return outcomes

@@ -1,0 +1,267 @@
+"""`report.html` of a run of pictures: one self-contained page, its pictures inside of it.
+
+Every picture has a limit of bytes, and there are limits to how many of a kind are shown, so that a
+page stays below 10 MB whatever it shows, and can be mailed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_lora import charts, page
+from llm_lora import run as runs
+from llm_lora.charts import Series
+from llm_lora.engines.events import Fit
+from llm_lora.picture_embed import Embedded, embed
+from llm_lora.picture_gates import DIMENSIONS, SCHEMA_VALID
+from llm_lora.pictures import Picture, PictureDataset
+from llm_lora.recipe_image import ImageRecipe
+
+ASKED = {
+    "consistency": "Does the style stay the same whatever the seed?",
+    "fidelity": "Are its pictures like those that training never saw?",
+    "generalisation": "Does the style hold where training never showed the subject?",
+    "learning": "Did it learn, and learn the style rather than the pictures?",
+    "strength": "Does the effect follow the strength at which it is applied?",
+    "alignment": "Do its pictures still show what the prompt says?",
+}
+"""What each dimension asks."""
+
+_WIDE, _NARROW = 1036, 560
+"""Width in CSS pixels of a card, and of the larger half of one."""
+
+_JUDGED = {"side": 1600, "most_bytes": 600_000}
+_SAMPLE = {"side": 256, "most_bytes": 40_000, "room": 128}
+_LEARNED = {"side": 192, "most_bytes": 25_000, "room": 96}
+"""How pictures of a kind are embedded: those of the dimensions, samples, training pictures."""
+
+STEPS, PROMPTS, LEARNED, SET_ASIDE = 6, 8, 12, 20
+"""The most that is shown: steps of samples, prompts, training pictures, ones set aside."""
+
+
+def render(
+    folder: Path,
+    document: Mapping[str, Any],
+    *,
+    recipe: ImageRecipe,
+    dataset: PictureDataset,
+    fit: Fit,
+    samples: Path,
+) -> str:
+    """The page for a report.
+
+    Args:
+        folder: of the run, in which the pictures of the dimensions lie.
+        document: `report.json`.
+        recipe: what was asked for.
+        dataset: what was learned from, and what was set aside.
+        fit: what training did.
+        samples: folder of the pictures painted while training.
+    """
+    from markupsafe import Markup
+
+    strengths, prompts = document.get("strengths", []), document.get("prompts", [])
+    made = page.environment(clock=page.clock, figure=figure, megabytes=megabytes, called=called)
+    return made.get_template("picture.html.jinja").render(
+        report=document,
+        dimensions=[_dimension(folder, document, name) for name in DIMENSIONS],
+        gates=[_gate(gate) for gate in document["gates"]],
+        prompts=prompts[:PROMPTS],
+        more_prompts=len(prompts) - PROMPTS,
+        response=[(names, Markup(chart)) for names, chart in _response(strengths)],
+        loss=Markup(_loss(fit)),
+        fit=fit,
+        watched=any(row.get("validation_loss") is not None for row in fit.curve),
+        min_snr=recipe.train.min_snr,
+        samples=_samples(samples, recipe),
+        data=dataset.stats,
+        set_aside=[(_short(row.where), row.reason) for row in dataset.quarantine[:SET_ASIDE]],
+        rejected=dataset.summary()["rejected_by_reason"],
+        findings=[
+            (finding.count, finding.message, _short(finding.where) if finding.where else "")
+            for finding in dataset.findings
+        ],
+        learned=list(_learned(dataset.train)),
+        commands=list(_commands(folder, recipe)),
+    )
+
+
+def figure(value: Any) -> str:
+    """A figure for people: three places, nothing where there is none.
+
+    >>> figure(0.87449), figure(3), figure(None), figure("a"), figure(31.7352)
+    ('0.874', '3', 'not measured', 'a', '31.735')
+    """
+    if value is None:
+        return "not measured"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def megabytes(count: int) -> str:
+    """A size of a file: `1.2 MB`."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def _dimension(folder: Path, document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a card shows: `facts`, `findings`, `method` … are empty where nothing was measured."""
+    told: Mapping[str, Any] = next(
+        (one for one in document.get("dimensions", []) if one["name"] == name), {}
+    )
+    gates = [gate for gate in map(_gate, document["gates"]) if gate["name"] == name]
+    value = document["scores"].get(name)
+    picture = _judged(folder, told.get("picture"))
+    return {
+        "name": name,
+        "asked": ASKED[name],
+        "value": value,
+        "share": value if isinstance(value, float) and 0 <= value <= 1 else None,
+        "told": value is not None or bool(told),
+        "reason": document.get("reasons", {}).get(name),
+        "gates": sorted(gates, key=lambda gate: bool(gate["passed"])),
+        "failed": any(not gate["passed"] for gate in gates),
+        "method": told.get("method"),
+        "source": told.get("source"),
+        "shows": told.get("shows"),
+        "facts": told.get("facts", []),
+        "findings": told.get("findings", []),
+        "picture": picture,
+        "wide": picture is not None and picture.shown > _NARROW,
+    }
+
+
+def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a gate: of which dimension, whose bound, what was reached and wanted."""
+    name, _, of = gate["name"].partition(".")
+    told = {"passed": gate["passed"], "reason": gate.get("reason")}
+    if gate["name"] == SCHEMA_VALID:
+        reached = "they fit" if gate["passed"] else "they do not fit"
+        return told | {"name": "all measurements", "of": "data.schema", "reached": reached,
+                       "wanted": "fit the schema"}  # fmt: skip
+    return told | {
+        "name": name,
+        "of": "data.schema" if of else "check",
+        "reached": figure(gate["value"]),
+        "wanted": f"≥ {figure(gate['threshold'])}",
+    }
+
+
+def _judged(folder: Path, picture: str | None) -> Embedded | None:
+    """A picture of a dimension, which lies in the run's folder."""
+    if picture is None:
+        return None
+    path = (folder / picture).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return None
+    beside = embed(path, **_JUDGED, room=_NARROW)
+    if beside is None or beside.enlarged or beside.height > beside.width:
+        return beside
+    return embed(path, **_JUDGED, room=_WIDE)
+
+
+def _response(strengths: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], str]]:
+    """What strength does to style and alignment, then to the picture: names of lines, and chart."""
+    found = []
+    for names, label, top in (
+        (("style", "alignment"), "share", 1.0),
+        (("change",), "change of the picture", 0.0),
+    ):
+        lines = {
+            name: [(row["strength"], row[name]) for row in strengths if row.get(name) is not None]
+            for name in names
+        }
+        series = [Series(name, points) for name, points in lines.items() if points]
+        chart = charts.lines(series, x_label="strength", y_label=label, falling=False, top=top)
+        if chart:
+            found.append(([one.name for one in series], chart))
+    return found
+
+
+def _loss(fit: Fit) -> str:
+    """The losses by step, with the step whose weights were kept."""
+    series = [
+        Series(
+            name,
+            [(float(row["step"]), row[key]) for row in fit.curve if row.get(key) is not None],
+        )
+        for name, key in (("training", "loss"), ("validation", "validation_loss"))
+    ]
+    return charts.lines(series, x_label="step", y_label="loss", kept=float(fit.best_step))
+
+
+def _samples(folder: Path, recipe: ImageRecipe) -> dict[str, Any] | None:
+    """The steps at which samples were painted, and for each prompt its pictures."""
+    folders = runs.steps_in(folder)
+    steps = sorted(folders)
+    prompts = recipe.train.samples[:PROMPTS]
+    if not steps or not prompts:
+        return None
+    shown = _spread(steps, STEPS)
+    return {
+        "steps": shown,
+        "left_out": len(steps) - len(shown),
+        "prompts_left_out": len(recipe.train.samples) - len(prompts),
+        "rows": [
+            {
+                "prompt": prompt,
+                "seed": recipe.generate.seed + number,
+                "pictures": [
+                    embed(folders[step] / f"{number:02}.png", **_SAMPLE) for step in shown
+                ],
+            }
+            for number, prompt in enumerate(prompts)
+        ],
+    }
+
+
+def _spread(steps: Sequence[int], most: int) -> list[int]:
+    """At most so many of them, the first and the last among them.
+
+    >>> _spread([0, 10, 20, 30, 40], 3)
+    [0, 20, 40]
+    """
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
+def _learned(pictures: Sequence[Picture]) -> Iterator[tuple[str, Embedded]]:
+    """Some of the training pictures, spread over all of them, with their captions."""
+    for number in _spread(range(len(pictures)), LEARNED):
+        found = embed(pictures[number].path, **_LEARNED)
+        if found is not None:
+            yield pictures[number].caption, found
+
+
+def called(name: str) -> str:
+    """What a model is called: a folder without those above it, for pages are mailed.
+
+    >>> called("/home/ann/models/sd15"), called("stabilityai/stable-diffusion-xl-base-1.0")
+    ('models/sd15', 'stabilityai/stable-diffusion-xl-base-1.0')
+    """
+    return _short(name) if Path(name).is_absolute() else name
+
+
+def _short(where: str) -> str:
+    """A place without the folders above it.
+
+    >>> _short("/home/ann/pictures/train/a.png"), _short("train/metadata.csv:3")
+    ('train/a.png', 'train/metadata.csv:3')
+    """
+    return "/".join(Path(where).parts[-2:])
+
+
+def _commands(folder: Path, recipe: ImageRecipe) -> Iterator[tuple[str, str]]:
+    """What to do next: why, and the command."""
+    run = shlex.quote("/".join(folder.resolve().parts[-3:]))
+    prompts = (*recipe.judge.prompts, *recipe.train.samples, recipe.data.trigger, "a prompt")
+    prompt = shlex.quote(next(filter(None, prompts)))
+    yield "Paint with it", f"llm-lora generate {run} {prompt} --seed {recipe.generate.seed}"
+    yield (
+        "Compare strengths",
+        f"llm-lora generate {run} {prompt} --grid strength=0..1:0.2",
+    )
+    yield "Use it in a WebUI", f"llm-lora export {run} --webui models/Lora/"
+    yield "Publish it", f"llm-lora publish {run} --promote"

@@ -1,0 +1,82 @@
+"""Reading the log of a training: what is sound, and each way in which it is not."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llm_lora import learning_curve
+
+STEPS = 300
+
+
+def log(
+    held_out: Callable[[float], float],
+    loss: Callable[[float], float] = lambda at: 0.5 + math.exp(-5 * at),
+    every: int = 50,
+) -> list[dict[str, Any]]:
+    """What training writes down; both losses as functions of how far it has come, 0 to 1."""
+    rows: list[dict[str, Any]] = [
+        {"step": step, "loss": loss(step / STEPS)} for step in range(5, STEPS + 1, 5)
+    ]
+    rows += [
+        {"step": step, "validation_loss": held_out(step / STEPS)}
+        for step in range(0, STEPS + 1, every)
+    ]
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def test_a_sound_training() -> None:
+    found = learning_curve.read(log(lambda at: 0.2 + 0.4 * math.exp(-8 * at)), STEPS)
+    assert found.kept == 1
+    assert found.level is not None and found.level > 0.99
+    assert found.learned == pytest.approx(2 / 3, abs=0.01)
+    assert found.held_out[0] == pytest.approx(0.6) and len(found.held_out) == 7
+    assert found.loss is not None and found.loss[0] > found.loss[1]
+    assert "did not rise again" in " ".join(found.findings) and len(found.findings) == 1
+
+
+def test_over_fitting() -> None:
+    curve = log(lambda at: 0.2 + 0.4 * math.exp(-12 * at) + 0.3 * at**2)
+    found = learning_curve.read(curve, STEPS)
+    assert found.kept is not None and found.kept < 0.5
+    assert "while the training loss went on falling: over-fitted" in found.findings[0]
+    # The adapter that patience went back to is of the best step.
+    best = learning_curve.read(curve, 100)
+    assert best.kept == pytest.approx(1, abs=0.02)
+
+
+def test_under_fitting() -> None:
+    found = learning_curve.read(log(lambda at: 0.6 - 0.3 * at), STEPS)
+    assert found.kept == 1
+    assert found.level == pytest.approx(2 / 3)
+    assert "33% of the fall" in found.findings[0] and "under-fitted" in found.findings[0]
+
+
+def test_nothing_learned() -> None:
+    found = learning_curve.read(log(lambda at: 0.6 + 0.1 * at, loss=lambda at: 0.5), STEPS)
+    assert (found.learned, found.kept) == (0, 0)
+    assert "never fell" in found.findings[-1]
+
+
+def test_divergence() -> None:
+    found = learning_curve.read(log(lambda at: 0.6 + at, loss=lambda at: 0.4 + at), STEPS)
+    assert "training diverged" in found.findings[0]
+
+
+def test_a_loss_that_only_wavers_did_not_diverge() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        waver = log(lambda at: 0.2 + 0.4 * math.exp(-8 * at), lambda at: rng.uniform(0.05, 0.2))
+        assert "diverged" not in " ".join(learning_curve.read(waver, STEPS).findings)
+
+
+@pytest.mark.parametrize("curve", [[], log(lambda at: 0.5, every=300)])
+def test_too_short_to_read(curve: list[dict[str, Any]]) -> None:
+    found = learning_curve.read(curve, STEPS)
+    assert (found.learned, found.kept, found.level) == (None, None, None)
+    assert "train.save_every" in found.findings[-1]

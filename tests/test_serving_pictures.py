@@ -1,0 +1,511 @@
+"""The layer around the server that paints, within the process: the real base, a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import picture_adapters
+import pytest
+from adapter_folders import report_of, write_adapter
+from fake_vllm import FakeVllm
+from in_process import Got, ask, chat
+from layer_parts import config as text_config
+from PIL import Image
+
+from llm_lora import engines, picture_base
+from llm_lora.serving.config import Limits, ServingConfig
+from llm_lora.serving.layer import Layer
+from llm_lora.serving.picture_server import PictureServer
+from llm_lora.store import Store
+
+ROUTE = "/v1/images/generations"
+KEY, ADMIN = "a-key-for-use-0123456789", "a-key-for-admins-0123456789"
+BASE = picture_base.resolve("tiny")
+
+
+class Held:
+    """The real painter, that can be kept from beginning, and tells what it was asked for."""
+
+    def __init__(self, painter: Any) -> None:
+        self._painter = painter
+        self.go = threading.Event()
+        self.go.set()
+        self.prompts: list[str] = []
+        self.steps = 0
+        self.put, self.drop = painter.put, painter.drop
+
+    def paint_with(
+        self, picks: Any, texts: Sequence[str], settings: Any, seeds: Any, watch: Any
+    ) -> Any:
+        self.prompts += texts
+        assert self.go.wait(30)
+
+        def look() -> None:
+            self.steps += 1
+            watch()
+
+        return self._painter.paint_with(picks, texts, settings, seeds, look)
+
+
+@pytest.fixture(scope="module")
+def server() -> PictureServer:
+    made = PictureServer(BASE, "tiny")
+    asyncio.run(made.start())
+    made._painter = Held(made._painter)
+    return made
+
+
+@pytest.fixture
+def held(server: PictureServer) -> Iterator[Held]:
+    painter: Any = server._painter
+    painter.prompts.clear()
+    painter.steps = 0
+    yield painter
+    painter.go.set()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def config(store: Store, limits: dict[str, Any] | None = None, **changes: Any) -> ServingConfig:
+    given: dict[str, Any] = {
+        "store": store.root,
+        "base_name": "tiny",
+        "base_path": BASE.path,
+        "base_digest": BASE.digest,
+        "task": "image",
+        "prediction": BASE.prediction,
+        "resolution": BASE.resolution,
+        "probe": False,
+        "limits": Limits(**{"max_concurrent": 1, "max_waiting": 4} | (limits or {})),
+    }
+    return ServingConfig(**given | changes)
+
+
+def layer(server: PictureServer, store: Store, **changes: Any) -> Layer:
+    return Layer(server, config(store, **changes))
+
+
+def run(app: Layer, **body: Any) -> Got:
+    """One request for pictures."""
+    return asyncio.run(ask(app, "POST", ROUTE, {"seed": 3, "steps": 3} | body))
+
+
+def pixels(got: Got) -> list[np.ndarray[Any, Any]]:
+    assert got.status == 200, got.body
+    found = [base64.b64decode(one["b64_json"]) for one in got.json["data"]]
+    return [np.asarray(Image.open(io.BytesIO(one))) for one in found]
+
+
+def painted(
+    prompt: str, *adapters: tuple[str, Path], seeds: Sequence[int] = (3,), **settings: Any
+) -> Any:
+    """The pictures as `llm-lora generate` makes them, by a painter of their own."""
+    engine = engines.load("image")
+    painter = engine.Painter(BASE)
+    for name, path in adapters:
+        painter.put(path, name=name)
+    how = picture_adapters.SAMPLING if adapters else {"steps": 3}
+    return painter.paint([prompt] * len(seeds), engine.Settings(**{**how, **settings}), seeds)
+
+
+def same(got: Got, wanted: Any) -> bool:
+    return bool(np.array_equal(np.stack(pixels(got)), np.stack(wanted)))
+
+
+# What is painted.
+
+
+def test_pictures_are_those_of_the_painter_alone_and_the_answer_tells_their_origin(
+    server: PictureServer, store: Store, tmp_path: Path
+) -> None:
+    version = picture_adapters.publish(store, tmp_path, "style", seed=1)
+    app = layer(server, store)
+    got = run(app, model="style", prompt="a red circle", n=2)
+    assert same(got, painted("a red circle", ("s", tmp_path / "1"), seeds=(3, 4)))
+    told = got.json
+    assert [one["seed"] for one in told["data"]] == [3, 4]
+    assert told["size"] == "64x64" and told["created"] > 1_700_000_000
+    (origin,) = told["llm_lora"]["adapters"]
+    assert (origin["name"], origin["version"], origin["weight"]) == ("style", 1, 1.0)
+    assert origin["digest"] == version.digest == got.headers["x-llm-lora-digest"]
+    assert (got.headers["x-llm-lora-adapter"], got.headers["x-llm-lora-version"]) == ("style", "1")
+    assert told["llm_lora"]["guidance"] == 3.0, "its recipe's, as the request leaves it open"
+    # The base knows nothing of the adapter that was worn before it.
+    bare = run(app, model="tiny", prompt="a red circle")
+    assert same(bare, painted("a red circle"))
+    assert "x-llm-lora-adapter" not in bare.headers
+    assert not same(bare, pixels(got)[:1])
+
+
+def test_adapters_named_in_prompt_and_body_are_stacked_and_alone(
+    server: PictureServer, store: Store, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("style", "character", "third"), 1):
+        picture_adapters.publish(store, tmp_path, name, seed=number)
+    app = layer(server, store)
+    got = run(
+        app,
+        model="third",
+        prompt="a star, <lora:style:0.7>",
+        adapters=[{"name": "character@1", "weight": 0.6}],
+        size="72x64",
+    )
+    wanted = painted(
+        "a star, <lora:a:0.7> <lora:b:0.6>",
+        ("a", tmp_path / "1"),
+        ("b", tmp_path / "2"),
+        width=72,
+    )
+    assert same(got, wanted)
+    assert got.json["data"][0]["revised_prompt"] == "a star"
+    weights = [(one["name"], one["weight"]) for one in got.json["llm_lora"]["adapters"]]
+    assert weights == [("style", 0.7), ("character", 0.6)], "model only lends its settings"
+    none = run(app, model="style", prompt="a star <lora:style:0>")
+    assert same(none, painted("a star", **picture_adapters.SAMPLING))
+
+
+def test_a_seed_makes_pictures_equal_and_none_makes_them_differ(
+    server: PictureServer, store: Store
+) -> None:
+    app = layer(server, store)
+    first, again, other, free, chance = (
+        run(app, model="tiny", prompt="x", **more)
+        for more in ({}, {}, {"seed": 4}, {"seed": None}, {"seed": None})
+    )
+    assert first.json["data"][0]["b64_json"] == again.json["data"][0]["b64_json"]
+    assert not same(other, pixels(first))
+    assert free.json["data"][0]["seed"] != chance.json["data"][0]["seed"]
+    said = free.json["data"][0]["seed"]
+    assert same(run(app, model="tiny", prompt="x", seed=said), pixels(free))
+
+
+def test_promotion_trial_and_rollback_count_from_the_next_request(
+    server: PictureServer, store: Store, tmp_path: Path
+) -> None:
+    picture_adapters.publish(store, tmp_path, "style", seed=1)
+    app = layer(server, store)
+
+    def version() -> str:
+        return run(app, model="style", prompt="x").headers["x-llm-lora-version"]
+
+    assert version() == "1"
+    picture_adapters.publish(store, tmp_path, "style", seed=2, live=False)
+    assert version() == "1", "published is not live"
+    store.promote("style", 2, by="test")
+    assert version() == "2"
+    assert same(run(app, model="style@1", prompt="x"), painted("x", ("s", tmp_path / "1")))
+    store.canary("style", 1, 0.5, by="test")
+    app.catalog._draw = lambda: 0.4
+    # One draw for a name in one request: the prompt means the version that the model means.
+    told = run(app, model="style", prompt="x <lora:style:0.5>").json["llm_lora"]["adapters"]
+    assert [(one["version"], one["weight"]) for one in told] == [(1, 0.5)]
+    app.catalog._draw = lambda: 0.6
+    assert version() == "2"
+    store.rollback("style", by="test")
+    assert version() == "1"
+    store.retire("style", by="test")
+    gone = run(app, model="style", prompt="x")
+    assert (gone.status, gone.error["code"]) == (404, "model_not_found")
+
+
+def test_few_places_are_shared_by_many_adapters(
+    server: PictureServer, store: Store, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("one", "two", "three"), 1):
+        picture_adapters.publish(store, tmp_path, name, seed=number)
+    app = layer(server, store, max_resident=2)
+
+    async def scenario() -> None:
+        for name in ("one", "two", "three", "one"):
+            got = await ask(app, "POST", ROUTE, {"model": name, "prompt": "x", "steps": 1})
+            assert (got.status, got.headers["x-llm-lora-adapter"]) == (200, name)
+            assert len(app.residents.loaded()) <= 2
+        names = [{"name": name} for name in ("one", "two", "three")]
+        body = {"model": "tiny", "prompt": "x", "adapters": names}
+        got = await ask(app, "POST", ROUTE, body)
+        assert (got.status, got.error["param"]) == (400, "adapters")
+
+    asyncio.run(scenario())
+
+
+# What is refused, before anything is painted.
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"model": "nobody"}, 404, "model"),
+        ({"model": "style@9"}, 404, "model"),
+        ({"model": "../style"}, 404, "model"),
+        ({"model": "/etc/passwd"}, 404, "model"),
+        ({"model": ""}, 400, "model"),
+        ({"model": 3}, 400, "model"),
+        ({"model": None}, 400, "model"),
+        ({"prompt": None}, 400, "prompt"),
+        ({"prompt": "x" * 10_001}, 400, "prompt"),
+        ({"prompt": "<lora:../../secret:1>"}, 404, "prompt"),
+        ({"prompt": "<lora:/etc/passwd:1>"}, 404, "prompt"),
+        ({"prompt": "<lora:style:high>"}, 400, "prompt"),
+        ({"prompt": "<lora:style"}, 400, "prompt"),
+        ({"prompt": "<lora:style:1000>"}, 400, "prompt"),
+        ({"prompt": "<lora:style:1> <lora:style:2>"}, 400, "prompt"),
+        ({"prompt": "<lora:style:1> <lora:style@1:1>"}, 400, "adapters"),
+        ({"prompt": "<lora:style:1>", "adapters": [{"name": "style"}]}, 400, "adapters"),
+        ({"adapters": [{"name": "tiny"}]}, 400, "adapters"),
+        ({"adapters": [{"name": "nobody"}]}, 404, "adapters"),
+        ({"adapters": [{"path": "/etc"}]}, 400, "adapters.0.name"),
+        ({"adapters": [{"name": "style", "weight": "1"}]}, 400, "adapters.0.weight"),
+        ({"adapters": [{"name": "style", "weight": 101}]}, 400, "adapters.0.weight"),
+        ({"adapters": "style"}, 400, "adapters"),
+        ({"n": 0}, 400, "n"),
+        ({"n": 11}, 400, "n"),
+        ({"n": True}, 400, "n"),
+        ({"size": "64"}, 400, "size"),
+        ({"size": "63x64"}, 400, "size"),
+        ({"size": "0x64"}, 400, "size"),
+        ({"size": "-8x64"}, 400, "size"),
+        ({"size": "1024x1024"}, 400, "size"),
+        ({"size": "99999x8"}, 400, "size"),
+        ({"size": "6\uff14x64"}, 400, "size"),
+        ({"size": [64, 64]}, 400, "size"),
+        ({"seed": -1}, 400, "seed"),
+        ({"seed": 2**32}, 400, "seed"),
+        ({"seed": 1.5}, 400, "seed"),
+        ({"steps": 0}, 400, "steps"),
+        ({"steps": 10**30}, 400, "steps"),
+        ({"guidance": "7"}, 400, "guidance"),
+        ({"guidance": -1}, 400, "guidance"),
+        ({"negative_prompt": ["x"]}, 400, "negative_prompt"),
+        ({"scheduler": "euler_a"}, 400, "scheduler"),
+        ({"response_format": "url"}, 400, "response_format"),
+        ({"output_format": "webp"}, 400, "output_format"),
+        ({"stream": True}, 400, "stream"),
+        ({"background": "transparent"}, 400, "background"),
+        ({"lora_path": "/etc"}, 400, "lora_path"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else None,
+)
+def test_mistakes_are_told_in_openais_form_and_nothing_is_painted(
+    body: dict[str, Any],
+    status: int,
+    param: str,
+    server: PictureServer,
+    held: Held,
+    shared: Store,
+) -> None:
+    got = run(layer(server, shared), **{"model": "style", "prompt": "x"} | body)
+    assert (got.status, got.error["param"]) == (status, param), got.body
+    assert held.prompts == []
+    assert "/tmp" not in got.error["message"] and "root" not in got.error["message"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("shared")
+    made = Store(folder / "store")
+    picture_adapters.publish(made, folder, "style", seed=1)
+    return made
+
+
+def test_bodies_that_are_none_are_refused(server: PictureServer, shared: Store) -> None:
+    async def scenario() -> list[int]:
+        app = layer(server, shared, limits={"max_body_bytes": 1000})
+        found = []
+        for raw in (b"", b"{", b"[]", b'{"model": "style", "prompt": NaN}', b"\xff\xfe", b"1"):
+            found.append((await ask(app, "POST", ROUTE, raw=raw)).status)
+        found.append((await ask(app, "POST", ROUTE, raw=b" " * 1001)).status)
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        found.append((await ask(app, "POST", ROUTE, {"model": "style"}, headers=form)).status)
+        return found
+
+    assert asyncio.run(scenario()) == [400] * 6 + [413, 415]
+
+
+def test_only_listed_routes_are_open_and_keys_guard_them(
+    server: PictureServer, shared: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_LORA_API_KEYS", KEY)
+    monkeypatch.setenv("LLM_LORA_ADMIN_KEYS", ADMIN)
+
+    async def scenario() -> None:
+        app = layer(server, shared)
+        load = {"lora_name": "evil", "lora_path": str(tmp_path)}
+        for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/paint", "/"):
+            for method in ("GET", "POST"):
+                assert (await ask(app, method, path, load, key=ADMIN)).status == 404
+        chatted = await chat(app, "style", key=KEY)
+        assert (chatted.status, chatted.error["code"]) == (404, "unknown_route")
+        body = {"model": "tiny", "prompt": "x", "steps": 1}
+        assert (await ask(app, "POST", ROUTE, body)).status == 401
+        assert (await ask(app, "POST", ROUTE, body, key=ADMIN)).status == 403
+        assert (await ask(app, "POST", ROUTE, body, key=KEY)).status == 200
+        assert (await ask(app, "GET", ROUTE, key=KEY)).status == 405
+        assert (await ask(app, "GET", "/health")).status == 200
+        assert (await ask(app, "GET", "/version")).status == 200
+        listed = (await ask(app, "GET", "/v1/models", key=KEY)).json["data"]
+        assert [one["id"] for one in listed] == ["tiny", "style", "style@1"]
+        assert (await ask(app, "GET", "/v1/models")).status == 401
+
+    asyncio.run(scenario())
+
+
+def test_promoting_over_http_maps_the_adapter_onto_the_base_of_pictures(
+    server: PictureServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_LORA_ADMIN_KEYS", ADMIN)
+    for seed in (1, 2):
+        picture_adapters.publish(store, tmp_path, "style", seed=seed, live=False)
+
+    async def scenario() -> None:
+        app = layer(server, store)
+        for number in (1, 2):
+            body = {"name": "style", "version": number}
+            got = await ask(app, "POST", "/admin/promote", body, key=ADMIN)
+            assert (got.status, got.json["live"]) == (200, number)
+        await app.upkeep.once()
+        assert (await ask(app, "GET", "/ready")).json["ready"]
+        rows = (await ask(app, "GET", "/v1/adapters")).json["data"][0]["versions"]
+        assert [row["loaded"] for row in rows] == [True, True]
+
+    asyncio.run(scenario())
+
+
+# One store for text and for pictures.
+
+
+def test_text_and_pictures_share_a_store_and_each_server_takes_its_own(
+    server: PictureServer, store: Store, tmp_path: Path
+) -> None:
+    picture_adapters.publish(store, tmp_path, "style", seed=1)
+    text = write_adapter(tmp_path / "text")
+    store.publish(text, "triage", report=report_of(text), by="test")
+    store.promote("triage", 1, by="test")
+    paints, vllm = layer(server, store), FakeVllm()
+    answers = Layer(vllm, text_config(tmp_path))
+
+    async def scenario() -> None:
+        for app in (paints, answers):
+            await app.upkeep.once()
+            assert app.residents.uses("triage") == 0
+        got = await ask(paints, "POST", ROUTE, {"model": "triage", "prompt": "x"})
+        assert (got.status, got.error["code"]) == (404, "model_not_found")
+        why = "triage@1 is an adapter for text, and this server is for pictures"
+        assert got.error["message"] == why
+        got = await chat(answers, "style")
+        why = "style@1 is an adapter for pictures, and this server is for text"
+        assert (got.status, got.error["message"]) == (404, why)
+        assert (await chat(answers, "triage")).status == 200
+        for app, names in ((paints, ["style"]), (answers, ["triage"])):
+            rows = (await ask(app, "GET", "/v1/adapters")).json["data"]
+            assert [row["name"] for row in rows] == names
+            assert (await ask(app, "GET", "/ready")).json == {
+                "ready": True,
+                "missing": {},
+                "refused": {},
+            }
+
+    asyncio.run(scenario())
+    assert all(name.startswith("triage@") for name in vllm.loads)
+
+
+# The queue.
+
+
+def test_one_request_is_painted_at_a_time_and_the_queue_has_an_end(
+    server: PictureServer, held: Held, shared: Store
+) -> None:
+    async def scenario() -> None:
+        app = layer(server, shared, limits={"max_waiting": 1})
+        held.go.clear()
+
+        def start(prompt: str, leave: asyncio.Event | None = None) -> asyncio.Task[Got]:
+            body = {"model": "style", "prompt": prompt, "steps": 1}
+            return asyncio.create_task(ask(app, "POST", ROUTE, body, leave=leave))
+
+        first = start("first")
+        await until(lambda: held.prompts == ["first"])
+        leave = asyncio.Event()
+        waits = start("waits", leave)
+        await until(lambda: app.asking.gate.waiting == 1)
+        full = await start("full")
+        assert (full.status, full.error["code"]) == (429, "server_busy")
+        assert 1 <= int(full.headers["retry-after"]) <= 10
+        # Who hangs up while waiting makes room for another, and is not painted.
+        leave.set()
+        await waits
+        await until(lambda: app.asking.gate.waiting == 0)
+        last = start("last")
+        await until(lambda: app.asking.gate.waiting == 1)
+        held.go.set()
+        assert [one.status for one in await asyncio.gather(first, last)] == [200, 200]
+        assert held.prompts == ["first", "last"]
+        assert app.asking.gate.inside == 0
+
+    asyncio.run(scenario())
+
+
+def test_painting_ends_when_the_client_hangs_up(
+    server: PictureServer, held: Held, shared: Store
+) -> None:
+    async def scenario() -> None:
+        app = layer(server, shared)
+        held.go.clear()
+        leave = asyncio.Event()
+        body = {"model": "style", "prompt": "long", "steps": 900, "n": 10}
+        task = asyncio.create_task(ask(app, "POST", ROUTE, body, leave=leave))
+        await until(lambda: held.prompts == ["long"] * 10)
+        leave.set()
+        await task
+        held.go.set()
+        got = await ask(app, "POST", ROUTE, {"model": "tiny", "prompt": "next", "steps": 1})
+        assert got.status == 200
+        assert held.steps == 1 + 1, "the first step of the one left, the only one of the next"
+        text = (await ask(app, "GET", "/metrics")).body.decode()
+        counted = 'llm_lora_requests_total{adapter="style",outcome="aborted",version="1"} 1.0'
+        assert counted in text
+
+    asyncio.run(scenario())
+
+
+def test_what_takes_too_long_is_told_so(server: PictureServer, held: Held, shared: Store) -> None:
+    async def scenario() -> Got:
+        app = layer(server, shared, limits={"request_seconds": 0.3})
+        body = {"model": "tiny", "prompt": "slow", "steps": 900, "n": 10}
+        return await ask(app, "POST", ROUTE, body)
+
+    got = asyncio.run(scenario())
+    assert (got.status, got.error["code"]) == (504, "request_timeout")
+
+
+def test_figures_count_pictures_and_requests(server: PictureServer, shared: Store) -> None:
+    async def scenario() -> str:
+        app = layer(server, shared)
+        body = {"model": "style", "prompt": "x", "steps": 1, "n": 2}
+        before = pictures((await ask(app, "GET", "/metrics")).body.decode())
+        assert (await ask(app, "POST", ROUTE, body)).status == 200
+        text = (await ask(app, "GET", "/metrics")).body.decode()
+        assert pictures(text) == before + 2
+        return text
+
+    def pictures(text: str) -> float:
+        (line,) = [row for row in text.splitlines() if row.startswith("llm_lora_pictures_total")]
+        return float(line.split()[-1])
+
+    text = asyncio.run(scenario())
+    assert 'llm_lora_requests_total{adapter="style",outcome="painted",version="1"} 1.0' in text
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
