@@ -39,13 +39,15 @@ NAMES = tuple(STYLES)
 
 ACCURACY = 0.95
 """Least share of held-out drawings that the classifier tells right."""
-PRESENT = 0.8
-"""Least share of the style at 0.8."""
-ABSENT = 0.1
-"""Most of the style at 0."""
+PRESENT = 0.5
+"""Least share of pictures at 0.8 that are taken for the style, of six; a sixth would be chance."""
+ABSENT = 0.05
+"""Most of them at 0."""
 KEPT = 0.7
 """Least share of the bare base's prompt alignment at 0.8."""
-DECAY = 1e-3
+DECAY = 1e-5
+"""Of the classifier's weights; of 1e-3, 1e-4 and 1e-5 the one with the least loss on held-out
+drawings, 0.03."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +166,12 @@ def missed(found: dict[str, Any]) -> list[str]:
         f"the classifier is right in {found['accuracy']:.1%}, not in {ACCURACY:.0%}": (
             found["accuracy"] >= ACCURACY
         ),
-        f"the style at 0.8 is {rows[0.8]['style']:.2f}, not {PRESENT}": (
-            rows[0.8]["style"] >= PRESENT
+        f"at 0.8 {rows[0.8]['taken']:.0%} are taken for the style, not {PRESENT:.0%}": (
+            rows[0.8]["taken"] >= PRESENT
         ),
-        f"the style at 0 is {rows[0.0]['style']:.2f}, above {ABSENT}": rows[0.0]["style"] <= ABSENT,
+        f"at 0 {rows[0.0]['taken']:.0%} are taken for the style, above {ABSENT:.0%}": (
+            rows[0.0]["taken"] <= ABSENT
+        ),
         f"the style does not rise at every step: {', '.join(f'{one:.3f}' for one in styles)}": (
             styles == sorted(styles)
         ),

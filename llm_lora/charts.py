@@ -62,7 +62,7 @@ def lines(
         y = lambda value: exponent(math.log(value))  # noqa: E731
     label = f"{y_label} (log scale)" if logarithmic else y_label
     body = [_grid(y_ticks, y), _x_axis(x_ticks, x, bottom, x_label), _y_label(label)]
-    if kept is not None:
+    if kept is not None and kept <= max(xs):
         side, anchor = (-5, "end") if kept > max(xs) / 2 else (5, "start")
         body.append(
             f'<line class="kept" x1="{x(kept):.1f}" x2="{x(kept):.1f}" y1="{_TOP}" y2="{bottom}"/>'

@@ -25,51 +25,44 @@ _LEAST = 8
 
 @dataclass(frozen=True)
 class Embedded:
-    """A picture as a page holds it.
-
-    `width` and `height` are in its own pixels; `shown` is its width on the page in CSS pixels,
-    where it is `enlarged`: a whole multiple, whose pixels are to be drawn as squares.
-    """
+    """A picture as a page holds it; `width` and `height` are in its own pixels."""
 
     url: str
     width: int
     height: int
-    shown: int
-    enlarged: bool
+
+    def times(self, room: int) -> int:
+        """How many times its own width it is shown in a place of `room` CSS pixels.
+
+        1 also stands for what does not fit and is scaled down.
+        """
+        return min(max(room // self.width, 1), _ENLARGED)
 
 
-def embed(path: Path, *, side: int, most_bytes: int, room: int) -> Embedded | None:
+def embed(path: Path, *, side: int, most_bytes: int) -> Embedded | None:
     """A picture file as a data URL; None where there is none that could be read.
 
     Args:
         path: the file.
         side: its longest side in pixels; larger ones are scaled down.
         most_bytes: how many bytes the encoded picture may take, before it is written as base64.
-        room: width of its place on the page, in CSS pixels; smaller ones are enlarged into it, at
-            most twice.
     """
     try:
         with picture_files.bombs_refused():
             picture = picture_files.load(path)
     except UserError:
         return None
-    for kind, data, size in _encodings(picture, side):
+    for kind, data, (width, height) in _encodings(picture, side):
         if len(data) <= most_bytes:
-            times = min(max(room // size[0], 1), _ENLARGED)
-            return Embedded(
-                url=f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
-                width=size[0],
-                height=size[1],
-                shown=min(size[0] * times, room),
-                enlarged=times > 1,
-            )
+            url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            return Embedded(url, width, height)
     return None
 
 
 def _encodings(picture: Image.Image, side: int) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
     """Ever smaller encodings: without loss where it is small enough, then JPEG, then shrunk."""
     if max(picture.size) <= side:
-        yield "png", _encoded(picture, "PNG", optimize=True), picture.size
+        yield "png", _encoded(picture, "PNG"), picture.size
     side = min(side, max(picture.size))
     while side >= _LEAST:
         small = picture.copy()

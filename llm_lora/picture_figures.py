@@ -22,6 +22,17 @@ def likeness(some: Floats, others: Floats) -> float:
     return float(some.mean(axis=0) @ others.mean(axis=0))
 
 
+def likeness_to_others(some: Floats, others: Floats) -> float:
+    """The mean cosine of all pairs but those of one number, which share what they show.
+
+    The first of the others belong to some, in their order; at least two others.
+    """
+    count = len(some)
+    own = float((some * others[:count]).sum())
+    total = float(some.sum(axis=0) @ others.sum(axis=0))
+    return (total - own) / (count * (len(others) - 1))
+
+
 def nearest(some: Floats, others: Floats) -> tuple[Floats, NDArray[np.intp]]:
     """For each of some points, the cosine with the nearest of the others, and which it is."""
     cosines = some @ others.T

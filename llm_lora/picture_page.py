@@ -30,12 +30,12 @@ ASKED = {
 }
 """What each dimension asks."""
 
-_WIDE, _NARROW = 1036, 560
+_WIDE, _NARROW = 998, 560
 """Width in CSS pixels of a card, and of the larger half of one."""
 
 _JUDGED = {"side": 1600, "most_bytes": 600_000}
-_SAMPLE = {"side": 256, "most_bytes": 40_000, "room": 128}
-_LEARNED = {"side": 192, "most_bytes": 25_000, "room": 96}
+_SAMPLE = {"side": 256, "most_bytes": 40_000}
+_LEARNED = {"side": 192, "most_bytes": 25_000}
 """How pictures of a kind are embedded: those of the dimensions, samples, training pictures."""
 
 STEPS, PROMPTS, LEARNED, SET_ASIDE = 6, 8, 12, 20
@@ -113,6 +113,8 @@ def _dimension(folder: Path, document: Mapping[str, Any], name: str) -> dict[str
     gates = [gate for gate in map(_gate, document["gates"]) if gate["name"] == name]
     value = document["scores"].get(name)
     picture = _judged(folder, told.get("picture"))
+    # What is neither enlarged nor tall in a part of the card gets all of its width.
+    wide = picture is not None and picture.times(_NARROW) == 1 and picture.width > picture.height
     return {
         "name": name,
         "asked": ASKED[name],
@@ -128,7 +130,8 @@ def _dimension(folder: Path, document: Mapping[str, Any], name: str) -> dict[str
         "facts": told.get("facts", []),
         "findings": told.get("findings", []),
         "picture": picture,
-        "wide": picture is not None and picture.shown > _NARROW,
+        "wide": wide,
+        "times": picture.times(_WIDE if wide else _NARROW) if picture else 1,
     }
 
 
@@ -155,10 +158,7 @@ def _judged(folder: Path, picture: str | None) -> Embedded | None:
     path = (folder / picture).resolve()
     if not path.is_relative_to(folder.resolve()):
         return None
-    beside = embed(path, **_JUDGED, room=_NARROW)
-    if beside is None or beside.enlarged or beside.height > beside.width:
-        return beside
-    return embed(path, **_JUDGED, room=_WIDE)
+    return embed(path, **_JUDGED)
 
 
 def _response(strengths: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], str]]:

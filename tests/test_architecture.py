@@ -168,6 +168,7 @@ def test_schema_lint_is_light_and_takes_under_half_a_second() -> None:
     assert min(seconds for _, seconds, _ in tries) <= 0.5 * slowness()
 
 
-def test_data_check_needs_no_heavy_library() -> None:
-    code, _, heavy = run_light("data", "check", "recipes/medical_qa.yaml", "--profile", "cpu")
+@pytest.mark.parametrize("name", ["medical_qa", "style_lora"])
+def test_data_check_needs_no_heavy_library(name: str) -> None:
+    code, _, heavy = run_light("data", "check", f"recipes/{name}.yaml", "--profile", "cpu")
     assert (code, heavy) == (0, "[]")

@@ -87,7 +87,7 @@ def test_the_adapter_carries_what_painting_needs(made: tuple[Run, Prepared]) -> 
     assert manifest["base"]["architecture"] == "sd1"
     assert manifest["sampling"] == {
         "steps": 20,
-        "guidance": 7.5,
+        "guidance": 3.0,
         "negative_prompt": "",
         "width": 64,
         "height": 64,

@@ -33,6 +33,14 @@ def test_likeness_is_the_mean_of_all_pairs() -> None:
     assert picture_figures.likeness(some, others) == pytest.approx(np.mean(pairs))
 
 
+def test_likeness_leaves_out_pictures_of_the_same_caption() -> None:
+    some, others = cloud(0, 4, 1), cloud(0, 6, 2)
+    pairs = [float(some[i] @ others[j]) for i in range(4) for j in range(6) if i != j]
+    assert picture_figures.likeness_to_others(some, others) == pytest.approx(np.mean(pairs))
+    within = picture_figures.likeness_to_others(others, others)
+    assert within == pytest.approx(picture_figures.agreement(others))
+
+
 def test_the_nearest_of_others() -> None:
     some, others = cloud(0, 7, 1), cloud(0, 9, 2)
     cosines, which = picture_figures.nearest(some, others)

@@ -248,7 +248,7 @@ def test_the_page_has_its_sections_in_order(page: str) -> None:
         "Adapter": ["Rank 8, alpha 16", "311,296", "1.3 MB", "Trigger ink sketch"],
         "What next": ["--webui", "runs/sketch/one", "--grid strength=0..1:0.2",
                       "llm-lora publish", "&lt;lora:sketch:0.8&gt;"],
-        "This run": ["1 min 32 s, of which training 1 min 2 s", "200 of 300", "1.00 GiB"],
+        "This run": ["Training 1 min 2 s", "Whole command 1 min 32 s", "200 of 300", "1.00 GiB"],
     }  # fmt: skip
     for part, sentences in expected.items():
         for sentence in sentences:
@@ -286,30 +286,30 @@ def test_small_pictures_are_enlarged_without_loss_and_large_ones_reduced(tmp_pat
     small, large = tmp_path / "small.png", tmp_path / "large.png"
     grid(small, 4)
     grid(large, 4, side=512)
-    one = picture_embed.embed(small, side=1600, most_bytes=600_000, room=560)
-    assert one is not None and (one.enlarged, one.shown) == (True, 2 * one.width)
+    one = picture_embed.embed(small, side=1600, most_bytes=600_000)
+    assert one is not None and (one.times(560), one.times(300)) == (2, 1)
     kind, data = embedded(f'<img src="{one.url}">')[0]
     assert kind == "png"
     with Image.open(BytesIO(data)) as shown, Image.open(small) as drawn_one:
         assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(drawn_one))
         assert not shown.info  # Neither prompts nor paths travel in it.
-    two = picture_embed.embed(large, side=1600, most_bytes=600_000, room=1036)
-    assert two is not None and not two.enlarged and (two.width, two.shown) == (1600, 1036)
+    two = picture_embed.embed(large, side=1600, most_bytes=600_000)
+    assert two is not None and (two.width, two.times(1036)) == (1600, 1)
 
 
 def test_no_picture_takes_more_than_its_share(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (700, 900, 3), np.uint8)
     write_picture(tmp_path / "noise.png", noise)
     for most in (200_000, 20_000, 2_000):
-        found = picture_embed.embed(tmp_path / "noise.png", side=800, most_bytes=most, room=800)
+        found = picture_embed.embed(tmp_path / "noise.png", side=800, most_bytes=most)
         assert found is not None
         ((_, data),) = embedded(f'<img src="{found.url}">')
         assert len(data) <= most
         with Image.open(BytesIO(data)) as shown:
             assert shown.size == (found.width, found.height)
-    assert picture_embed.embed(tmp_path / "none.png", side=8, most_bytes=9, room=9) is None
+    assert picture_embed.embed(tmp_path / "none.png", side=8, most_bytes=9) is None
     (tmp_path / "bad.png").write_bytes(b"\x89PNG....")
-    assert picture_embed.embed(tmp_path / "bad.png", side=8, most_bytes=9, room=9) is None
+    assert picture_embed.embed(tmp_path / "bad.png", side=8, most_bytes=9) is None
 
 
 def test_the_limits_keep_a_page_mailable() -> None:

@@ -239,7 +239,7 @@ def test_an_adapter_that_does_nothing(judged: Callable[..., dict[str, Any]]) -> 
 
 def test_one_that_does_not_listen_any_more(judged: Callable[..., dict[str, Any]]) -> None:
     found = judged(deaf)
-    assert found["scores"]["alignment"] < 0.4 and found["scores"]["fidelity"] > 0.6
+    assert found["scores"]["alignment"] < 0.4 < found["scores"]["fidelity"]
     assert "it breaks at 0.8: only" in findings(found, "strength")
 
 

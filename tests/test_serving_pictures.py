@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,12 +16,16 @@ import picture_adapters
 import pytest
 from adapter_folders import report_of, write_adapter
 from fake_vllm import FakeVllm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from in_process import Got, ask, chat
 from layer_parts import config as text_config
 from PIL import Image
 
 from llm_lora import engines, picture_base
+from llm_lora.serving import picture_requests
 from llm_lora.serving.config import Limits, ServingConfig
+from llm_lora.serving.errors import Refused
 from llm_lora.serving.layer import Layer
 from llm_lora.serving.picture_server import PictureServer
 from llm_lora.store import Store
@@ -77,7 +82,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def config(store: Store, limits: dict[str, Any] | None = None, **changes: Any) -> ServingConfig:
-    given: dict[str, Any] = {
+    usual: dict[str, Any] = {
         "store": store.root,
         "base_name": "tiny",
         "base_path": BASE.path,
@@ -88,7 +93,7 @@ def config(store: Store, limits: dict[str, Any] | None = None, **changes: Any) -
         "probe": False,
         "limits": Limits(**{"max_concurrent": 1, "max_waiting": 4} | (limits or {})),
     }
-    return ServingConfig(**given | changes)
+    return ServingConfig(**usual | changes)
 
 
 def layer(server: PictureServer, store: Store, **changes: Any) -> Layer:
@@ -107,15 +112,15 @@ def pixels(got: Got) -> list[np.ndarray[Any, Any]]:
 
 
 def painted(
-    prompt: str, *adapters: tuple[str, Path], seeds: Sequence[int] = (3,), **settings: Any
+    prompt: str, *adapters: tuple[str, Path], seeds: Sequence[int] = (3,), **how: Any
 ) -> Any:
     """The pictures as `llm-lora generate` makes them, by a painter of their own."""
     engine = engines.load("image")
     painter = engine.Painter(BASE)
     for name, path in adapters:
         painter.put(path, name=name)
-    how = picture_adapters.SAMPLING if adapters else {"steps": 3}
-    return painter.paint([prompt] * len(seeds), engine.Settings(**{**how, **settings}), seeds)
+    usual = picture_adapters.SAMPLING if adapters else {"steps": 3}
+    return painter.paint([prompt] * len(seeds), engine.Settings(**{**usual, **how}), seeds)
 
 
 def same(got: Got, wanted: Any) -> bool:
@@ -509,3 +514,46 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+# Whatever is sent.
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+_TAGS = st.from_regex(r"[a<>:]{0,5}(<lora:[a-z./@-]{0,9}(:[0-9.+-]{0,4}){0,3}>?){0,2}[a(),]{0,4}")
+_FIELDS = st.sampled_from([*picture_requests._Body.model_fields, "other"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(_FIELDS, _VALUES, max_size=4),
+    _TAGS | st.text(max_size=20),
+    st.text(max_size=9) | st.from_regex(r"\d{1,4}x\d{1,4}", fullmatch=True),
+)
+def test_any_object_is_read_or_refused(
+    fields: dict[str, Any], prompt: str, size: str | None
+) -> None:
+    body = json.dumps({"model": "style", "prompt": prompt, "size": size} | fields).encode()
+    try:
+        request = picture_requests.read(body)
+        how = picture_requests.settings(request, {}, 64)
+    except Refused as refused:
+        assert refused.status == 400
+        return
+    assert how["width"] % 8 == how["height"] % 8 == 0
+    assert 0 < how["width"] * how["height"] <= 4 * 64 * 64
+    assert 1 <= how["steps"] <= 1000 and 0 <= how["guidance"] <= 100
+    assert 1 <= len(picture_requests.seeds(request)) <= 10
+    assert all(abs(pick.unet) <= 100 for pick in request.picks or ())
+    assert "<lora:" not in request.text
+
+
+def test_odd_prompts_are_painted(server: PictureServer, shared: Store) -> None:
+    app = layer(server, shared)
+    for prompt in ("", " ", "\0", "😀" * 200, "<3 <b> (((", "<|endoftext|>", "a" * 9_000):
+        assert run(app, model="style", prompt=prompt, steps=1).status == 200, prompt
+    lone = b'{"model": "style", "prompt": "\\ud800"}'
+    assert asyncio.run(ask(app, "POST", ROUTE, raw=lone)).status == 400

@@ -66,20 +66,31 @@ def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 
 
 def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
-    """Like the held-out pictures: no more than the bare base's, or as the training ones are?"""
+    """Like the held-out pictures: no more than the bare base's, or as these are each other?"""
     held_out = seen.held_out.points
-    bare = picture_figures.likeness(seen.bare_held_out.points, held_out)
-    own = picture_figures.likeness(seen.own_held_out.points, held_out)
-    train = picture_figures.likeness(seen.train.points, held_out)
     count = len(seen.own_held_out.pictures)
     rows = range(min(count, _SHOWN))
     closest, _ = picture_figures.nearest(held_out, seen.own_held_out.points)
     far, _ = picture_figures.nearest(held_out, seen.bare_held_out.points)
     pairs = (seen.own_held_out.points * held_out[:count]).sum(axis=1)
-    apart = train - bare
+    value, reason = None, "there is one held-out picture alone"
+    facts: list[tuple[str, float | int | str]] = []
+    if len(held_out) > 1:
+        bare, own, ideal = (
+            picture_figures.likeness_to_others(points, held_out)
+            for points in (seen.bare_held_out.points, seen.own_held_out.points, held_out)
+        )
+        reason = _UNTOLD
+        if sticks.probe and ideal > bare:
+            value = min(max((own - bare) / (ideal - bare), 0.0), 1.0)
+        facts = [
+            ("likeness to held-out pictures of other captions", own),
+            ("likeness of the bare base's", bare),
+            ("likeness of held-out pictures to each other", ideal),
+        ]
     return Measured(
-        value=min(max((own - bare) / apart, 0.0), 1.0) if sticks.probe and apart > 0 else None,
-        reason=_UNTOLD,
+        value=value,
+        reason=reason,
         columns={
             "held out": [seen.held_out.shown(n, seen.full.pictures[0]) for n in rows],
             "adapter": seen.own_held_out.pictures[: len(rows)],
@@ -88,9 +99,11 @@ def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         shows="Rows are captions of held-out pictures; columns are the held-out picture, the "
         "adapter's and the bare base's.",
         facts=[
-            ("likeness to held-out pictures", own),
-            ("likeness of the bare base's", bare),
-            ("likeness of training pictures", train),
+            *facts,
+            (
+                "likeness of training pictures",
+                picture_figures.likeness(seen.train.points, held_out),
+            ),
             ("likeness of a held-out picture to the nearest", float(closest.mean())),
             ("likeness of it to the bare base's nearest", float(far.mean())),
             ("likeness of pictures of the same caption", float(pairs.mean())),

@@ -25,7 +25,7 @@ from llm_lora.errors import UserError
 from llm_lora.picture_base import PictureBase
 
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
-_SAMPLERS = {
+_SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
     # Latents are not bound to -1 to 1, which DDIM would cut them to where a base does not say.
     "ddim": (DDIMScheduler, {"clip_sample": False}),
     "euler": (EulerDiscreteScheduler, {}),

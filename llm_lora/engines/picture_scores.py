@@ -44,9 +44,9 @@ _METHODS = {
     ),
     "fidelity": _Method(
         picture_dimensions.fidelity,
-        "Mean cosine of the adapter's pictures of held-out captions with the held-out pictures "
-        "(CLIP-I), told between two yardsticks: 0 is what the bare base reaches with the same "
-        "captions, 1 is what the training pictures reach.",
+        "Mean cosine of the adapter's pictures of held-out captions with the held-out pictures of "
+        "the other captions (CLIP-I), told between two yardsticks: 0 is what the bare base reaches "
+        "with the same captions, 1 is how like the held-out pictures are to one another.",
         "Ruiz et al., DreamBooth (CLIP-I), arXiv 2208.12242",
     ),
     "generalisation": _Method(
