@@ -1,130 +1,46 @@
-"""The layer around the server that paints, within the process: the real base, a real store."""
+"""Requests for pictures: what is painted, and what is refused before anything is."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import picture_adapters
+import picture_serving
 import pytest
-from adapter_folders import report_of, write_adapter
-from fake_vllm import FakeVllm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_process import Got, ask, chat
-from layer_parts import config as text_config
-from PIL import Image
+from in_process import ask
+from picture_serving import ROUTE, Held, layer, painted, pixels, run, same
 
-from llm_lora import engines, picture_base
 from llm_lora.serving import picture_requests
-from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.errors import Refused
-from llm_lora.serving.layer import Layer
 from llm_lora.serving.picture_server import PictureServer
 from llm_lora.store import Store
-
-ROUTE = "/v1/images/generations"
-KEY, ADMIN = "a-key-for-use-0123456789", "a-key-for-admins-0123456789"
-BASE = picture_base.resolve("tiny")
-
-
-class Held:
-    """The real painter, that can be kept from beginning, and tells what it was asked for."""
-
-    def __init__(self, painter: Any) -> None:
-        self._painter = painter
-        self.go = threading.Event()
-        self.go.set()
-        self.prompts: list[str] = []
-        self.steps = 0
-        self.put, self.drop = painter.put, painter.drop
-
-    def paint_with(
-        self, picks: Any, texts: Sequence[str], settings: Any, seeds: Any, watch: Any
-    ) -> Any:
-        self.prompts += texts
-        assert self.go.wait(30)
-
-        def look() -> None:
-            self.steps += 1
-            watch()
-
-        return self._painter.paint_with(picks, texts, settings, seeds, look)
 
 
 @pytest.fixture(scope="module")
 def server() -> PictureServer:
-    made = PictureServer(BASE, "tiny")
-    asyncio.run(made.start())
-    made._painter = Held(made._painter)
-    return made
+    return picture_serving.start()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return picture_serving.one_style(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture
 def held(server: PictureServer) -> Iterator[Held]:
-    painter: Any = server._painter
-    painter.prompts.clear()
-    painter.steps = 0
-    yield painter
-    painter.go.set()
+    with picture_serving.holding(server) as painter:
+        yield painter
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
-
-
-def config(store: Store, limits: dict[str, Any] | None = None, **changes: Any) -> ServingConfig:
-    usual: dict[str, Any] = {
-        "store": store.root,
-        "base_name": "tiny",
-        "base_path": BASE.path,
-        "base_digest": BASE.digest,
-        "task": "image",
-        "prediction": BASE.prediction,
-        "resolution": BASE.resolution,
-        "probe": False,
-        "limits": Limits(**{"max_concurrent": 1, "max_waiting": 4} | (limits or {})),
-    }
-    return ServingConfig(**usual | changes)
-
-
-def layer(server: PictureServer, store: Store, **changes: Any) -> Layer:
-    return Layer(server, config(store, **changes))
-
-
-def run(app: Layer, **body: Any) -> Got:
-    """One request for pictures."""
-    return asyncio.run(ask(app, "POST", ROUTE, {"seed": 3, "steps": 3} | body))
-
-
-def pixels(got: Got) -> list[np.ndarray[Any, Any]]:
-    assert got.status == 200, got.body
-    found = [base64.b64decode(one["b64_json"]) for one in got.json["data"]]
-    return [np.asarray(Image.open(io.BytesIO(one))) for one in found]
-
-
-def painted(
-    prompt: str, *adapters: tuple[str, Path], seeds: Sequence[int] = (3,), **how: Any
-) -> Any:
-    """The pictures as `llm-lora generate` makes them, by a painter of their own."""
-    engine = engines.load("image")
-    painter = engine.Painter(BASE)
-    for name, path in adapters:
-        painter.put(path, name=name)
-    usual = picture_adapters.SAMPLING if adapters else {"steps": 3}
-    return painter.paint([prompt] * len(seeds), engine.Settings(**{**usual, **how}), seeds)
-
-
-def same(got: Got, wanted: Any) -> bool:
-    return bool(np.array_equal(np.stack(pixels(got)), np.stack(wanted)))
 
 
 # What is painted.
@@ -314,14 +230,6 @@ def test_mistakes_are_told_in_openais_form_and_nothing_is_painted(
     assert "/tmp" not in got.error["message"] and "root" not in got.error["message"]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    folder = tmp_path_factory.mktemp("shared")
-    made = Store(folder / "store")
-    picture_adapters.publish(made, folder, "style", seed=1)
-    return made
-
-
 def test_bodies_that_are_none_are_refused(server: PictureServer, shared: Store) -> None:
     async def scenario() -> list[int]:
         app = layer(server, shared, limits={"max_body_bytes": 1000})
@@ -334,186 +242,6 @@ def test_bodies_that_are_none_are_refused(server: PictureServer, shared: Store) 
         return found
 
     assert asyncio.run(scenario()) == [400] * 6 + [413, 415]
-
-
-def test_only_listed_routes_are_open_and_keys_guard_them(
-    server: PictureServer, shared: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLM_LORA_API_KEYS", KEY)
-    monkeypatch.setenv("LLM_LORA_ADMIN_KEYS", ADMIN)
-
-    async def scenario() -> None:
-        app = layer(server, shared)
-        load = {"lora_name": "evil", "lora_path": str(tmp_path)}
-        for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/paint", "/"):
-            for method in ("GET", "POST"):
-                assert (await ask(app, method, path, load, key=ADMIN)).status == 404
-        chatted = await chat(app, "style", key=KEY)
-        assert (chatted.status, chatted.error["code"]) == (404, "unknown_route")
-        body = {"model": "tiny", "prompt": "x", "steps": 1}
-        assert (await ask(app, "POST", ROUTE, body)).status == 401
-        assert (await ask(app, "POST", ROUTE, body, key=ADMIN)).status == 403
-        assert (await ask(app, "POST", ROUTE, body, key=KEY)).status == 200
-        assert (await ask(app, "GET", ROUTE, key=KEY)).status == 405
-        assert (await ask(app, "GET", "/health")).status == 200
-        assert (await ask(app, "GET", "/version")).status == 200
-        listed = (await ask(app, "GET", "/v1/models", key=KEY)).json["data"]
-        assert [one["id"] for one in listed] == ["tiny", "style", "style@1"]
-        assert (await ask(app, "GET", "/v1/models")).status == 401
-
-    asyncio.run(scenario())
-
-
-def test_promoting_over_http_maps_the_adapter_onto_the_base_of_pictures(
-    server: PictureServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLM_LORA_ADMIN_KEYS", ADMIN)
-    for seed in (1, 2):
-        picture_adapters.publish(store, tmp_path, "style", seed=seed, live=False)
-
-    async def scenario() -> None:
-        app = layer(server, store)
-        for number in (1, 2):
-            body = {"name": "style", "version": number}
-            got = await ask(app, "POST", "/admin/promote", body, key=ADMIN)
-            assert (got.status, got.json["live"]) == (200, number)
-        await app.upkeep.once()
-        assert (await ask(app, "GET", "/ready")).json["ready"]
-        rows = (await ask(app, "GET", "/v1/adapters")).json["data"][0]["versions"]
-        assert [row["loaded"] for row in rows] == [True, True]
-
-    asyncio.run(scenario())
-
-
-# One store for text and for pictures.
-
-
-def test_text_and_pictures_share_a_store_and_each_server_takes_its_own(
-    server: PictureServer, store: Store, tmp_path: Path
-) -> None:
-    picture_adapters.publish(store, tmp_path, "style", seed=1)
-    text = write_adapter(tmp_path / "text")
-    store.publish(text, "triage", report=report_of(text), by="test")
-    store.promote("triage", 1, by="test")
-    paints, vllm = layer(server, store), FakeVllm()
-    answers = Layer(vllm, text_config(tmp_path))
-
-    async def scenario() -> None:
-        for app in (paints, answers):
-            await app.upkeep.once()
-            assert app.residents.uses("triage") == 0
-        got = await ask(paints, "POST", ROUTE, {"model": "triage", "prompt": "x"})
-        assert (got.status, got.error["code"]) == (404, "model_not_found")
-        why = "triage@1 is an adapter for text, and this server is for pictures"
-        assert got.error["message"] == why
-        got = await chat(answers, "style")
-        why = "style@1 is an adapter for pictures, and this server is for text"
-        assert (got.status, got.error["message"]) == (404, why)
-        assert (await chat(answers, "triage")).status == 200
-        for app, names in ((paints, ["style"]), (answers, ["triage"])):
-            rows = (await ask(app, "GET", "/v1/adapters")).json["data"]
-            assert [row["name"] for row in rows] == names
-            assert (await ask(app, "GET", "/ready")).json == {
-                "ready": True,
-                "missing": {},
-                "refused": {},
-            }
-
-    asyncio.run(scenario())
-    assert all(name.startswith("triage@") for name in vllm.loads)
-
-
-# The queue.
-
-
-def test_one_request_is_painted_at_a_time_and_the_queue_has_an_end(
-    server: PictureServer, held: Held, shared: Store
-) -> None:
-    async def scenario() -> None:
-        app = layer(server, shared, limits={"max_waiting": 1})
-        held.go.clear()
-
-        def start(prompt: str, leave: asyncio.Event | None = None) -> asyncio.Task[Got]:
-            body = {"model": "style", "prompt": prompt, "steps": 1}
-            return asyncio.create_task(ask(app, "POST", ROUTE, body, leave=leave))
-
-        first = start("first")
-        await until(lambda: held.prompts == ["first"])
-        leave = asyncio.Event()
-        waits = start("waits", leave)
-        await until(lambda: app.asking.gate.waiting == 1)
-        full = await start("full")
-        assert (full.status, full.error["code"]) == (429, "server_busy")
-        assert 1 <= int(full.headers["retry-after"]) <= 10
-        # Who hangs up while waiting makes room for another, and is not painted.
-        leave.set()
-        await waits
-        await until(lambda: app.asking.gate.waiting == 0)
-        last = start("last")
-        await until(lambda: app.asking.gate.waiting == 1)
-        held.go.set()
-        assert [one.status for one in await asyncio.gather(first, last)] == [200, 200]
-        assert held.prompts == ["first", "last"]
-        assert app.asking.gate.inside == 0
-
-    asyncio.run(scenario())
-
-
-def test_painting_ends_when_the_client_hangs_up(
-    server: PictureServer, held: Held, shared: Store
-) -> None:
-    async def scenario() -> None:
-        app = layer(server, shared)
-        held.go.clear()
-        leave = asyncio.Event()
-        body = {"model": "style", "prompt": "long", "steps": 900, "n": 10}
-        task = asyncio.create_task(ask(app, "POST", ROUTE, body, leave=leave))
-        await until(lambda: held.prompts == ["long"] * 10)
-        leave.set()
-        await task
-        held.go.set()
-        got = await ask(app, "POST", ROUTE, {"model": "tiny", "prompt": "next", "steps": 1})
-        assert got.status == 200
-        assert held.steps == 1 + 1, "the first step of the one left, the only one of the next"
-        text = (await ask(app, "GET", "/metrics")).body.decode()
-        counted = 'llm_lora_requests_total{adapter="style",outcome="aborted",version="1"} 1.0'
-        assert counted in text
-
-    asyncio.run(scenario())
-
-
-def test_what_takes_too_long_is_told_so(server: PictureServer, held: Held, shared: Store) -> None:
-    async def scenario() -> Got:
-        app = layer(server, shared, limits={"request_seconds": 0.3})
-        body = {"model": "tiny", "prompt": "slow", "steps": 900, "n": 10}
-        return await ask(app, "POST", ROUTE, body)
-
-    got = asyncio.run(scenario())
-    assert (got.status, got.error["code"]) == (504, "request_timeout")
-
-
-def test_figures_count_pictures_and_requests(server: PictureServer, shared: Store) -> None:
-    async def scenario() -> str:
-        app = layer(server, shared)
-        body = {"model": "style", "prompt": "x", "steps": 1, "n": 2}
-        before = pictures((await ask(app, "GET", "/metrics")).body.decode())
-        assert (await ask(app, "POST", ROUTE, body)).status == 200
-        text = (await ask(app, "GET", "/metrics")).body.decode()
-        assert pictures(text) == before + 2
-        return text
-
-    def pictures(text: str) -> float:
-        (line,) = [row for row in text.splitlines() if row.startswith("llm_lora_pictures_total")]
-        return float(line.split()[-1])
-
-    text = asyncio.run(scenario())
-    assert 'llm_lora_requests_total{adapter="style",outcome="painted",version="1"} 1.0' in text
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 # Whatever is sent.
