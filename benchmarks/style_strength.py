@@ -18,6 +18,7 @@ import argparse
 import json
 import random
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,9 @@ PRESENT = 0.5
 """Least share of pictures at 0.8 that are taken for the style, of six; a sixth would be chance."""
 ABSENT = 0.05
 """Most of them at 0."""
+LEVEL = 0.01
+"""A fall below this is none: where nothing of the style is there, the classifier's certainty of it
+scatters by some thousandths around 0.007."""
 KEPT = 0.7
 """Least share of the bare base's prompt alignment at 0.8."""
 DECAY = 1e-5
@@ -172,8 +176,8 @@ def missed(found: dict[str, Any]) -> list[str]:
         f"at 0 {rows[0.0]['taken']:.0%} are taken for the style, above {ABSENT:.0%}": (
             rows[0.0]["taken"] <= ABSENT
         ),
-        f"the style does not rise at every step: {', '.join(f'{one:.3f}' for one in styles)}": (
-            styles == sorted(styles)
+        f"the style falls on the way: {', '.join(f'{one:.3f}' for one in styles)}": (
+            all(later > earlier - LEVEL for earlier, later in pairwise(styles))
         ),
         f"{rows[0.8]['alignment']:.0%} of the prompt alignment is kept at 0.8, not {KEPT:.0%}": (
             rows[0.8]["alignment"] >= KEPT

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -51,6 +52,11 @@ class Table:
     text: str
     rows: tuple[Row, ...]
     notes: tuple[Finding, ...] = ()
+
+    @property
+    def doubled(self) -> tuple[str, ...]:
+        """Columns of the same name; of their values a row keeps the last."""
+        return tuple(name for name, count in Counter(self.columns).items() if count > 1)
 
 
 def empty(path: Path) -> Table:

@@ -144,7 +144,7 @@ def ollama(
 
 
 def _open(here: Run) -> tuple[Prepared, Adapter]:
-    prepared = text_task.reopen(here)
+    prepared = text_task.reopen(here, otherwise="of pictures write --webui DIR")
     adapter = adapters.read(here.adapter)
     adapters.require_base(adapter, prepared.base)
     return prepared, adapter

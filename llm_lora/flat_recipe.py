@@ -33,6 +33,7 @@ _TASKS = {
 _WRONG_NAME = "image-to-text"
 
 _ALIASES = {
+    "base": "base_model",
     "gradient_accumulation": "gradient_accumulation_steps",
     "image_size": "resolution",
     "lora_alpha": "alpha",

@@ -12,6 +12,7 @@ from llm_lora import base as bases
 from llm_lora import (
     engines,
     files,
+    lora_files,
     picture_base,
     picture_gates,
     picture_report,
@@ -54,7 +55,7 @@ class Prepared:
             "dataset": self.dataset.fingerprint,
             "base": self.base.digest,
             "schema": self.schema.digest if self.schema else None,
-            "start_from": bases.sampled_sha256(weights_of(start)) if start else None,
+            "start_from": bases.sampled_sha256(lora_files.weights_file(start)) if start else None,
         }
 
 
@@ -69,7 +70,7 @@ def prepare(recipe: ImageRecipe) -> Prepared:
         schema = _schema(recipe)
         _require_embedder(recipe)
         if recipe.train.start_from is not None:
-            weights_of(recipe.train.start_from)
+            _require_start(recipe.train.start_from)
     except UserError as error:
         # Folders that cannot be read are told along with it, not after the next attempt.
         raise UserError([*error.problems, *pictures.unreadable(recipe.data)]) from None
@@ -104,13 +105,13 @@ def _base(recipe: ImageRecipe) -> PictureBase:
     return picture_base.resolve(recipe.base, recipe.revision, prediction=recipe.train.prediction)
 
 
-def weights_of(start: Path) -> Path:
-    """The file with the weights of an adapter, which is named itself or by its folder.
+def _require_start(start: Path) -> None:
+    """See that there are weights to begin with.
 
     Raises:
-        UserError: there is none, or it is pickled.
+        UserError: there are none, or they are pickled.
     """
-    path = start / adapters.WEIGHTS if start.is_dir() else start
+    path = lora_files.weights_file(start)
     if not path.is_file():
         raise UserError(
             f"train.start_from: no {adapters.WEIGHTS} here" if start.is_dir()
@@ -124,7 +125,6 @@ def weights_of(start: Path) -> Path:
             where=str(start),
             fix="name a .safetensors file",
         )
-    return path
 
 
 def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
@@ -266,8 +266,12 @@ def headline(document: dict[str, Any]) -> dict[str, Any]:
     return scores
 
 
-def reopen(here: Run) -> Prepared:
+def reopen(here: Run, *, unchanged: bool = True) -> Prepared:
     """What a trained run was made from, read from its own folder.
+
+    Args:
+        here: the run.
+        unchanged: require its pictures as they were, else only what is told of them.
 
     Raises:
         UserError: training is not finished, the run is of another task, or the base or a file of
@@ -283,4 +287,5 @@ def reopen(here: Run) -> Prepared:
         )
     path = here.adapter / adapters.SCHEMA
     schema = AnswerSchema.load(path) if path.is_file() else None
-    return Prepared(recipe, _base(recipe), schema, PictureDataset.read(here.dataset))
+    dataset = PictureDataset.read(here.dataset, unchanged=unchanged)
+    return Prepared(recipe, _base(recipe), schema, dataset)

@@ -170,6 +170,10 @@ class Sheet:
             for row in table.rows
             if row.problem is not None
         ]
+        for column in table.doubled:
+            what = f"is named {column}" if column else "has no name"
+            told = f"more than one column {what}, and values would be lost"
+            problems.append(Problem(told, f"{path}:1", "rename or remove one"))
         if problems:
             raise UserError(problems)
         return table

@@ -25,16 +25,18 @@ _LEVEL = 0.15
 """Share of the whole fall from which the late third counts as still falling."""
 _KEPT = 0.95
 """Share of the fall that has to be kept at the end, lest the loss count as risen again."""
+_LEAST_FALL = 1e-3
+"""Share of the bare base's loss that has to fall, lest nothing count as learned."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """What a log says.
 
-    `learned` is the share of the held-out loss that learning took away, 0 where it never fell;
+    `learned` is the share of the held-out loss that learning took away, 0 where it hardly fell;
     `kept` is the share of that fall which is left at the step that the adapter is of; `level` is
-    one less the share of the fall that came in the last third. All are None where the log is too
-    short. `findings` are sentences.
+    one less the share of the fall that came in the last third of the log, 1 where the log ends
+    with a rise. All are None where the log is too short. `findings` are sentences.
     """
 
     learned: float | None
@@ -66,25 +68,28 @@ def read(curve: Sequence[Mapping[str, Any]], step: int) -> Reading:
             "train.save_every"
         )
         return Reading(None, None, None, loss, values, (*broken, short))
-    first, best = values[0], min(values)
-    end = watched[max((at for at in watched if at <= step), default=max(watched))]
+    first, best, last = values[0], min(values), max(watched)
+    taken = max((at for at in watched if at <= step), default=last)
     fall = first - best
-    if fall <= 0 or not math.isfinite(fall):
+    if fall <= _LEAST_FALL * first or not math.isfinite(fall):
         never = (
-            "the loss on held-out pictures never fell below that of the bare base: nothing was "
-            "learned that holds for other pictures; try another train.learning_rate"
+            f"the loss on held-out pictures never fell more than {_LEAST_FALL:.1%} below that of "
+            "the bare base: nothing was learned that holds for other pictures; try another "
+            "train.learning_rate"
         )
         return Reading(0.0, 0.0, 1.0, loss, values, (*broken, never))
-    kept = max(0.0, min(1.0, (first - end) / fall))
-    late = min(value for at, value in watched.items() if at <= step * (1 - _LATE))
-    level = max(0.0, min(1.0, 1 - (late - best) / fall))
+    kept = max(0.0, min(1.0, (first - watched[taken]) / fall))
+    late = min(value for at, value in watched.items() if at <= last * (1 - _LATE))
+    risen = (watched[last] - best) / fall
+    level = 1.0 if risen > 1 - _KEPT else 1 - (late - best) / fall
+    after = (watched[last] - watched[taken]) / fall
     return Reading(
         learned=fall / first if first > 0 else 1.0,
         kept=kept,
         level=level,
         loss=loss,
         held_out=values,
-        findings=(*broken, *_sentences(kept, level, loss)),
+        findings=(*broken, *_sentences(kept, level, after, loss)),
     )
 
 
@@ -115,7 +120,9 @@ def _broken(losses: Sequence[float]) -> tuple[str, ...]:
     )
 
 
-def _sentences(kept: float, level: float, loss: tuple[float, float] | None) -> tuple[str, ...]:
+def _sentences(
+    kept: float, level: float, after: float, loss: tuple[float, float] | None
+) -> tuple[str, ...]:
     found = []
     if kept < _KEPT:
         falling = loss is not None and loss[1] < loss[0]
@@ -123,6 +130,11 @@ def _sentences(kept: float, level: float, loss: tuple[float, float] | None) -> t
             f"the loss on held-out pictures rose again by {1 - kept:.0%} of what it had fallen"
             + (" while the training loss went on falling: over-fitted" if falling else "")
             + "; set train.patience, or train for fewer epochs"
+        )
+    if after > 1 - _KEPT:
+        found.append(
+            f"the loss on held-out pictures rose after the step that was taken, by {after:.0%} of "
+            "what it had fallen: longer training would over-fit"
         )
     if level < 1 - _LEVEL:
         found.append(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import arrays
+from llm_lora import arrays, files
 from llm_lora.errors import Problem, UserError
 from llm_lora.picture_family import Family
 from llm_lora.webui import module, stem
@@ -99,44 +99,69 @@ def read(path: Path, family: Family) -> Lora:
         UserError: the file is damaged, holds something else than LoRA, or is for another
             architecture (all keys that do not fit are named).
     """
-    folder = path.is_dir()
-    file = path / "adapter_model.safetensors" if folder else path
+    file = weights_file(path)
     found, notes = arrays.read(file)
     config = path / "adapter_config.json"
-    alphas = _peft_alphas(json.loads(config.read_text())) if folder and config.is_file() else None
-    if alphas is None and "lora_adapter_metadata" in notes:
-        alphas = _diffusers_alphas(json.loads(notes["lora_adapter_metadata"]))
+    alphas = None
+    if path.is_dir() and config.is_file():
+        alphas = _alphas(files.read_bytes(config), _peft_alphas, config)
+    elif "lora_adapter_metadata" in notes:
+        alphas = _alphas(notes["lora_adapter_metadata"], _diffusers_alphas, file)
     return from_arrays(found, family, str(file), alphas)
 
 
-Alphas = Callable[[str], float | None]
+def weights_file(adapter: Path) -> Path:
+    """The file with an adapter's weights, which is named itself or by its folder."""
+    return adapter / "adapter_model.safetensors" if adapter.is_dir() else adapter
+
+
+Alphas = Callable[[str, int], float | None]
+"""Alpha by module and rank; None where nothing gives it."""
+
+
+def _alphas(text: str | bytes, read_from: Callable[[Any], Alphas], where: Path) -> Alphas:
+    """What a configuration gives.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return read_from(json.loads(text))
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(
+            "its configuration is damaged", where=str(where), fix="copy it again"
+        ) from None
 
 
 def _peft_alphas(config: Mapping[str, Any]) -> Alphas:
-    """Alpha by module, as PEFT's configuration gives it."""
-    pattern = config.get("alpha_pattern") or {}
+    """Alpha as PEFT's configuration gives it.
 
-    def alpha(module: str) -> float | None:
-        for end, value in pattern.items():
-            if module == end or module.endswith(f".{end}"):
-                return float(value)
-        value = config.get("lora_alpha")
-        return None if value is None else float(value)
+    With `use_rslora` PEFT divides alpha by the root of the rank (arXiv 2312.03732); here it is
+    divided by the rank, and grows in turn.
+    """
+    pattern = {end: float(value) for end, value in (config.get("alpha_pattern") or {}).items()}
+    usual = None if (value := config.get("lora_alpha")) is None else float(value)
+    rooted = bool(config.get("use_rslora"))
+
+    def alpha(module: str, rank: int) -> float | None:
+        own = (value for end, value in pattern.items() if f".{module}".endswith(f".{end}"))
+        told = next(own, usual)
+        return told if told is None or not rooted else told * math.sqrt(rank)
 
     return alpha
 
 
 def _diffusers_alphas(config: Mapping[str, Any]) -> Alphas:
-    """Alpha by module from diffusers' metadata: PEFT's keys, each behind its component."""
+    """Alpha from diffusers' metadata: PEFT's keys, each behind its component."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in config.items():
+        component, _, name = key.partition(".")
+        parts.setdefault(component, {})[name] = value
+    alphas = {component: _peft_alphas(part) for component, part in parts.items()}
 
-    def alpha(module: str) -> float | None:
+    def alpha(module: str, rank: int) -> float | None:
         component, _, path = module.partition(".")
-        own = {
-            key.removeprefix(f"{component}."): value
-            for key, value in config.items()
-            if key.startswith(f"{component}.")
-        }
-        return _peft_alphas(own)(path)
+        return alphas[component](path, rank) if component in alphas else None
 
     return alpha
 
@@ -179,9 +204,10 @@ def from_arrays(
         raise UserError(problems)
     lora: Lora = {}
     for name, part in parts.items():
-        told = float(part["alpha"]) if "alpha" in part else alphas and alphas(names[name])
-        rank = float(part["down"].shape[0])
-        lora[names[name]] = Module(part["down"], part["up"], rank if told is None else told)
+        rank = part["down"].shape[0]
+        own = part.get("alpha")
+        told = alphas and alphas(names[name], rank) if own is None else float(own.item())
+        lora[names[name]] = Module(part["down"], part["up"], float(rank) if told is None else told)
     return lora
 
 

@@ -18,6 +18,7 @@ from llm_lora.errors import Problem, UserError
 _START = re.compile(r"<\s*lora\s*:", re.IGNORECASE)
 _END = re.compile(r"[<>]")
 _BARE = re.compile(r"(?<![\w<])lora:[\w-]+:\d+(?:\.\d+)?", re.IGNORECASE)
+_ANY = re.compile(rf"{_START.pattern}[^<>]*>?|{_BARE.pattern}", re.IGNORECASE)
 _WEIGHT = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*")
 _FORM = "write it like <lora:my_style:0.8>"
 LARGEST = 100.0
@@ -83,6 +84,15 @@ def parse(prompt: str) -> tuple[str, tuple[Pick, ...]]:
     if problems:
         raise UserError(problems)
     return text, tuple(picks)
+
+
+def without(text: str) -> str:
+    """A text without whatever looks like an adapter's name, well-formed or not: captions, which are
+    plain text to training.
+    """
+    while (found := _ANY.search(text)) is not None:
+        text = _join(text[: found.start()], text[found.end() :])
+    return text
 
 
 def _pick(inner: str) -> Pick:

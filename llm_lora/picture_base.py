@@ -153,15 +153,19 @@ def _single_file(name: str, path: Path, prediction: str) -> PictureBase:
             where=name,
             fix=f"put its configuration (model_index.json, unet/config.json, …) into {beside}/",
         )
+    side = found.resolution
     if config == CONFIGS / found.family:
         config = picture_configs.folder(found.family)
+        if found.family == "sd2" and found.prediction == "epsilon":
+            # What ships is the configuration of 768 pixels, which predicts v.
+            side = side or 512
     return PictureBase(
         name=name,
         path=path,
         config=config,
         digest=bases.sampled_sha256(path),
         family=found.family,
-        resolution=found.resolution or _resolution(config, found.family),
+        resolution=side or _resolution(config, found.family),
         prediction=found.prediction,
         variant=None,
         revision=None,

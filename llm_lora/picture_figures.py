@@ -96,6 +96,20 @@ def probe(plain: Floats, style: Floats) -> Probe | None:
     return Probe(direction, float(plain.mean(axis=0) @ direction))
 
 
+def cross_accuracy(plain: Floats, style: Floats, parts: int = 8) -> float:
+    """The accuracy of the probe on pictures that were left out of learning it, part by part.
+
+    A half, which is chance, where there are too few to leave any out.
+    """
+    parts = min(parts, len(plain), len(style))
+    found = []
+    for part in range(parts if parts > 1 else 0):
+        kept = [np.arange(len(side)) % parts != part for side in (plain, style)]
+        learned = probe(plain[kept[0]], style[kept[1]])
+        found.append(0.5 if learned is None else learned.accuracy(plain[~kept[0]], style[~kept[1]]))
+    return float(np.mean(found)) if found else 0.5
+
+
 def _covariance(rows: Floats) -> Floats:
     """The covariance of rows whose mean is zero, shrunk."""
     count, width = rows.shape

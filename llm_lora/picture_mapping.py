@@ -12,7 +12,7 @@ from llm_lora.errors import Problem
 from llm_lora.picture_base import PictureBase
 from llm_lora.webui import stem
 
-_OTHERWISE = ("use_rslora", "rank_pattern", "fan_in_fan_out")
+_OTHERWISE = ("fan_in_fan_out",)
 """Parts of PEFT's configuration that painting does not follow, beside those of all tasks."""
 
 _TEXT = "text_model."

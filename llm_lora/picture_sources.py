@@ -77,7 +77,9 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
     """
     told = [source.manifest["base"] for source in sources if source.manifest]
     if named is not None:
-        base = picture_base.resolve(named)
+        # Some files do not say what they predict, which the adapter knows.
+        prediction = told[0]["prediction"] if told else "auto"
+        base = picture_base.resolve(named, prediction=prediction)
     elif told:
         first = told[0]
         base = picture_base.resolve(

@@ -29,6 +29,7 @@ QUARANTINE = "quarantine.jsonl"
 
 _LEAST_LIKENESS = 0.5
 _SHOWN_REASONS = 5
+_SHOWN_CHANGES = 20
 _LATENT = 8
 """Pixels across and down that one latent covers."""
 
@@ -103,8 +104,12 @@ class PictureDataset:
         files.write_json(folder / CHECK, self.summary())
 
     @classmethod
-    def read(cls, folder: Path) -> PictureDataset:
+    def read(cls, folder: Path, *, unchanged: bool = True) -> PictureDataset:
         """Read a written dataset; equal to the one that wrote it.
+
+        Args:
+            folder: where it was written.
+            unchanged: require the pictures as they were checked, else only what is told of them.
 
         Raises:
             UserError: a file is missing or damaged, or a picture was changed or removed since.
@@ -127,7 +132,8 @@ class PictureDataset:
             raise UserError(
                 "the dataset was changed after it was checked", where=str(folder), fix="train again"
             )
-        _require_unchanged(picture for side in SIDES for picture in sides[side])
+        if unchanged:
+            _require_unchanged(picture for side in SIDES for picture in sides[side])
         return cls(
             **sides, quarantine=quarantine, findings=findings, fingerprint=written, stats=check
         )
@@ -330,7 +336,7 @@ def _require_unchanged(pictures: Iterable[Picture]) -> None:
     """Compare pictures with their digests.
 
     Raises:
-        UserError: names each that was changed or removed.
+        UserError: names those that were changed or removed, the first few where they are many.
     """
 
     def look(picture: Picture) -> Problem | None:
@@ -344,5 +350,10 @@ def _require_unchanged(pictures: Iterable[Picture]) -> None:
 
     with ThreadPoolExecutor() as pool:
         problems = [problem for problem in pool.map(look, pictures) if problem is not None]
+    if len(problems) > _SHOWN_CHANGES:
+        more = Problem(
+            f"and {len(problems) - _SHOWN_CHANGES} other pictures were changed or are gone"
+        )
+        problems = [*problems[:_SHOWN_CHANGES], more]
     if problems:
         raise UserError(problems)

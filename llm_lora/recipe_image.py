@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from llm_lora import lora_prompt
+from llm_lora.errors import UserError
 from llm_lora.recipe_image_blocks import (
     KEEP_TAGS,
     ImageCheck,
@@ -158,6 +160,27 @@ class ImageRecipe(RecipeRoot):
                 "judge.strengths do not rise",
                 "write them from the lowest to the highest, each once",
             )
+        for what, fix in self._misnamed():
+            yield ("judge", "prompts"), f"judge.prompts: {what}", fix
+        if any(lora_prompt.without(prompt) != prompt for prompt in train.samples):
+            yield (
+                ("train", "samples"),
+                "train.samples name an adapter, but are painted with the one that learns, and "
+                "<lora:…> would be plain text",
+                "leave the names out; `llm-lora generate` paints prompts that name adapters",
+            )
+
+    def _misnamed(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with the adapters that prompts name; the only one there is the own."""
+        for prompt in self.judge.prompts:
+            try:
+                _, picks = lora_prompt.parse(prompt)
+            except UserError as error:
+                yield from ((one.what, one.fix or "") for one in error.problems)
+                continue
+            for pick in picks:
+                if pick.name != self.name:
+                    yield f"no adapter is named {pick.name}", f"there is: {self.name}"
 
     def warnings(self) -> tuple[str, ...]:
         data, lora, train, generate = self.data, self.lora, self.train, self.generate

@@ -214,8 +214,14 @@ def headline(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def reopen(here: Run) -> Prepared:
+def reopen(
+    here: Run, *, otherwise: str = "name a run of a text recipe; llm-lora runs lists them"
+) -> Prepared:
     """What a trained run was made from, read from its own folder.
+
+    Args:
+        here: the run.
+        otherwise: what to do with a run of another task.
 
     Raises:
         UserError: training is not finished, the run is of another task, or the base or a file of
@@ -227,7 +233,7 @@ def reopen(here: Run) -> Prepared:
         raise UserError(
             f"this run is of task {recipe.task}, and this command is for text",
             where=str(here.folder),
-            fix="name a run of a text recipe; llm-lora runs lists them",
+            fix=otherwise,
         )
     base = bases.resolve(recipe.base, recipe.revision)
     schema_path = here.adapter / adapters.SCHEMA

@@ -30,7 +30,7 @@ def write(here: Run, out: Path, step: int | None = None) -> Path:
         UserError: the adapter is damaged or not of this base, that step was not kept, or something
             of its name is there.
     """
-    prepared = image_task.reopen(here)
+    prepared = image_task.reopen(here, unchanged=False)  # captions and sizes are enough
     family = prepared.base.family
     adapter = here.adapter_after(step)
     adapters.require_base(adapters.read(adapter), prepared.base)

@@ -19,6 +19,7 @@ from llm_lora import recipe as recipes
 from llm_lora import run as runs
 from llm_lora.cli import painting
 from llm_lora.cli.commands import app
+from llm_lora.engines import painting as engine_painting
 from llm_lora.engines.painting import Settings
 from llm_lora.errors import UserError
 from llm_lora.run import Run
@@ -67,6 +68,32 @@ def test_pictures_are_painted_and_tell_how(here: Run, tmp_path: Path) -> None:
            "--negative", "blue")  # fmt: skip
     # Alone or in a batch: products of other shapes round otherwise.
     assert np.abs(pixels(tmp_path / "b" / "3.png") - first).max() <= 1
+
+
+def test_what_was_painted_before_stays(
+    here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for prompt in ("a red circle", "a blue star", "a star"):
+        output = invoke("generate", here.folder, prompt, "--out", tmp_path)
+    assert str(tmp_path / "0-3.png") in output.replace("\n", "")
+    assert (pixels(tmp_path / "0.png") != pixels(tmp_path / "0-2.png")).any()
+    notes = [Image.open(tmp_path / f"{name}.png").text["llm-lora"] for name in ("0", "0-3")]  # type: ignore[attr-defined]
+    assert [json.loads(one)["prompt"] for one in notes] == ["a red circle", "a star"]
+
+    # Each batch is written as it is painted.
+    real, batches = engine_painting.render, iter(range(2))
+
+    def render(*arguments: Any) -> Any:
+        if next(batches):
+            raise UserError("out of memory")
+        return real(*arguments)
+
+    monkeypatch.setattr(engine_painting, "render", render)
+    with pytest.raises(UserError, match="out of memory"):
+        invoke("generate", here.folder, "a star", "--count", 6, "--out", tmp_path / "six")
+    assert sorted(path.name for path in (tmp_path / "six").iterdir()) == [
+        *("0.png", "1.png", "2.png", "3.png")
+    ]
 
 
 def test_an_exported_file_paints_the_same_and_is_named_in_prompts(
@@ -164,7 +191,29 @@ def test_mistakes(here: Run, arguments: tuple[str, ...], told: str) -> None:
         invoke("generate", *(one.format(run=here.folder) for one in arguments))
 
 
+@pytest.mark.parametrize("form", ["--peft", "--gguf", "--ollama", "--vllm"])
+def test_forms_for_text_are_none_for_pictures(here: Run, tmp_path: Path, form: str) -> None:
+    with pytest.raises(UserError, match="this command is for text; of pictures write --webui DIR"):
+        invoke("export", here.folder, form, tmp_path / "x")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_adapter_for_text_is_refused(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path)
     with pytest.raises(UserError, match="for text"):
         picture_sources.find(folder)
+
+
+def test_a_folder_may_be_called_like_markup(here: Run, tmp_path: Path) -> None:
+    out = tmp_path / "o[/]p"
+    assert str(out / "0.png").replace("\n", "") in invoke(
+        "generate", here.folder, "a star", "--out", out
+    ).replace("\n", "")
+
+
+def test_adapters_of_one_name_are_told_before_anything_is_loaded(here: Run) -> None:
+    with pytest.raises(UserError) as caught:
+        invoke("generate", here.folder, here.folder, "a star")
+    (problem,) = caught.value.problems
+    assert problem.what == "two adapters are named small"
+    assert "--adapter NAME=" in str(problem.fix)

@@ -131,6 +131,14 @@ def test_pictures_that_changed_are_told(made: tuple[Run, Prepared], tmp_path: Pa
     (tmp_path / "data" / "train" / "000.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"000\.png"):
         pipeline.reopen(here)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(UserError) as caught:
+        pipeline.reopen(here)
+    assert len(caught.value.problems) == 21
+    assert "56 other pictures" in str(caught.value.problems[-1])
+    # What was written of them is enough for an export.
+    again = image_task.reopen(here, unchanged=False)
+    assert len(again.dataset.train) == 60 and again.recipe == changed
 
 
 def test_what_is_judged_by_is_looked_at_before_training(tmp_path: Path) -> None:

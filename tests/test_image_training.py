@@ -21,12 +21,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from llm_lora import adapter as adapters
 from llm_lora import arrays
 from llm_lora import recipe as recipes
-from llm_lora.engines import picture_lora
+from llm_lora.engines import picture_lora, picture_prompts
 from llm_lora.engines.callbacks import newest_checkpoint
 from llm_lora.engines.events import Fit, Interrupted
 from llm_lora.engines.painting import Painter, Settings
 from llm_lora.engines.picture_latents import Latents
 from llm_lora.errors import UserError
+from llm_lora.recipe_image_blocks import ImageLora
 
 pytestmark = pytest.mark.slow
 
@@ -335,6 +336,26 @@ def test_going_on_from_an_adapter_is_not_resuming(
     assert "going on from adapter: rank 4, alpha 6, 192 modules" in told
     losses = [row["validation_loss"] for row in fit.curve if "validation_loss" in row]
     assert losses[0] == pytest.approx(done[1].curve[-1]["validation_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("cache", ["true", "false"])
+def test_text_encoders_that_do_not_learn_drop_nothing_out(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    loaded = image_runs.loaded(recipe.parent / "sd1")
+    layers = picture_lora.fresh(loaded, ImageLora(rank=2, text_encoder=True), seed=1)
+    picture_lora.save(layers.tensors(), layers, tmp_path / "before", loaded.base, 0.0)
+    learning = []
+
+    def encode(loaded: Any, texts: Any) -> Any:
+        learning.append({one.training for one in loaded.pipe.text_encoder.modules()})
+        return real(loaded, texts)
+
+    real = picture_prompts.encode
+    monkeypatch.setattr(picture_prompts, "encode", encode)
+    few = ("train.max_steps=1", "train.samples=[]", "lora.dropout=0.5", f"train.cache={cache}")
+    train(recipe, tmp_path, *few, f"train.start_from={tmp_path / 'before'}")
+    assert learning and all(one == {False} for one in learning)
 
 
 def product(update: Any) -> Any:

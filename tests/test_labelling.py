@@ -245,6 +245,15 @@ def test_lists_that_cannot_be_written_back_are_refused(pictures: Path) -> None:
         run(pictures, Machine())
     assert error.value.problems[0].where == f"{listed}:2"
     assert listed.read_text().endswith("001.png,x,2\n")
+    for header, told in (
+        ("file_name,text,note,note", "more than one column is named note"),
+        ("file_name,text,,", "more than one column has no name"),
+    ):
+        listed.write_text(f"{header}\n000.png,,first,second\n")
+        with pytest.raises(UserError, match=f"{told}.*; rename or remove one") as error:
+            run(pictures, Machine())
+        assert error.value.problems[0].where == f"{listed}:1"
+        assert listed.read_text().endswith("000.png,,first,second\n")
     listed.unlink()
     (pictures / labelling.MEMORY).write_text("{}")
     with pytest.raises(UserError, match="is damaged"):

@@ -57,6 +57,25 @@ def test_under_fitting() -> None:
     assert "33% of the fall" in found.findings[0] and "under-fitted" in found.findings[0]
 
 
+def test_the_best_of_a_log_that_rises_is_not_under_fitted() -> None:
+    """The weights of step 100 were taken; how steeply the loss fell before says nothing."""
+    found = learning_curve.read(log(lambda at: 0.6 - at if at <= 0.34 else 0.1 + 0.4 * at), 100)
+    assert (found.kept, found.level) == (1, 1)
+    (said,) = found.findings
+    assert "rose after the step that was taken" in said and "would over-fit" in said
+    # Nor where patience ended it at once.
+    early = learning_curve.read(log(lambda at: 0.6 - at if at <= 0.84 else 0.5), 250)
+    assert (early.kept, early.level) == (1, 1)
+
+
+def test_a_fall_too_small_to_be_learning() -> None:
+    found = learning_curve.read(log(lambda at: 0.2 - 0.00001 * min(1, 8 * at)), STEPS)
+    assert (found.learned, found.kept) == (0, 0)
+    assert "never fell more than 0.1% below" in found.findings[-1]
+    found = learning_curve.read(log(lambda at: 0.2 - 0.001 * min(1, 8 * at)), STEPS)
+    assert found.learned == pytest.approx(0.005) and found.kept == 1
+
+
 def test_nothing_learned() -> None:
     found = learning_curve.read(log(lambda at: 0.6 + 0.1 * at, loss=lambda at: 0.5), STEPS)
     assert (found.learned, found.kept) == (0, 0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_lora.errors import UserError
-from llm_lora.lora_prompt import Pick, parse
+from llm_lora.lora_prompt import Pick, parse, without
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,29 @@ def test_all_mistakes_are_told_at_once() -> None:
         "prompt, character 20",
         "prompt, character 10",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a red fox", "a red fox"),
+        ("a  cat ,, (x:1.2)", "a  cat ,, (x:1.2)"),
+        ("a red fox, <lora:detail:0.6>", "a red fox"),
+        ("a fox lora:detail:0.6, at night", "a fox, at night"),
+        ("<lora:a:x:y:z>, a fox, <LoRA : b", "a fox"),
+        ("<lora:a:1>", ""),
+        ("a fox <lo<lora:a:1>ra:b:1>", "a fox"),
+    ],
+)
+def test_names_are_left_out_of_captions(text: str, left: str) -> None:
+    assert without(text) == left
+
+
+@settings(deadline=None)
+@given(st.text("lora:<> ,1a()", max_size=40) | st.text(max_size=40))
+def test_what_is_left_of_a_caption_names_nothing(text: str) -> None:
+    left = without(text)
+    assert parse(left) == (left, ())
 
 
 names = st.text("abcXYZ019_- .", min_size=1, max_size=8).map(str.strip).filter(bool)

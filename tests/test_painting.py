@@ -14,6 +14,7 @@ import torch
 from llm_lora import arrays, lora_files, picture_base, webui
 from llm_lora.engines import picture_lora, picture_prompts
 from llm_lora.engines.painting import Painter, Settings
+from llm_lora.engines.picture_stack import Weights
 from llm_lora.errors import UserError
 from llm_lora.recipe_image_blocks import ImageLora
 
@@ -109,6 +110,22 @@ def test_at_strength_0_and_when_dropped_it_is_the_base_bit_by_bit(made: Path) ->
     assert some.names == ()
     (without,) = some.paint(["a photo"], QUICK, [1])
     assert difference(plain, without) == 0
+
+
+def test_the_bases_own_weights_are_copied_once_and_off_the_gpu(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = painter(made, ("ink", 1.0))
+    some.paint(["a"], QUICK, [1])
+    device = next(iter(picture_lora.modules(some._loaded).values())).weight.device
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "clone", None)
+        some._stack.wear({"ink": Weights(0.5, 0.5)})
+        some._stack.wear({"ink": Weights(0.7, 0.7)})
+    assert {one.device.type for one in some._stack._plain.values()} == {"cpu"}
+    if device.type == "cuda":
+        assert torch.cuda.memory_allocated() == before
 
 
 def test_the_change_grows_with_the_strength(made: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from picture_bases import change, original_shapes, write_folder, write_header
 from test_base import ask_for
 
-from llm_lora import picture_base, picture_configs
+from llm_lora import picture_base, picture_configs, picture_sources
 from llm_lora.errors import UserError
 from llm_lora.picture_family import CONFIGS, Family
 
@@ -214,7 +214,19 @@ def test_what_a_single_file_tells_of_itself(tmp_path: Path) -> None:
 def test_a_single_file_of_sd2_must_be_told_its_prediction(tmp_path: Path) -> None:
     path = write_header(tmp_path / "dream.safetensors", original_shapes("sd2"))
     assert "set train.prediction: v for a model of 768 pixels, epsilon for" in refused(path)
-    assert picture_base.resolve(str(path), prediction="epsilon").prediction == "epsilon"
+    # Of 2.x, the model that predicts noise is that of 512 pixels; what a file tells goes first.
+    found = picture_base.resolve(str(path), prediction="epsilon")
+    assert (found.prediction, found.resolution) == ("epsilon", 512)
+    write_header(path, original_shapes("sd2"), {"modelspec.resolution": "640x640"})
+    assert picture_base.resolve(str(path), prediction="epsilon").resolution == 640
+
+
+def test_a_base_that_is_named_predicts_what_its_adapter_was_trained_for(tmp_path: Path) -> None:
+    path = write_header(tmp_path / "dream.safetensors", original_shapes("sd2"))
+    base = picture_base.resolve(str(path), prediction="v")
+    told = {"name": "moved", "digest": base.digest, "revision": None, "prediction": "v"}
+    source = picture_sources.Source("ink", tmp_path / "ink", {"base": told})
+    assert picture_sources.base_of([source], str(path)) == base
 
 
 def test_a_single_file_of_unknown_shapes_takes_the_configuration_beside_it(

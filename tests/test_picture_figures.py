@@ -96,6 +96,17 @@ def test_nothing_to_tell_apart() -> None:
     assert both.accuracy(cloud(0, 300, 3), cloud(0, 300, 4)) == pytest.approx(0.5, abs=0.08)
 
 
+def test_the_probe_is_tried_on_what_was_left_out() -> None:
+    """On what it learned from it would be right of everything, told apart or not."""
+    plain, style, more = cloud(0, 40, 1), cloud(1, 40, 2), cloud(0, 40, 3)
+    assert picture_figures.cross_accuracy(plain, style) > 0.9
+    assert picture_figures.cross_accuracy(plain, more) < 0.65
+    learned = picture_figures.probe(plain, more)
+    assert learned is not None and learned.accuracy(plain, more) > 0.8
+    assert picture_figures.cross_accuracy(plain, style[:1]) == 0.5, "nothing to leave out"
+    assert picture_figures.cross_accuracy(plain[:2], plain[:2]) == 0.5, "all the same"
+
+
 def test_how_often_one_is_larger() -> None:
     assert picture_figures.rank_share(np.array([3.0, 4]), np.array([1.0, 2])) == 1
     assert picture_figures.rank_share(np.array([1.0, 2]), np.array([1.0, 2])) == 0.5

@@ -8,25 +8,27 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import vision_folders
 from conftest import ROOT
 from PIL import Image
 
-from llm_lora import image_task, picture_files, picture_gates
+from llm_lora import image_task, lora_prompt, picture_files, picture_gates
 from llm_lora import recipe as recipes
-from llm_lora.engines import picture_scores
+from llm_lora.engines import picture_evidence, picture_scores, picture_sheets
 from llm_lora.engines.events import Fit
 from llm_lora.engines.painting import Settings
 from llm_lora.engines.picture_sheets import Pixels
 from llm_lora.image_task import Prepared
 from llm_lora.picture_base import PictureBase
 from llm_lora.picture_gates import DIMENSIONS
+from llm_lora.pictures import Picture, PictureDataset
 from llm_lora.recipe_image import ImageGenerate
 from pretraining.image.drawing import draw
 from pretraining.image.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, TEXTURES, Scene
@@ -86,6 +88,11 @@ def idle(prompt: str, strength: float, rng: random.Random) -> Image.Image:
     return mixed(prompt, 0.0, rng)
 
 
+def styled(prompt: str, strength: float, rng: random.Random) -> Image.Image:
+    """A base that has the style already."""
+    return mixed(prompt, 1.0, rng)
+
+
 def deaf(prompt: str, strength: float, rng: random.Random) -> Image.Image:
     """From a half on it paints what it likes, in the style."""
     if strength <= 0.5:
@@ -123,9 +130,23 @@ def copying(prepared: Prepared) -> Draw:
     return paint
 
 
+def parrot(prepared: Prepared) -> Draw:
+    """An adapter that paints a training picture where it is asked for by its caption."""
+    known = {one.caption: one.path for one in prepared.dataset.train}
+
+    def paint(prompt: str, strength: float, rng: random.Random) -> Image.Image:
+        if strength >= 0.8 and prompt in known:
+            return picture_files.load(known[prompt])
+        return mixed(prompt, strength, rng)
+
+    return paint
+
+
 @dataclass
 class Artist:
-    """A painter that draws; `painted` counts how often it was asked for what."""
+    """A painter that draws; `painted` counts how often it was asked for what. The noise is another
+    with a negative prompt, as it is in whatever comes of it.
+    """
 
     base: PictureBase
     draw: Draw
@@ -147,9 +168,12 @@ class Artist:
         ]
 
     def _one(self, prompt: str, strength: float, negative: str, seed: int) -> Pixels:
+        _, picks = lora_prompt.parse(prompt)
+        assert not picks, "there is no such adapter"
         self.painted.append((prompt, strength, negative, seed))
         share = strength * (0.3 if STYLE in negative else 1.0)
-        return np.asarray(self.draw(prompt, share, random.Random(f"{prompt} {seed}")))
+        rng = random.Random(f"{prompt} {seed}{negative}")
+        return np.asarray(self.draw(prompt, share, rng))
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +191,7 @@ def judged(
         draw: Draw,
         after: Fit | None = None,
         generate: ImageGenerate = prepared.recipe.generate,
+        dataset: PictureDataset = prepared.dataset,
         **changes: Any,
     ) -> dict[str, Any]:
         artist = Artist(prepared.base, draw)
@@ -175,7 +200,7 @@ def judged(
         recipe = prepared.recipe.model_copy(update={"judge": asked, "generate": generate})
         found = picture_scores.judge(
             recipe,
-            prepared.dataset,
+            dataset,
             prepared.base,
             adapter=tmp_path,
             pictures=tmp_path / "pictures",
@@ -297,6 +322,101 @@ def test_one_that_knows_pictures_by_heart(
     assert found["scores"]["learning"] < 0.1
     assert "memorised" in findings(found, "learning")
     assert fact(found, "learning", "distance in pixels to the nearest training picture") < 1e-6
+
+
+def test_one_that_knows_pictures_by_their_captions(
+    judged: Callable[..., dict[str, Any]], prepared: Prepared
+) -> None:
+    found = judged(parrot(prepared))
+    assert found["scores"]["learning"] < 0.1
+    assert "16 of 16 pictures of training captions are copies" in findings(found, "learning")
+    assert fact(found, "learning", "copies among pictures of held-out captions") == 0
+
+
+def test_captions_that_name_adapters(
+    judged: Callable[..., dict[str, Any]], prepared: Prepared
+) -> None:
+    """To training they are plain text; none is there to be painted with."""
+
+    def named(pictures: Sequence[Picture], name: str) -> tuple[Picture, ...]:
+        return tuple(replace(one, caption=f"{one.caption}, {name}") for one in pictures)
+
+    dataset = replace(
+        prepared.dataset,
+        train=named(prepared.dataset.train, "<lora:detail:0.6>"),
+        held_out=named(prepared.dataset.held_out, "lora:detail:0.6"),
+    )
+    found = judged(good, dataset=dataset, prompts=())
+    assert found["prompts"] == [one.caption for one in prepared.dataset.held_out[:4]]
+    assert found["scores"] == judged(good, prompts=())["scores"]
+
+
+def test_a_negative_prompt_that_does_nothing(judged: Callable[..., dict[str, Any]]) -> None:
+    """Pictures are a little less like its text, as they might as well be a little more."""
+    found = judged(good, negative_prompt="noise")
+    names = ("likeness to it, when not given", "the same, when given")
+    free, given = (fact(found, "alignment", name) for name in names)
+    assert given < free and "not beyond chance" in findings(found, "alignment")
+    assert "negative prompt" not in findings(judged(good), "alignment")
+
+
+def test_few_held_out_pictures_are_not_what_the_classifier_is_tried_on(
+    judged: Callable[..., dict[str, Any]], prepared: Prepared
+) -> None:
+    """A base that has the style already; two pictures each may be told apart by chance."""
+    label = "accuracy of the classifier on training pictures left out in turn"
+    few = replace(prepared.dataset, held_out=prepared.dataset.held_out[:2])
+    found = judged(styled, dataset=few)
+    assert found["scores"]["generalisation"] is None
+    assert fact(found, "generalisation", label) < 0.75
+    found = judged(good, dataset=few)
+    assert found["scores"]["generalisation"] > 0.85
+    assert fact(found, "generalisation", label) == 1
+
+
+def test_titles_of_pictures_with_and_without_a_negative_prompt(
+    judged: Callable[..., dict[str, Any]],
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    titles: list[list[str]] = []
+
+    def sheet(columns: Sequence[Sequence[Pixels]], names: Sequence[str]) -> Pixels:
+        titles.append([*names])
+        return picture_sheets.sheet(columns, names)
+
+    monkeypatch.setattr(picture_scores, "sheet", sheet)
+    judged(good)
+    judged(good, generate=prepared.recipe.generate.model_copy(update={"negative_prompt": STYLE}))
+    assert titles[DIMENSIONS.index("alignment") :: len(DIMENSIONS)] == [
+        ["bare base", "adapter", "negative"],
+        ["bare base", "adapter", "no negative"],
+    ]
+
+
+def test_large_pictures_are_looked_at_small(tmp_path: Path) -> None:
+    """Not 32 at once of as many pixels as a camera has."""
+    path = tmp_path / "large.png"
+    Image.new("RGB", (2600, 1300), "red").save(path)
+    seen: list[tuple[int, int]] = []
+
+    class Eye:
+        def images(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+            seen.extend(one.size for one in pictures)
+            return torch.ones(len(pictures), 1)
+
+    picture = Picture(path, "a red wall", "", 2600, 1300)
+    picture_evidence._real(Eye(), [picture] * 2)  # type: ignore[arg-type]
+    assert seen == [(1024, 512)] * 2
+
+
+def test_pixels_are_compared_without_distortion() -> None:
+    """Painted pictures show the middle of wide ones; so do their small pixels."""
+    ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (128, 1, 3))
+    wide = Image.fromarray(ramp)
+    middle = wide.crop((64, 0, 192, 128))
+    first, second = picture_evidence.small([wide, middle])
+    assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import shutil
@@ -26,6 +27,7 @@ from llm_lora.errors import UserError
 from llm_lora.plan import GIB, Hardware
 from llm_lora.serving import examining, launch, sources, trial
 from llm_lora.serving.config import ServingConfig
+from llm_lora.serving.loader import Loader
 from llm_lora.serving.plans import AnyPlan, Wanted
 from llm_lora.store import Store
 
@@ -152,7 +154,7 @@ def test_an_adapter_that_fits_has_no_problem(tmp_path: Path) -> None:
         ({"scale": 0.0}, "no effect"),
         ({"config": {"lora_alpha": 0}}, "lora_alpha is 0"),
         ({"config": {"use_dora": True}}, "use_dora=True"),
-        ({"config": {"use_rslora": True}}, "use_rslora=True"),
+        ({"config": {"fan_in_fan_out": True}}, "fan_in_fan_out=True"),
         ({"config": {"modules_to_save": ["conv_in"]}}, "modules_to_save"),
     ],
 )
@@ -192,6 +194,34 @@ def test_another_base_is_told_and_a_single_file_knows_the_names_of_its_family(
     }
     other = picture_adapters.write_adapter(tmp_path / "other", tensors=strange)
     assert "1 of 1 adapted modules are not in" in problems(other, picture_base.resolve(str(file)))
+
+
+def test_a_base_that_tells_no_prediction_is_served_as_its_adapters_were_trained(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "v2.safetensors"
+    picture_bases.write_header(file, picture_bases.original_shapes("sd2"))
+    found = picture_base.resolve(str(file), prediction="v")
+    told = {"name": str(file), "digest": found.digest, "revision": None}
+    told |= {"architecture": "sd2", "prediction": "v"}
+    store = Store(tmp_path / "store")
+    made = picture_adapters.write_adapter(tmp_path / "made", base=told)
+    version = store.publish(
+        made, "style", report=picture_adapters.report_of(made), by="test", base=found
+    )
+    store.promote("style", version.number, by="test", base=found)
+    plan = examine(store=store.root, base=str(file))
+    config = ServingConfig.from_json(files.read_text(launch.prepare(plan)))
+    assert config.prediction == "v"
+
+    async def nothing(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("checking asks nothing of the server")
+
+    loader = Loader(
+        nothing, store, base_name="v2", base_path=file, probed=False, max_rank=8,
+        task="image", prediction=config.prediction,
+    )  # fmt: skip
+    assert asyncio.run(loader.check(version)).sampling["steps"] == 3
 
 
 # Before a server starts.

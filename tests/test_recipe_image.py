@@ -111,6 +111,26 @@ def test_warnings_tell_what_is_seldom_meant() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("judge: {prompts: ['a fox, <lora:detail:0.6>']}", "no adapter is named detail"),
+        ("judge: {prompts: ['a fox, lora:x:0.6']}", "lora:x:0.6 without < and >"),
+        ("judge: {prompts: ['a fox, <lora:x:strong>']}", "'strong' is no strength of x"),
+        ("train: {samples: ['a fox, <lora:x:0.6>']}", "train.samples name an adapter"),
+        ("train: {samples: ['a fox, lora:x:1']}", "train.samples name an adapter"),
+    ],
+)
+def test_adapters_that_prompts_cannot_name(settings: str, told: str) -> None:
+    (problem,) = mistakes(write("x.yaml", f"{MINIMAL}{settings}\n"))
+    assert problem.startswith("x.yaml:4: ") and told in problem
+
+
+def test_prompts_to_judge_by_may_name_the_adapter_that_is_judged() -> None:
+    path = write("x.yaml", f"{MINIMAL}judge: {{prompts: ['a fox, <lora:x:0.6>']}}\n")
+    assert image(path).judge.prompts == ("a fox, <lora:x:0.6>",)
+
+
 sizes = st.integers(4, 512).map(lambda number: number * 8)
 maybe = st.none()
 

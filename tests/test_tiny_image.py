@@ -66,6 +66,11 @@ def test_files_are_small_and_never_pickles() -> None:
         assert all(torch.isfinite(tensor).all() for tensor in tensors)
 
 
+def test_no_file_tells_where_it_was_made() -> None:
+    for path in ASSETS.rglob("*.json"):
+        assert '_name_or_path": "/' not in path.read_text(), path
+
+
 def test_the_layout_is_that_of_stable_diffusion_1_5() -> None:
     unet = json.loads((PIPELINE / "unet" / "config.json").read_text())
     assert unet["layers_per_block"] == 2  # front ends count three blocks in a level

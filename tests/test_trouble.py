@@ -25,6 +25,20 @@ def test_an_allocation_that_really_fails_names_the_settings_that_free_memory() -
         torch.empty(10**15)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_a_gpus_libraries_tell_exhausted_memory_in_words_of_their_own(message: str) -> None:
+    with pytest.raises(UserError, match="out of memory"), out_of_memory():
+        raise RuntimeError(message)
+
+
 def test_other_errors_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shapes"), out_of_memory(), full_disk(Path("x")):
         raise RuntimeError("shapes do not match")

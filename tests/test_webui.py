@@ -273,6 +273,55 @@ def test_alpha_comes_from_the_configuration_or_the_metadata(tmp_path: Path) -> N
     assert lora_files.read(plain, "sd1")[module].alpha == 7
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_alpha_may_be_a_list_of_one() -> None:
+    found = lora_files.to_arrays(lora(sd1_modules()[:1]), "sd1")
+    found = {key: one.reshape(one.shape or (1,)) for key, one in found.items()}
+    (update,) = lora_files.from_arrays(found, "sd1", "test").values()
+    assert update.alpha == 3.0
+
+
+def test_scales_by_the_root_of_the_rank_are_taken_over(tmp_path: Path) -> None:
+    """PEFT then multiplies by alpha / sqrt(rank); the rank is each module's own."""
+    small, large = "unet.mid_block.attentions.0.proj_in", "unet.mid_block.attentions.0.proj_out"
+    found = {}
+    for module, rank in ((small, 4), (large, 9)):
+        found[f"{module}.lora_A.weight"] = np.zeros((rank, 3), np.float32)
+        found[f"{module}.lora_B.weight"] = np.zeros((3, rank), np.float32)
+    config = {"r": 4, "lora_alpha": 10, "use_rslora": True, "rank_pattern": {"proj_out": 9}}
+    arrays.write(tmp_path / "adapter_model.safetensors", found, {})
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    noted = {f"unet.{key}": value for key, value in config.items()}
+    plain = tmp_path / "plain.safetensors"
+    arrays.write(plain, found, {"lora_adapter_metadata": json.dumps(noted)})
+    for path in (tmp_path, plain):
+        read = lora_files.read(path, "sd1")
+        assert read[small].alpha / read[small].rank == pytest.approx(10 / 2)
+        assert read[large].alpha / read[large].rank == pytest.approx(10 / 3)
+
+
+@pytest.mark.parametrize("damaged", ["{broken", "[1]", '{"lora_alpha": "x"}', "\udcff"])
+def test_a_damaged_configuration_is_told(tmp_path: Path, damaged: str) -> None:
+    module = "unet.mid_block.attentions.0.proj_in"
+    found = {
+        f"{module}.lora_A.weight": np.zeros((4, 3), np.float32),
+        f"{module}.lora_B.weight": np.zeros((3, 4), np.float32),
+    }
+    arrays.write(tmp_path / "adapter_model.safetensors", found, {})
+    config = tmp_path / "adapter_config.json"
+    config.write_bytes(damaged.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match="its configuration is damaged; copy it again") as error:
+        lora_files.read(tmp_path, "sd1")
+    assert error.value.problems[0].where == str(config)
+    if damaged.isascii():
+        plain = tmp_path / "plain.safetensors"
+        noted = damaged.replace("lora_alpha", "unet.lora_alpha")
+        arrays.write(plain, found, {"lora_adapter_metadata": noted})
+        with pytest.raises(UserError, match="its configuration is damaged") as error:
+            lora_files.read(plain, "sd1")
+        assert error.value.problems[0].where == str(plain)
+
+
 def refused(keys: list[str], family: Family = "sd1") -> str:
     with pytest.raises(UserError) as error:
         lora_files.from_arrays(dict.fromkeys(keys, np.zeros((1, 1), np.float32)), family, "x")

@@ -67,7 +67,7 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
         click.echo(json.dumps({"out": str(out), **manifest["merged"]}, indent=2))
         return
     _show_figures(manifest)
-    _say(f"\n[bold]{out}[/]\nNext: [bold]llm-lora serve {run} --merged {out}[/]")
+    _say("\n[bold]{}[/]\nNext: [bold]llm-lora serve {} --merged {}[/]", out, run, out)
 
 
 @click.command()
@@ -145,13 +145,13 @@ def export(
             )
     if manifest:
         _show_figures(manifest)
-    _say(f"[bold]{out}[/]")
+    _say("[bold]{}[/]", out)
     if vllm:
         click.echo(command)
     if webui:
-        _say(f"Next, in a prompt: [bold]<lora:{out.stem}:0.8>[/]")
+        _say("Next, in a prompt: [bold]<lora:{}:0.8>[/]", out.stem)
     if ollama:
-        _say(f"Next: [bold]ollama create NAME -f {out / 'Modelfile'}[/]")
+        _say("Next: [bold]ollama create NAME -f {}[/]", out / "Modelfile")
 
 
 def _bytes(size: str) -> int:
@@ -167,10 +167,13 @@ def _bytes(size: str) -> int:
     return count
 
 
-def _say(text: str) -> None:
+def _say(text: str, *named: object) -> None:
+    """Print a text with names in its braces, which are no markup."""
+    from rich.markup import escape
+
     from llm_lora.cli.console import console
 
-    console.print(text)
+    console.print(text.format(*(escape(str(one)) for one in named)))
 
 
 def _show_figures(manifest: Mapping[str, Any]) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm_lora.errors import UserError
+from llm_lora.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from llm_lora.picture_sources import Source
 
 _GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -87,7 +91,7 @@ def generate(
 
     A prompt that names adapters, as in "a harbour, <lora:my_style:0.8>", is painted with those
     alone; one that names none with all of them at strength 1. Whatever no option says comes from
-    the first adapter's recipe.
+    the first adapter's recipe. Pictures are called by their seeds; earlier ones stay.
     """
     from llm_lora import lora_prompt, picture_sources
 
@@ -96,11 +100,14 @@ def generate(
     asked |= _size(size) if size else {}
     found = [picture_sources.find(path, step=step) for path in sources]
     found += [picture_sources.find(path, name) for name, path in map(_named, named)]
+    _require_apart(found)
     picture_base = picture_sources.base_of(found, base)
     told = next((source.settings for source in found if source.manifest), {})
     chosen = {key: value for key, value in asked.items() if value is not None}
 
     # Only now: mistakes are told before anything heavy is imported.
+    from rich.markup import escape
+
     from llm_lora import engines
     from llm_lora.cli.console import console
 
@@ -110,7 +117,6 @@ def generate(
     for source in found:
         painter.put(source.path, name=source.name)
     seeds = range(seed, seed + count)
-    prompts = [prompt] * count
     notes = {
         "prompt": prompt,
         "base": picture_base.name,
@@ -118,22 +124,52 @@ def generate(
         **{key: getattr(settings, key) for key in ("steps", "guidance", "negative_prompt")},
         "scheduler": settings.scheduler,
     }
+    written: list[Path] = []
+
+    def write(name: str, picture: Any, **more: int) -> None:
+        path = _free(out, name)
+        engine.write_picture(path, picture, {**notes, **more})
+        written.append(path)
+        if not as_json:
+            console.print(f"[bold]{escape(str(path))}[/]")
+
     if strengths:
-        rows = painter.strengths(prompts, strengths, settings, seeds)
-        path = out / f"strengths-{seed}.png"
-        engine.write_picture(path, engine.sheet(rows, [f"{one:g}" for one in strengths]), notes)
-        written = [path]
+        rows = painter.strengths([prompt] * count, strengths, settings, seeds)
+        write(f"strengths-{seed}", engine.sheet(rows, [f"{one:g}" for one in strengths]))
     else:
-        written = [out / f"{one}.png" for one in seeds]
-        pictures = painter.paint(prompts, settings, seeds)
-        for path, picture, one in zip(written, pictures, seeds, strict=True):
-            engine.write_picture(path, picture, {**notes, "seed": one})
+        # Batch by batch: whatever ends the command, what is painted is kept.
+        for start in range(0, count, settings.batch_size):
+            part = seeds[start : start + settings.batch_size]
+            pictures = painter.paint([prompt] * len(part), settings, part)
+            for one, picture in zip(part, pictures, strict=True):
+                write(str(one), picture, seed=one)
     if as_json:
         told = {"pictures": [str(path) for path in written], "seeds": [*seeds], **notes}
         click.echo(json.dumps(told, ensure_ascii=False, indent=2))
-        return
-    for path in written:
-        console.print(f"[bold]{path}[/]")
+
+
+def _require_apart(found: Sequence[Source]) -> None:
+    names = [source.name for source in found]
+    problems = [
+        Problem(
+            f"two adapters are named {source.name}",
+            str(source.path),
+            f"call this one otherwise: --adapter NAME={source.path}",
+        )
+        for number, source in enumerate(found)
+        if source.name in names[:number]
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _free(folder: Path, name: str) -> Path:
+    """Where a picture of this name goes: NAME.png, or the first of NAME-2.png, … that is free."""
+    path, number = folder / f"{name}.png", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}.png"
+    return path
 
 
 def _named(text: str) -> tuple[str, Path]:

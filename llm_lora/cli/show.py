@@ -211,12 +211,12 @@ def outcome(run: Run, document: Mapping[str, Any]) -> None:
     shown.samples(run)
     places = {"adapter": run.adapter, "report": run.page, **shown.results(run)}
     console.print(
-        f"\n[bold]{run.folder}[/]\n"
-        + "".join(f"  {what:<12} {path}\n" for what, path in places.items())
+        f"\n[bold]{escape(str(run.folder))}[/]\n"
+        + "".join(f"  {what:<12} {escape(str(path))}\n" for what, path in places.items())
         + f"  {'took':<12} {_duration(document['seconds'])}, "
         f"peak memory {document['peak_memory_bytes'] / 2**30:.1f} GiB"
     )
-    console.print(f"Next: [bold]{shown.NEXT.format(run=_short(run), page=run.page)}[/]")
+    console.print(f"Next: [bold]{escape(shown.NEXT.format(run=_short(run), page=run.page))}[/]")
 
 
 def _short(run: Run) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from llm_lora import base as bases
+from llm_lora import lora_files
 from llm_lora.engines import (
     picture_checkpoints,
     picture_lora,
@@ -225,5 +226,5 @@ def _texts(
 def _text_cache(recipe: ImageRecipe, loaded: Loaded) -> Cache:
     """Texts depend on the base, on what it is computed in, and on an adapter in its encoders."""
     start = recipe.train.start_from
-    adapter = bases.sampled_sha256(picture_lora.weights_file(start)) if start else ""
+    adapter = bases.sampled_sha256(lora_files.weights_file(start)) if start else ""
     return Cache("texts", loaded.base.digest, str(loaded.compute), adapter)

@@ -26,7 +26,7 @@ from llm_lora.recipe_image_blocks import ImageGenerate
 Watch = Callable[[], None]
 """Looks on while pictures are painted."""
 
-_FIX = "lower generate.batch_size, width and height, or take a smaller base"
+_FIX = "ask for smaller pictures (size), or lower generate.batch_size, or take a smaller base"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -100,7 +101,9 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    files.write_bytes(path, save({name: one.contiguous() for name, one in tensors.items()}))
+    # Copies: parameters share what 8-bit optimizers look numbers up in, which safetensors refuses.
+    how: Any = {"copy": True, "memory_format": torch.contiguous_format}
+    files.write_bytes(path, save({name: one.to("cpu", **how) for name, one in tensors.items()}))
 
 
 def _number(path: Path) -> int:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llm_lora import learning_curve, picture_figures
 from llm_lora.engines.events import Fit
-from llm_lora.engines.picture_evidence import FULL, Evidence
+from llm_lora.engines.picture_evidence import FULL, Evidence, Painted, Real
 from llm_lora.engines.picture_sheets import Pixels
 from llm_lora.engines.picture_yardsticks import Response, Yardsticks, kept_of
+from llm_lora.picture_figures import Floats
 
 Columns = Mapping[str, Sequence[Pixels]]
 """A sheet of pictures: title → what stands below it."""
@@ -25,7 +27,7 @@ LEAST_KEPT = 0.7
 """Share of the bare base's alignment below which an adapter counts as broken."""
 _SHOWN = 8
 _UNTOLD = (
-    "the embedder cannot tell held-out pictures from those of the bare base; name another in "
+    "the embedder cannot tell the dataset's pictures from those of the bare base; name another in "
     "judge.embedder"
 )
 
@@ -127,7 +129,7 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
                 "adapter": [like[n] for n in rows],
             },
             shows="Rows are prompts; columns are the bare base and the adapter.",
-            facts=[("accuracy of the classifier on held-out pictures", sticks.accuracy)],
+            facts=[(f"accuracy of the classifier on {sticks.tried}", sticks.accuracy)],
         )
     presence = probe.presence(seen.full.points)
     least, most, by_prompt = [], [], []
@@ -155,7 +157,7 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
             ("share taken for the style", float(probe.takes(seen.full.points).mean())),
             ("share of the bare base's taken for it", float(probe.takes(seen.bare.points).mean())),
             ("presence in the prompt where it is least", min(by_prompt)),
-            ("accuracy of the classifier on held-out pictures", sticks.accuracy),
+            (f"accuracy of the classifier on {sticks.tried}", sticks.accuracy),
             ("training pictures that it learned from", len(seen.train.points)),
             ("pictures of the bare base that it learned from", len(seen.bare_train.points)),
         ],
@@ -166,22 +168,28 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     """Learned enough, not too long, and no training picture by heart?"""
     curve = learning_curve.read(fit.curve, fit.best_step)
-    own = seen.own_held_out.thumbs()
-    near, which = picture_figures.nearest(seen.own_held_out.points, seen.train.points)
-    usual, usual_which = picture_figures.nearest(seen.held_out.points, seen.train.points)
-    apart, _ = picture_figures.nearest_pixels(own, seen.train.thumbs)
-    usually, _ = picture_figures.nearest_pixels(seen.held_out.thumbs, seen.train.thumbs)
-    copied = (near > usual.max()) & (apart < usually.min())
-    share = float(copied.mean())
-    closer = picture_figures.rank_share(near, usual)
-    findings = list(curve.findings)
-    if share:
-        findings.append(
-            f"{int(copied.sum())} of {len(copied)} pictures lie closer to a training picture than "
-            "any held-out one does: memorised; take more pictures, fewer epochs or a lower rank"
-        )
+    usual = _Nearest.of(seen.held_out, seen.train)
+    trained = _Nearest.of(seen.own_train, seen.train)
+    held_out = _Nearest.of(seen.own_held_out, seen.train)
+    # How close a caption alone brings a picture to one that was never seen.
+    unseen = _Nearest.of(seen.own_held_out, seen.held_out)
+    copied = {
+        "training": trained.closer_than_all(usual) & trained.closer_than_all(unseen),
+        "held-out": held_out.closer_than_all(usual),
+    }
+    share = max(float(one.mean()) for one in copied.values())
+    findings = list(curve.findings) + [
+        f"{int(one.sum())} of {len(one)} pictures of {of} captions are copies of training "
+        "pictures: memorised; take more pictures, fewer epochs or a lower rank"
+        for of, one in copied.items()
+        if one.any()
+    ]
     parts = [part for part in (curve.kept, curve.level) if part is not None]
+    painted = (*seen.own_train.pictures, *seen.own_held_out.pictures)
+    near = np.concatenate([trained.likeness, held_out.likeness])
+    which = np.concatenate([trained.which, held_out.which])
     order = np.argsort(-near, kind="stable")[:_SHOWN]
+    usual_order = np.argsort(-usual.likeness, kind="stable")[:_SHOWN]
     like = seen.full.pictures[0]
     facts: list[tuple[str, float | int | str]] = []
     if curve.held_out:
@@ -199,26 +207,55 @@ def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         value=min(*parts, 1 - share) if parts else None,
         reason=curve.findings[-1],
         columns={
-            "adapter": [seen.own_held_out.pictures[n] for n in order],
+            "adapter": [painted[n] for n in order],
             "learned": [seen.train.shown(int(which[n]), like) for n in order],
-            "held out": [seen.held_out.shown(int(n), like) for n in order],
-            "learned too": [seen.train.shown(int(usual_which[n]), like) for n in order],
+            "held out": [seen.held_out.shown(int(n), like) for n in usual_order],
+            "learned too": [seen.train.shown(int(usual.which[n]), like) for n in usual_order],
         },
-        shows="The adapter's pictures of held-out captions that lie closest to a training picture, "
-        "each beside that one; then the held-out picture of the same caption beside its own.",
+        shows="The adapter's pictures of training and held-out captions that lie closest to a "
+        "training picture, each beside that one; then such held-out pictures, beside theirs.",
         facts=[
             *facts,
             ("share of the fall that is kept", _or_not(curve.kept)),
             ("share of the fall before the last third", _or_not(curve.level)),
-            ("share of pictures that are copies", share),
-            ("likeness to the nearest training picture", float(near.mean())),
-            ("likeness of held-out pictures to theirs", float(usual.mean())),
-            ("chance that a painted one lies closer than a held-out one", closer),
-            ("distance in pixels to the nearest training picture", float(apart.mean())),
-            ("distance in pixels of held-out pictures to theirs", float(usually.mean())),
+            *(
+                (f"copies among pictures of {of} captions", float(one.mean()))
+                for of, one in copied.items()
+            ),
+            ("likeness to the nearest training picture", float(held_out.likeness.mean())),
+            ("likeness of held-out pictures to theirs", float(usual.likeness.mean())),
+            (
+                "chance that a painted one lies closer than a held-out one",
+                picture_figures.rank_share(held_out.likeness, usual.likeness),
+            ),
+            ("distance in pixels to the nearest training picture", float(held_out.apart.mean())),
+            ("distance in pixels of held-out pictures to theirs", float(usual.apart.mean())),
         ],
         findings=findings,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Nearest:
+    """For each of some pictures, how near the nearest of the real ones is, and which it is."""
+
+    likeness: Floats
+    which: NDArray[np.intp]
+    apart: Floats
+    """The least distance of pixels, which may be that of another one."""
+
+    @classmethod
+    def of(cls, some: Painted | Real, real: Real) -> _Nearest:
+        likeness, which = picture_figures.nearest(some.points, real.points)
+        apart, _ = picture_figures.nearest_pixels(some.thumbs, real.thumbs)
+        return cls(likeness, which, apart)
+
+    def closer_than_all(self, others: _Nearest) -> NDArray[np.bool_]:
+        """Which lie closer than any of the others, in the embedding and by pixels."""
+        found: NDArray[np.bool_] = (self.likeness > others.likeness.max()) & (
+            self.apart < others.apart.min()
+        )
+        return found
 
 
 def _or_not(value: float | None) -> float | str:
@@ -300,7 +337,9 @@ def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     }
     shows = "Rows are prompts; columns are the bare base and the adapter"
     if seen.other is not None:
-        columns["other"] = [seen.other.pictures[n] for n in rows]
+        columns["no negative" if seen.usual_is_negative else "negative"] = [
+            seen.other.pictures[n] for n in rows
+        ]
         without = "without the" if seen.usual_is_negative else "with a"
         shows += f", and the adapter {without} negative prompt"
     if len(seen.texts) < 2:
@@ -348,9 +387,10 @@ def _negative(
         ("the same, when given", float(given.mean())),
         ("share of pictures less like it when given", float((given < free).mean())),
     ]
-    if given.mean() < free.mean():
+    # Compared in pairs, for both are of the same prompt and seed.
+    if picture_figures.above_zero(free - given):
         return facts, []
-    return facts, ["the negative prompt does not keep away what it names"]
+    return facts, ["the negative prompt does not keep away what it names, or not beyond chance"]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -23,7 +23,11 @@ BARE, FULL = 0.0, 1.0
 
 _CAPTIONS = {"train": 32, "held_out": 16}
 """How many captions of each side the bare base paints; the adapter paints the held-out ones."""
+_OWN_TRAIN = 16
+"""How many captions of training pictures the adapter paints, where memorising shows."""
 _AT_ONCE = 32
+_LARGEST = 1024
+"""Side in pixels to which real pictures are scaled down: embedders see far less."""
 _THUMB = 32
 """Side in pixels of pictures that are compared pixel by pixel."""
 _PROMPTS = 4
@@ -37,6 +41,7 @@ class Painted:
     pictures: tuple[Pixels, ...]
     points: Floats
 
+    @property
     def thumbs(self) -> Floats:
         """Their small pixels."""
         return small([Image.fromarray(one) for one in self.pictures])
@@ -62,7 +67,8 @@ class Evidence:
 
     `asked` holds, for each strength from 0 on, the pictures of all prompts with all seeds, prompt
     by prompt. `held_captions` are painted by the bare base and by the adapter at full strength;
-    their real pictures are the first of `held_out`. `other` are the prompts' pictures at full
+    their real pictures are the first of `held_out`. `own_train` are the adapter's pictures of
+    training captions. `other` are the prompts' pictures at full
     strength with a negative prompt where the usual ones have none, or without where they have one.
     `texts` are what prompts and captions say, without the trigger; `text_of` finds them.
     """
@@ -75,6 +81,7 @@ class Evidence:
     bare_train: Painted
     bare_held_out: Painted
     own_held_out: Painted
+    own_train: Painted
     negative: str
     negative_point: Floats
     usual_is_negative: bool
@@ -115,15 +122,18 @@ def gather(
     judge, generate = recipe.judge, recipe.generate
     settings = Settings.of(generate, recipe.data.resolution or painter.base.resolution)
     trained = _spread(dataset.train, _CAPTIONS["train"])
+    learned = _spread(dataset.train, _OWN_TRAIN)
     # Those whose captions are painted come first.
     watched = _spread(dataset.held_out, _CAPTIONS["held_out"])
     held_out = (*watched, *(one for one in dataset.held_out if one not in watched))
-    prompts = judge.prompts or tuple(dict.fromkeys(one.caption for one in watched))[:_PROMPTS]
+    captions_of_watched = dict.fromkeys(lora_prompt.without(one.caption) for one in watched)
+    prompts = judge.prompts or tuple(captions_of_watched)[:_PROMPTS]
     strengths = sorted({BARE, FULL, *judge.strengths})
     asked = [prompt for prompt in prompts for _ in range(judge.seeds)]
     seeds = [generate.seed + number for _ in prompts for number in range(judge.seeds)]
     negative = generate.negative_prompt or judge.negative_prompt
-    total = len(asked) * (len(strengths) + bool(negative)) + len(trained) + 2 * len(watched)
+    total = len(asked) * (len(strengths) + bool(negative))
+    total += len(trained) + len(learned) + 2 * len(watched)
     tell(
         f"{total} pictures to paint: {len(prompts)} prompts with {judge.seeds} seeds each at "
         f"{len(strengths)} strengths, {len(trained)} captions of training and {len(watched)} "
@@ -146,7 +156,7 @@ def gather(
 
     def captioned(some: Sequence[Picture], strength: float) -> Painted:
         numbers = [generate.seed + number for number in range(len(some))]
-        return paint([one.caption for one in some], numbers, strength)
+        return paint([lora_prompt.without(one.caption) for one in some], numbers, strength)
 
     other = None
     if negative:
@@ -165,6 +175,7 @@ def gather(
         bare_train=captioned(trained, BARE),
         bare_held_out=captioned(watched, BARE),
         own_held_out=captioned(watched, FULL),
+        own_train=captioned(learned, FULL),
         negative=negative,
         negative_point=clip.texts([negative]).double().numpy()[0],
         usual_is_negative=bool(generate.negative_prompt),
@@ -187,7 +198,7 @@ def _spread(pictures: Sequence[Picture], most: int) -> tuple[Picture, ...]:
 
 def _said(text: str, trigger: str | None) -> str:
     """What a prompt says of the picture's content: without the trigger, and without adapters."""
-    text, _ = lora_prompt.parse(text)
+    text = lora_prompt.without(text)
     rest = captions.without_trigger(text, trigger)
     return rest or text
 
@@ -195,16 +206,24 @@ def _said(text: str, trigger: str | None) -> str:
 def _real(clip: Clip, pictures: Sequence[Picture]) -> Real:
     points, thumbs = [], []
     for start in range(0, len(pictures), _AT_ONCE):
-        some = [picture_files.load(one.path) for one in pictures[start : start + _AT_ONCE]]
+        some = [_load(one.path) for one in pictures[start : start + _AT_ONCE]]
         points.append(_points(clip, some))
         thumbs.append(small(some))
     paths = tuple(one.path for one in pictures)
     return Real(paths, np.concatenate(points), np.concatenate(thumbs))
 
 
+def _load(path: Path) -> Image.Image:
+    picture = picture_files.load(path)
+    picture.thumbnail((_LARGEST, _LARGEST))
+    return picture
+
+
 def small(pictures: Sequence[Image.Image]) -> Floats:
-    """Pictures as rows of few pixels, 0 to 1, to compare by root mean square."""
-    scaled = [one.resize((_THUMB, _THUMB), Image.Resampling.BOX) for one in pictures]
+    """Pictures as rows of few pixels, 0 to 1, to compare by root mean square; their middle square,
+    as painted ones show it.
+    """
+    scaled = [ImageOps.fit(one, (_THUMB, _THUMB), Image.Resampling.BOX) for one in pictures]
     return np.stack([np.asarray(one, np.float64).ravel() / 255 for one in scaled])
 
 

@@ -21,6 +21,7 @@ from diffusers import (
 from transformers import logging as transformers_logging
 
 from llm_lora.engines import loading
+from llm_lora.engines.trouble import is_out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.picture_base import PictureBase
 
@@ -120,7 +121,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
             warnings.simplefilter("ignore")
             pipe = _read(pipeline, base, compute)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise UserError(
             f"cannot load the base: {str(error).strip().splitlines()[0]}",

@@ -165,11 +165,6 @@ def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tupl
     return layers, said
 
 
-def weights_file(adapter: Path) -> Path:
-    """The file with an adapter's weights, which is named itself or by its folder."""
-    return adapter / adapters.WEIGHTS if adapter.is_dir() else adapter
-
-
 def _fill(module: Any, update: Module, scale: float) -> None:
     """Set a layer of at least the update's rank to the update, whose scale may be another."""
     down, up = module.lora_A[_NAME].weight, module.lora_B[_NAME].weight
@@ -213,6 +208,8 @@ def _put(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             inject_adapter_in_model(config, part, _NAME)
+        # The new layers are learning, whatever the part does.
+        part.eval()
         for path, module in part.named_modules():
             if isinstance(module, LoraLayer):
                 found[f"{component}.{_full(component, path)}"] = module

@@ -52,7 +52,8 @@ _METHODS = {
     "generalisation": _Method(
         picture_dimensions.generalisation,
         "A linear classifier is learned from the training pictures and the bare base's pictures of "
-        "their captions, and tried on held-out ones. The value is the mean place of the adapter's "
+        "their captions, and tried on held-out ones, or on parts of its own that were left out in "
+        "turn where fewer than 8 are held out. The value is the mean place of the adapter's "
         "pictures of unseen prompts on its line: 0 where the base's lie, 1 where the style lies.",
         "Alain and Bengio, Understanding intermediate layers using linear classifier probes, arXiv "
         "1610.01644; Ledoit and Wolf, J. Multivariate Analysis 88 (2004), for the covariance",
@@ -61,8 +62,10 @@ _METHODS = {
         picture_dimensions.learning,
         "The least of three shares: of the fall of the loss on held-out pictures, how much is left "
         "in the end (over-fitting) and how much came before the last third (under-fitting); and "
-        "how many pictures of held-out captions are no copies. A copy lies closer to a training "
-        "picture, in the embedding and by pixels, than any held-out picture does.",
+        "how many pictures of training captions, or of held-out ones, are no copies. A copy lies "
+        "closer to a training picture, in the embedding and by pixels, than any held-out picture "
+        "does; that of a training caption also closer than any of a held-out caption lies to a "
+        "held-out picture, for that much a caption alone can do.",
         "Meehan, Chaudhuri and Dasgupta, A Non-Parametric Test to Detect Data-Copying in "
         "Generative Models, arXiv 2004.05675; kohya-ss/sd-scripts (validation loss)",
     ),

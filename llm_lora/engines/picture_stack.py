@@ -69,7 +69,10 @@ class Stack:
         touched = {module for name, _ in self._worn for module in self._loras[name]}
         for module in touched:
             weight = self._modules[module].weight.data
-            plain = self._plain.setdefault(module, weight.clone())
+            if module not in self._plain:
+                # Not beside the weight: of a large base it would take gigabytes of the GPU.
+                self._plain[module] = weight.to("cpu", copy=True)
+            plain = self._plain[module]
             added = [
                 (self._loras[name][module], weights.at(module))
                 for name, weights in wanted
@@ -78,7 +81,7 @@ class Stack:
             if not added:
                 weight.copy_(plain)
                 continue
-            total = plain.float()
+            total = plain.to(weight.device, torch.float32)
             for update, strength in added:
                 total = total + strength * _product(update, total)
             weight.copy_(total)

@@ -227,7 +227,9 @@ class Training:
         return picture_prompts.encode(self._means.loaded, texts)
 
     def _learning(self, learning: bool) -> None:
-        for part in self._means.loaded.trained_parts.values():
+        loaded = self._means.loaded
+        encoders = loaded.text_encoders.values() if self._means.recipe.lora.text_encoder else ()
+        for part in (loaded.pipe.unet, *encoders):
             part.train(learning)
 
     def _follow(self, step: int) -> None:

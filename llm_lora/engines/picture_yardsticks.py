@@ -10,6 +10,10 @@ from llm_lora.picture_figures import Floats, Probe
 
 _TELLS = 0.75
 """Least accuracy on held-out pictures, of which a half is chance, for the probe to be believed."""
+_FEW = 8
+"""Held-out pictures below which the probe is tried on parts of what it learns from: with two on
+each side it would be right about three of four by chance in every third case.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,21 @@ class Yardsticks:
     """What several dimensions measure with: the probe for the style, and how well it tells."""
 
     probe: Probe | None
-    """None where it does not tell held-out pictures from the bare base's."""
+    """None where it does not tell the dataset's pictures from the bare base's."""
     accuracy: float
+    tried: str
+    """What the accuracy is of."""
     responses: tuple[Response, ...]
 
 
 def yardsticks(seen: Evidence) -> Yardsticks:
     """Learn the probe from training pictures and the bare base's; then look at every strength."""
     probe = picture_figures.probe(seen.bare_train.points, seen.train.points)
-    accuracy = 0.5
-    if probe is not None:
+    accuracy, tried = 0.5, "held-out pictures"
+    if len(seen.held_out.points) < _FEW:
+        tried = "training pictures left out in turn"
+        accuracy = picture_figures.cross_accuracy(seen.bare_train.points, seen.train.points)
+    elif probe is not None:
         accuracy = probe.accuracy(seen.bare_held_out.points, seen.held_out.points)
     if accuracy < _TELLS:
         probe = None
@@ -50,7 +59,7 @@ def yardsticks(seen: Evidence) -> Yardsticks:
         )
         for strength, painted in seen.asked.items()
     ]
-    return Yardsticks(probe, accuracy, tuple(responses))
+    return Yardsticks(probe, accuracy, tried, tuple(responses))
 
 
 def _margins(seen: Evidence, painted: Painted) -> Floats | None:

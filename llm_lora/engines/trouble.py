@@ -17,6 +17,9 @@ _SMALLER = (
     "train.accumulate, smaller train.max_tokens, a smaller base (--set KEY=VALUE)"
 )
 
+_EXHAUSTED = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""What says so: torch's allocator on CPUs, the CUDA driver, cuBLAS and cuDNN in two spellings."""
+
 
 @contextmanager
 def out_of_memory(fix: str = _SMALLER) -> Iterator[None]:
@@ -35,9 +38,10 @@ def out_of_memory(fix: str = _SMALLER) -> Iterator[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out."""
-    # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a plain one.
+    # torch.OutOfMemoryError is a RuntimeError; all other allocators raise plain ones.
     if isinstance(error, RuntimeError):
-        return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        text = str(error)
+        return isinstance(error, torch.OutOfMemoryError) or any(one in text for one in _EXHAUSTED)
     return isinstance(error, MemoryError)
 
 

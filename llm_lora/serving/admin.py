@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 from llm_lora import any_base
 from llm_lora.aliases import Alias
+from llm_lora.any_base import AnyBase
 from llm_lora.errors import UserError
 from llm_lora.names import is_name
 from llm_lora.serving.catalog import Catalog
@@ -41,11 +42,13 @@ class Admin:
         residents: Residents,
         *,
         base_path: Path,
+        prediction: str = "auto",
     ) -> None:
         self._catalog = catalog
         self._store = catalog.store
         self._residents = residents
         self._base_path = base_path
+        self._prediction = prediction
 
     async def post(self, path: str, body: bytes, by: str) -> dict[str, Any]:
         """Answer a POST route.
@@ -104,14 +107,16 @@ class Admin:
         """Promote a version or put it on trial."""
         name, number, force, why = version.name, version.number, asked.force, asked.why
 
+        def base() -> AnyBase:
+            where = str(self._base_path)
+            return any_base.resolve(version.task, where, prediction=self._prediction)
+
         def promote() -> Alias:
-            base = any_base.resolve(version.task, str(self._base_path))
-            return self._store.promote(name, number, by=by, why=why, force=force, base=base)
+            return self._store.promote(name, number, by=by, why=why, force=force, base=base())
 
         def canary() -> Alias:
-            base = any_base.resolve(version.task, str(self._base_path))
             return self._store.canary(
-                name, number, asked.share, by=by, why=why, force=force, base=base
+                name, number, asked.share, by=by, why=why, force=force, base=base()
             )
 
         if path == "/admin/canary" and asked.share == 0:

@@ -79,6 +79,7 @@ class Layer:
                 probed=config.probe,
                 max_rank=config.max_rank,
                 task=config.task,
+                prediction=config.prediction,
             ),
             limit=config.max_resident,
             wanted=partial(wanted_names, self.catalog),
@@ -95,7 +96,12 @@ class Layer:
             linger_seconds=config.linger_seconds,
             also=self._renew_keys,
         )
-        self._admin = Admin(self.catalog, self.residents, base_path=config.base_path)
+        self._admin = Admin(
+            self.catalog,
+            self.residents,
+            base_path=config.base_path,
+            prediction=config.prediction,
+        )
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

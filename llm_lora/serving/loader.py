@@ -73,6 +73,7 @@ class Loader:
         probed: bool,
         max_rank: int,
         task: str = "text",
+        prediction: str = "auto",
     ) -> None:
         self._app = app
         self._store = store
@@ -81,6 +82,7 @@ class Loader:
         self._probed = probed
         self._max_rank = max_rank
         self._task = task
+        self._prediction = prediction
         self._base: AnyBase | None = None
 
     async def check(self, version: Version) -> Terms:
@@ -179,7 +181,9 @@ class Loader:
     def _require_effect(self, version: Version, adapter: Adapter) -> None:
         try:
             if self._base is None:
-                self._base = any_base.resolve(self._task, str(self._base_path))
+                self._base = any_base.resolve(
+                    self._task, str(self._base_path), prediction=self._prediction
+                )
         except (UserError, OSError) as error:
             logger.error("%s: %s", version.label, error)
             raise Failed(version, what(error)) from None

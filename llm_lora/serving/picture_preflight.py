@@ -137,7 +137,10 @@ def _check_options(wanted: Wanted, found: Findings) -> None:
 def _base(wanted: Wanted, stock: Stock, found: Findings) -> PictureBase:
     try:
         if wanted.base is not None:
-            return picture_base.resolve(wanted.base)
+            bases = (candidate.adapter.manifest["base"] for candidate in stock.candidates)
+            told = {base.get("prediction", "auto") for base in bases}
+            prediction = told.pop() if len(told) == 1 else "auto"
+            return picture_base.resolve(wanted.base, prediction=prediction)
         base = any_base.trained_on(plans.trained_on(stock, found))
     except UserError as error:
         raise UserError(dict.fromkeys([*found.problems, *error.problems])) from None

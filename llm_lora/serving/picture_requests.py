@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -32,6 +33,12 @@ _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 _SEEDS = 2**32
 _LONGEST = 10_000
 """Characters of a prompt; text encoders read a few hundred at most."""
+
+_MOST_NAMES = 64
+"""Adapters that a request may name; a server tells its own, lower limit."""
+
+_MOST_STEPS = 1000
+"""Denoising steps that a request may ask for, of all its pictures: others wait meanwhile."""
 
 _Seed = Annotated[int, Field(ge=0, lt=_SEEDS)]
 _Strength = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
@@ -65,7 +72,7 @@ class _Body(BaseModel):
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     negative_prompt: _Text | None = None
     scheduler: Literal["ddim", "euler", "dpm++"] | None = None
-    adapters: list[_Adapter] | None = None
+    adapters: Annotated[list[_Adapter], Field(max_length=_MOST_NAMES)] | None = None
     # OpenAI's own, as far as they say what is done here anyway.
     response_format: Literal["b64_json"] | None = None
     output_format: Literal["png"] | None = None
@@ -119,9 +126,13 @@ def read(body: bytes) -> PictureRequest:
         raise Refused(400, excerpt(said, 400), param="prompt") from None
     given = [Pick(one.name, one.weight, one.weight) for one in found.adapters or ()]
     picks = [*named, *given]
-    for number, pick in enumerate(picks):
-        if any(pick.name == other.name for other in picks[:number]):
-            raise wrong("adapters", f"names {quote(pick.name)} twice, the prompt counted")
+    if len(picks) > _MOST_NAMES:
+        raise wrong("prompt", f"names more than {_MOST_NAMES} adapters")
+    for name, count in Counter(pick.name for pick in picks).items():
+        if count > 1:
+            raise wrong("adapters", f"names {quote(name)} twice, the prompt counted")
+    if (found.steps or 1) * (found.n or 1) > _MOST_STEPS:
+        raise wrong("steps", f"times n are more than {_MOST_STEPS:,}, the most of one request")
     return PictureRequest(found.model, found.prompt, text, tuple(picks) or None, found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import torch
@@ -117,5 +118,9 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     words = folder / "text_encoder" / "model.safetensors"
     named = {f"text_model.{name}": value for name, value in load_file(words).items()}
     save_file(named, words, metadata={"format": "pt"})
+    config = folder / "vae" / "config.json"
+    told = json.loads(config.read_text())
+    told.pop("_name_or_path", None)  # where it lay on the machine that trained it
+    config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors keeps its files to the owner
