@@ -14,6 +14,9 @@ from typing import Literal
 
 from llm_lora.chance import dice
 
+CELL = 8
+"""Pixels of a side that one latent covers, in every family; sizes are multiples of it."""
+
 EXTREME = 4.0
 """Most that a picture may be longer than wide, or wider than long; the longest bucket's ratio."""
 

@@ -30,8 +30,6 @@ QUARANTINE = "quarantine.jsonl"
 _LEAST_LIKENESS = 0.5
 _SHOWN_REASONS = 5
 _SHOWN_CHANGES = 20
-_LATENT = 8
-"""Pixels across and down that one latent covers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +270,7 @@ def _shapes(train: Sequence[Found], data: ImageData, resolution: int) -> dict[st
     planned = (
         buckets.plan(sizes, resolution, data.bucket_step)
         if data.buckets
-        else [buckets.square(resolution, _LATENT)] * len(sizes)
+        else [buckets.square(resolution, buckets.CELL)] * len(sizes)
     )
     return {one.head.sha256: bucket for one, bucket in zip(train, planned, strict=True)}
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from llm_lora import label_review, labelling
+from llm_lora import label_review, label_sheet, labelling
 from llm_lora.errors import UserError
 from llm_lora.findings import Finding
 from llm_lora.labelling import Failure, Label, Labeller, Order, Outcome
@@ -255,7 +255,7 @@ def test_lists_that_cannot_be_written_back_are_refused(pictures: Path) -> None:
         assert error.value.problems[0].where == f"{listed}:1"
         assert listed.read_text().endswith("000.png,,first,second\n")
     listed.unlink()
-    (pictures / labelling.MEMORY).write_text("{}")
+    (pictures / label_sheet.MEMORY).write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         run(pictures, Machine())
     with pytest.raises(UserError, match="no such folder"):

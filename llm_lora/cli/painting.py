@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 _GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _MOST = 64
-_CELL = 8
-"""Pixels of a picture that one latent covers, in every family."""
 
 
 @click.command()
@@ -180,13 +178,15 @@ def _named(text: str) -> tuple[str, Path]:
 
 
 def _size(text: str) -> dict[str, int]:
+    from llm_lora.buckets import CELL
+
     match = _SIZE.fullmatch(text)
     sides = [int(side) for side in match.groups()] if match else []
-    if not sides or any(side < _CELL or side % _CELL for side in sides):
+    if not sides or any(side < CELL or side % CELL for side in sides):
         raise UserError(
             f"{text!r} is no size",
             where="--size",
-            fix=f"write it like 512x768, in multiples of {_CELL}",
+            fix=f"write it like 512x768, in multiples of {CELL}",
         )
     return {"width": sides[0], "height": sides[1]}
 

@@ -16,15 +16,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_lora import lora_prompt
+from llm_lora.buckets import CELL
 from llm_lora.errors import UserError
 from llm_lora.jsontext import excerpt, quote
 from llm_lora.lora_prompt import LARGEST, Pick
 from llm_lora.recipe_image_blocks import ImageGenerate
 from llm_lora.serving.errors import Refused
 from llm_lora.serving.requests import read_object
-
-CELL = 8
-"""Width and height are multiples of it: what one latent covers, in pixels."""
 
 _LARGER = 4
 """A picture has at most so many times the pixels of the base's own, and no side is longer."""
