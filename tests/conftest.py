@@ -48,6 +48,16 @@ check:
 
 
 @pytest.fixture(scope="session")
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a command that ran before: its modules lie there as bytecode.
+
+    Whoever tests may forbid Python to write any, and then every start would compile everything.
+    """
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))}
+
+
+@pytest.fixture(scope="session")
 def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe of 96 training pairs and 12 held-out ones: about a dozen steps."""
     folder = tmp_path_factory.mktemp("small")

@@ -121,15 +121,15 @@ def test_the_built_in_candidates_can_be_taken_and_edited() -> None:
     ],
 )
 def test_mistakes_are_told_before_anything_heavy_is_loaded(
-    pictures: Path, arguments: tuple[str, ...], message: str
+    pictures: Path, arguments: tuple[str, ...], message: str, surroundings: dict[str, str]
 ) -> None:
-    code, _, heavy = run_light("label", str(pictures), *arguments)
+    code, _, heavy = run_light(surroundings, "label", str(pictures), *arguments)
     assert (code, heavy) == (2, "[]")
     code, output = label(pictures, *arguments)
     assert "error: " in output and message in output
     assert not (pictures / "metadata.csv").exists()
 
 
-def test_help_is_light() -> None:
-    code, _, heavy = run_light("label", "--help")
+def test_help_is_light(surroundings: dict[str, str]) -> None:
+    code, _, heavy = run_light(surroundings, "label", "--help")
     assert (code, heavy) == (0, "[]")
