@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import (
     engines,
+    face_models,
     files,
     lora_files,
     picture_base,
@@ -68,7 +70,7 @@ def prepare(recipe: ImageRecipe) -> Prepared:
     try:
         base = _base(recipe)
         schema = _schema(recipe)
-        _require_embedder(recipe)
+        _require_judges(recipe)
         if recipe.train.start_from is not None:
             _require_start(recipe.train.start_from)
     except UserError as error:
@@ -89,16 +91,33 @@ def _schema(recipe: ImageRecipe) -> AnswerSchema | None:
     return schema
 
 
-def _require_embedder(recipe: ImageRecipe) -> None:
-    """See, before anything is trained, that there is a model to judge with."""
-    name = recipe.judge.embedder
+def _require_judges(recipe: ImageRecipe) -> None:
+    """See, before anything is trained, that there are the models to judge with."""
+    embedder, likeness = recipe.judge.embedder, recipe.judge.likeness
+    clip = "name tiny, or a CLIP model such as openai/clip-vit-large-patch14 or its folder"
+    dino = "write faces, or name a DINO model such as facebook/dinov2-small or its folder"
+    problems = _absent(
+        f"judge.embedder: {embedder}", lambda: vision_models.resolve(embedder, "clip"), clip
+    )
+    if likeness == face_models.NAME:
+        problems += _absent(f"judge.likeness: {likeness}", face_models.resolve)
+    elif likeness is not None:
+        problems += _absent(
+            f"judge.likeness: {likeness}",
+            lambda: vision_models.resolve(likeness, *vision_models.DINO),
+            dino,
+        )
+    if problems:
+        raise UserError(problems)
+
+
+def _absent(where: str, find: Callable[[], object], fix: str | None = None) -> list[Problem]:
+    """Why a model is not found; nothing where it is."""
     try:
-        vision_models.resolve(name, "clip")
+        find()
     except UserError as error:
-        fix = "name tiny, or a CLIP model such as openai/clip-vit-large-patch14 or its folder"
-        raise UserError(
-            Problem(one.what, f"judge.embedder: {name}", fix) for one in error.problems
-        ) from None
+        return [Problem(one.what, where, fix or one.fix) for one in error.problems]
+    return []
 
 
 def _base(recipe: ImageRecipe) -> PictureBase:

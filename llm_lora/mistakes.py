@@ -91,7 +91,8 @@ class Checker:
         expected = _at(schema, schema, path)
         return Mistake(
             path,
-            f"{self.prefix}{dotted(path)} must be {describe(expected, schema)}, not {show(value)}",
+            f"{self.prefix}{dotted(path)} must be {describe(expected, schema)}, not "
+            f"{_shown(value, expected)}",
             _hint(value, expected, schema),
         )
 
@@ -186,12 +187,26 @@ def describe(schema: Schema, root: Schema) -> str:
     if kind == "array":
         items = _resolved(schema.get("items", {}), root)
         if items.get("type") == "number":
-            return "a list of numbers"
+            return f"a list of {_count(schema)}numbers"
         return "a list of paths" if items.get("format") == "path" else "a list of text"
     if kind == "string":
         words = "non-empty text" if schema.get("minLength") else "text"
         return "a path" if schema.get("format") == "path" else words
     return "a block of settings" if kind == "object" else "a value"
+
+
+def _count(schema: Schema) -> str:
+    """How many items a list may have, where there is a limit."""
+    if "maxItems" not in schema:
+        return ""
+    return f"{schema.get('minItems', 0)} to {schema['maxItems']} "
+
+
+def _shown(value: object, expected: Schema) -> str:
+    """A value that is refused: a list by its length, where a list is wanted."""
+    if isinstance(value, list) and value and expected.get("type") == "array":
+        return f"one of {len(value)}"
+    return show(value)
 
 
 def _either(words: list[str]) -> str:

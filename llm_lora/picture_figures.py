@@ -17,20 +17,15 @@ Floats = NDArray[np.float64]
 _TINY = 1e-12
 
 
-def likeness(some: Floats, others: Floats) -> float:
-    """The mean cosine of all pairs of one picture of each side (CLIP-I of DreamBooth)."""
-    return float(some.mean(axis=0) @ others.mean(axis=0))
+def likeness_to_others(likeness: Floats) -> float:
+    """The mean likeness of all pairs but those of one number, which share what they show.
 
-
-def likeness_to_others(some: Floats, others: Floats) -> float:
-    """The mean cosine of all pairs but those of one number, which share what they show.
-
-    The first of the others belong to some, in their order; at least two others.
+    Args:
+        likeness: (pictures, others); the first of the others belong to the pictures, in their
+            order. Pairs that could not be compared are NaN, and at least one is left.
     """
-    count = len(some)
-    own = float((some * others[:count]).sum())
-    total = float(some.sum(axis=0) @ others.sum(axis=0))
-    return (total - own) / (count * (len(others) - 1))
+    rest = likeness[~np.eye(*likeness.shape, dtype=np.bool_)]
+    return float(np.nanmean(rest))
 
 
 def nearest(some: Floats, others: Floats) -> tuple[Floats, NDArray[np.intp]]:

@@ -336,6 +336,12 @@ class ImageJudge(Block):
         "(embedded), a folder (starting with ./, ../, ~/ or /), or a hub id such as "
         "openai/clip-vit-large-patch14.",
     )
+    likeness: NotEmpty | None = Field(
+        default=None,
+        description="What compares pictures with held-out ones for fidelity, where it is not the "
+        "embedder: faces (of one person; needs llm-lora[faces]), or a DINO model, by a folder or a "
+        "hub id such as facebook/dinov2-small.",
+    )
     prompts: tuple[NotEmpty, ...] = Field(
         default=(),
         description="Combinations that training never showed, to judge generalisation and "

@@ -27,7 +27,7 @@ _PATHS = (
 )
 """Settings that are paths, or lists of them."""
 
-_MODELS = (("base",), ("judge", "embedder"))
+_MODELS = (("base",), ("judge", "embedder"), ("judge", "likeness"))
 """Settings that name a model: by a path, or in another way."""
 
 _SYNONYMS = {

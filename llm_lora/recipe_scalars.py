@@ -70,7 +70,7 @@ ImageTargets = Annotated[
     _by_text,
 ]
 Strengths = Annotated[
-    tuple[Annotated[Number, Field(ge=0, le=2)], ...], Field(min_length=2, max_length=32)
+    tuple[Annotated[Number, Field(ge=0, le=2)], ...], Field(min_length=1, max_length=32)
 ]
 
 

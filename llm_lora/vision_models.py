@@ -1,5 +1,6 @@
-"""Models that look at pictures: CLIP, which compares them with texts, and BLIP, which describes
-them; found here or on the hub, and checked before anything heavy is imported.
+"""Models that look at pictures: CLIP, which compares them with texts, BLIP, which describes them,
+and DINO, which compares them with one another; found here or on the hub, and checked before
+anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from llm_lora.errors import Problem, UserError
 
 TINY = Path(__file__).parent / "assets" / "tiny_judge"
 """The embedded CLIP model, named "tiny": it knows drawn shapes and styles, and nothing else."""
+
+DINO = ("dinov2", "dinov2_with_registers", "vit")
+"""Kinds of models that learned from pictures alone; that of the first DINO is plainly a vision
+transformer. DINOv3 is not among them: transformers prepares its pictures with torchvision only."""
 
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt"]
 _BOT = "SFconvertbot"
@@ -27,12 +32,12 @@ class VisionModel:
     kind: str
 
 
-def resolve(name: str, kind: str, *, download: bool = True) -> VisionModel:
-    """Find a model of a kind.
+def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
+    """Find a model of some kind.
 
     Args:
         name: "tiny" (embedded), a folder, or the name of a model on the hub.
-        kind: what it has to be: "clip" or "blip".
+        kinds: what it may be: "clip", "blip", or `DINO`.
         download: whether a model of the hub may be fetched; else it must be in the local cache.
 
     Raises:
@@ -46,14 +51,14 @@ def resolve(name: str, kind: str, *, download: bool = True) -> VisionModel:
             )
         folder = _fetch(name, download=download)
     found = bases.read_config(folder).get("model_type")
-    if found != kind:
+    if found not in kinds:
         raise UserError(
-            f"this is a model of type {found}, not {kind}",
+            f"this is a model of type {found}, not {' or '.join(kinds)}",
             where=name,
             fix="leave --model out for the usual one, or choose another --method",
         )
     bases.weight_files(folder)
-    return VisionModel(name, folder, kind)
+    return VisionModel(name, folder, found)
 
 
 def _fetch(name: str, *, download: bool) -> Path:

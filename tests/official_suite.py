@@ -1,30 +1,14 @@
-"""The official JSON Schema test suite, as the pinned release of jsonschema ships it in its source.
-
-It comes from the package index that pip is set up for, checked by its hash, once; then it lies in
-the user's cache folder.
-"""
+"""The official JSON Schema test suite, as jsonschema ships it in the source of a release."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
+import package_source
 from referencing import Registry, Resource, Specification
-
-RELEASE = "jsonschema-4.26.0"
-REQUIREMENT = (
-    "jsonschema==4.26.0 "
-    "--hash=sha256:0c26707e2efad8aa1bfc5b7ce170f3fccc2e4918ff85989ba9ffa9facb2be326"
-)
-# What pip says where no index answers at all.
-_UNREACHABLE = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ProxyError")
 
 
 class Group(NamedTuple):
@@ -38,35 +22,8 @@ class Group(NamedTuple):
 
 def folder() -> Path:
     """The suite's folder; fetched if it is not here yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "llm-lora"
-    suite = cache / RELEASE / "json"
-    if not (suite / "tests").is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        _fetch(cache)
-    return suite
-
-
-def _fetch(cache: Path) -> None:
-    wanted = cache / "suite-requirement.txt"
-    wanted.write_text(REQUIREMENT)
-    # --no-deps keeps pip from asking for anything else's source.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += [
-        "--no-binary",
-        "jsonschema",
-        "--require-hashes",
-        "-r",
-        str(wanted),
-        "-d",
-        str(cache),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        if any(sign in done.stderr for sign in _UNREACHABLE):
-            pytest.skip("no package index can be reached, so the official suite is not here")
-        pytest.fail(f"the official suite could not be fetched:\n{done.stderr}")
-    with tarfile.open(cache / f"{RELEASE}.tar.gz") as archive:
-        archive.extractall(cache, filter="data")
+    sha256 = "0c26707e2efad8aa1bfc5b7ce170f3fccc2e4918ff85989ba9ffa9facb2be326"
+    return package_source.folder("jsonschema", "4.26.0", sha256) / "json"
 
 
 def groups(draft: str) -> Iterator[Group]:

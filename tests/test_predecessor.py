@@ -87,12 +87,6 @@ def pickled(folder: Path) -> object:
     return picture_base.resolve(str(folder / "model.ckpt"))
 
 
-def faces(folder: Path) -> object:
-    style = folder / "style.yaml"
-    style.write_text("task: image\nbase: tiny\ndata: {train: a}\njudge: {faces: x}\n")
-    return recipe.load(style)
-
-
 def ggml(folder: Path) -> object:
     (folder / "llama-2-7b-chat.ggmlv3.q4_0.bin").write_bytes(b"tjgg")
     return bases.resolve(f"{folder}/llama-2-7b-chat.ggmlv3.q4_0.bin")
@@ -127,7 +121,6 @@ REFUSALS: dict[int, Callable[[Path], object]] = {
     42: text_from_weights,
     45: pickled,
     51: ggml,
-    58: faces,
 }
 
 

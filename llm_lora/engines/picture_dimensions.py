@@ -1,23 +1,20 @@
-"""The six dimensions that an adapter which paints is judged by, each measured on one evidence."""
+"""Dimensions that an adapter which paints is judged by, all measured on one evidence; learning has
+a module of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llm_lora import learning_curve, picture_figures
+from llm_lora import picture_figures
 from llm_lora.engines.events import Fit
-from llm_lora.engines.picture_evidence import FULL, Evidence, Painted, Real
-from llm_lora.engines.picture_sheets import Pixels
+from llm_lora.engines.picture_evidence import FULL, Evidence
+from llm_lora.engines.picture_measured import SHOWN, Measured, or_not
 from llm_lora.engines.picture_yardsticks import Response, Yardsticks, kept_of
 from llm_lora.picture_figures import Floats
-
-Columns = Mapping[str, Sequence[Pixels]]
-"""A sheet of pictures: title → what stands below it."""
 
 _PRESENT = 0.5
 """Presence from which a picture counts as of the style."""
@@ -25,23 +22,14 @@ _USUAL = 0.8
 """The strength that most people paint with; the style has to be there."""
 LEAST_KEPT = 0.7
 """Share of the bare base's alignment below which an adapter counts as broken."""
-_SHOWN = 8
 _UNTOLD = (
     "the embedder cannot tell the dataset's pictures from those of the bare base; name another in "
     "judge.embedder"
 )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One dimension: its value or why there is none, what it rests on, and what it shows."""
-
-    value: float | None
-    columns: Columns
-    shows: str
-    facts: Sequence[tuple[str, float | int | str]] = ()
-    findings: Sequence[str] = ()
-    reason: str = ""
+_ALIKE = (
+    "by judge.likeness the bare base's pictures are as like the held-out ones as these are to each "
+    "other"
+)
 
 
 def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
@@ -55,7 +43,7 @@ def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         value=max(0.0, _mean(agreed)),
         columns={
             f"seed {number + 1}": seen.full.pictures[number :: seen.seeds]
-            for number in range(min(seen.seeds, _SHOWN))
+            for number in range(min(seen.seeds, SHOWN))
         },
         shows="The adapter at full strength: rows are prompts, columns are seeds.",
         facts=[
@@ -69,50 +57,53 @@ def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 
 def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     """Like the held-out pictures: no more than the bare base's, or as these are each other?"""
-    held_out = seen.held_out.points
-    count = len(seen.own_held_out.pictures)
-    rows = range(min(count, _SHOWN))
-    closest, _ = picture_figures.nearest(held_out, seen.own_held_out.points)
-    far, _ = picture_figures.nearest(held_out, seen.bare_held_out.points)
-    pairs = (seen.own_held_out.points * held_out[:count]).sum(axis=1)
-    value, reason = None, "there is one held-out picture alone"
-    facts: list[tuple[str, float | int | str]] = []
-    if len(held_out) > 1:
-        bare, own, ideal = (
-            picture_figures.likeness_to_others(points, held_out)
-            for points in (seen.bare_held_out.points, seen.own_held_out.points, held_out)
-        )
-        reason = _UNTOLD
-        if sticks.probe and ideal > bare:
-            value = min(max((own - bare) / (ideal - bare), 0.0), 1.0)
-        facts = [
+    like = sticks.compared
+    shown = {
+        "held out": [seen.held_out.shown(n, seen.full.pictures[0]) for n in _rows(seen)],
+        "adapter": [seen.own_held_out.pictures[n] for n in _rows(seen)],
+        "bare base": [seen.bare_held_out.pictures[n] for n in _rows(seen)],
+    }
+    shows = (
+        "Rows are captions of held-out pictures; columns are the held-out picture, the adapter's "
+        "and the bare base's."
+    )
+    counts = [("captions", len(like.own)), ("held-out pictures", len(like.held_out))]
+    if like.comparable < 2:
+        few = "there is one held-out picture alone"
+        if len(like.held_out) > 1:
+            few = "fewer than two held-out pictures show a face that was found"
+        facts = [*like.facts, *counts]
+        return Measured(None, shown, shows, facts=facts, findings=like.findings, reason=few)
+    own, bare, ideal = map(picture_figures.likeness_to_others, (like.own, like.bare, like.held_out))
+    told = ideal > bare and (sticks.probe is not None or not like.by_embedder)
+    return Measured(
+        value=min(max((own - bare) / (ideal - bare), 0.0), 1.0) if told else None,
+        reason=_UNTOLD if like.by_embedder else _ALIKE,
+        columns=shown,
+        shows=shows,
+        facts=[
+            ("compared by", like.by),
             ("likeness to held-out pictures of other captions", own),
             ("likeness of the bare base's", bare),
             ("likeness of held-out pictures to each other", ideal),
-        ]
-    return Measured(
-        value=value,
-        reason=reason,
-        columns={
-            "held out": [seen.held_out.shown(n, seen.full.pictures[0]) for n in rows],
-            "adapter": seen.own_held_out.pictures[: len(rows)],
-            "bare base": seen.bare_held_out.pictures[: len(rows)],
-        },
-        shows="Rows are captions of held-out pictures; columns are the held-out picture, the "
-        "adapter's and the bare base's.",
-        facts=[
-            *facts,
-            (
-                "likeness of training pictures",
-                picture_figures.likeness(seen.train.points, held_out),
-            ),
-            ("likeness of a held-out picture to the nearest", float(closest.mean())),
-            ("likeness of it to the bare base's nearest", float(far.mean())),
-            ("likeness of pictures of the same caption", float(pairs.mean())),
-            ("captions", count),
-            ("held-out pictures", len(held_out)),
+            ("likeness of training pictures", float(np.nanmean(like.train))),
+            ("likeness of a held-out picture to the nearest", _nearest(like.own)),
+            ("likeness of it to the bare base's nearest", _nearest(like.bare)),
+            ("likeness of pictures of the same caption", float(np.nanmean(like.own.diagonal()))),
+            *like.facts,
+            *counts,
         ],
+        findings=like.findings,
     )
+
+
+def _rows(seen: Evidence) -> range:
+    return range(min(len(seen.own_held_out.pictures), SHOWN))
+
+
+def _nearest(likeness: Floats) -> float:
+    """How like the nearest picture is, of the held-out ones on average."""
+    return float(np.nanmean(likeness.max(axis=0)))
 
 
 def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
@@ -165,103 +156,6 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     )
 
 
-def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
-    """Learned enough, not too long, and no training picture by heart?"""
-    curve = learning_curve.read(fit.curve, fit.best_step)
-    usual = _Nearest.of(seen.held_out, seen.train)
-    trained = _Nearest.of(seen.own_train, seen.train)
-    held_out = _Nearest.of(seen.own_held_out, seen.train)
-    # How close a caption alone brings a picture to one that was never seen.
-    unseen = _Nearest.of(seen.own_held_out, seen.held_out)
-    copied = {
-        "training": trained.closer_than_all(usual) & trained.closer_than_all(unseen),
-        "held-out": held_out.closer_than_all(usual),
-    }
-    share = max(float(one.mean()) for one in copied.values())
-    findings = list(curve.findings) + [
-        f"{int(one.sum())} of {len(one)} pictures of {of} captions are copies of training "
-        "pictures: memorised; take more pictures, fewer epochs or a lower rank"
-        for of, one in copied.items()
-        if one.any()
-    ]
-    parts = [part for part in (curve.kept, curve.level) if part is not None]
-    painted = (*seen.own_train.pictures, *seen.own_held_out.pictures)
-    near = np.concatenate([trained.likeness, held_out.likeness])
-    which = np.concatenate([trained.which, held_out.which])
-    order = np.argsort(-near, kind="stable")[:_SHOWN]
-    usual_order = np.argsort(-usual.likeness, kind="stable")[:_SHOWN]
-    like = seen.full.pictures[0]
-    facts: list[tuple[str, float | int | str]] = []
-    if curve.held_out:
-        facts += [
-            ("loss on held-out pictures before", curve.held_out[0]),
-            ("loss on held-out pictures, lowest", min(curve.held_out)),
-            ("loss on held-out pictures in the end", curve.held_out[-1]),
-        ]
-    if curve.loss:
-        facts += [
-            ("training loss, first fifth", curve.loss[0]),
-            ("training loss, last fifth", curve.loss[1]),
-        ]
-    return Measured(
-        value=min(*parts, 1 - share) if parts else None,
-        reason=curve.findings[-1],
-        columns={
-            "adapter": [painted[n] for n in order],
-            "learned": [seen.train.shown(int(which[n]), like) for n in order],
-            "held out": [seen.held_out.shown(int(n), like) for n in usual_order],
-            "learned too": [seen.train.shown(int(usual.which[n]), like) for n in usual_order],
-        },
-        shows="The adapter's pictures of training and held-out captions that lie closest to a "
-        "training picture, each beside that one; then such held-out pictures, beside theirs.",
-        facts=[
-            *facts,
-            ("share of the fall that is kept", _or_not(curve.kept)),
-            ("share of the fall before the last third", _or_not(curve.level)),
-            *(
-                (f"copies among pictures of {of} captions", float(one.mean()))
-                for of, one in copied.items()
-            ),
-            ("likeness to the nearest training picture", float(held_out.likeness.mean())),
-            ("likeness of held-out pictures to theirs", float(usual.likeness.mean())),
-            (
-                "chance that a painted one lies closer than a held-out one",
-                picture_figures.rank_share(held_out.likeness, usual.likeness),
-            ),
-            ("distance in pixels to the nearest training picture", float(held_out.apart.mean())),
-            ("distance in pixels of held-out pictures to theirs", float(usual.apart.mean())),
-        ],
-        findings=findings,
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Nearest:
-    """For each of some pictures, how near the nearest of the real ones is, and which it is."""
-
-    likeness: Floats
-    which: NDArray[np.intp]
-    apart: Floats
-    """The least distance of pixels, which may be that of another one."""
-
-    @classmethod
-    def of(cls, some: Painted | Real, real: Real) -> _Nearest:
-        likeness, which = picture_figures.nearest(some.points, real.points)
-        apart, _ = picture_figures.nearest_pixels(some.thumbs, real.thumbs)
-        return cls(likeness, which, apart)
-
-    def closer_than_all(self, others: _Nearest) -> NDArray[np.bool_]:
-        """Which lie closer than any of the others, in the embedding and by pixels."""
-        found: NDArray[np.bool_] = (self.likeness > others.likeness.max()) & (
-            self.apart < others.apart.min()
-        )
-        return found
-
-
-def _or_not(value: float | None) -> float | str:
-    return "not measured" if value is None else value
-
-
 def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     """Does the effect rise with the strength, and from where on does it break?"""
     usual = [one for one in sticks.responses if one.strength <= FULL]
@@ -290,7 +184,7 @@ def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         else f"it does not break up to {sticks.responses[-1].strength:g}"
     )
     facts: list[tuple[str, float | int | str]] = [
-        ("steadiness of the style from 0 to 1", _or_not(style)),
+        ("steadiness of the style from 0 to 1", or_not(style)),
         ("steadiness of the change from 0 to 1", steady),
         ("breaks at", "nowhere" if breaks is None else breaks),
         ("least share of alignment kept, else broken", LEAST_KEPT),
@@ -395,6 +289,3 @@ def _negative(
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-Dimension = Callable[[Evidence, Yardsticks, Fit], Measured]

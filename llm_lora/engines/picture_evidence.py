@@ -44,7 +44,11 @@ class Painted:
     @property
     def thumbs(self) -> Floats:
         """Their small pixels."""
-        return small([Image.fromarray(one) for one in self.pictures])
+        return small([*self.images()])
+
+    def images(self) -> Iterator[Image.Image]:
+        """The pictures, for whatever looks at them."""
+        return map(Image.fromarray, self.pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,10 @@ class Real:
     paths: tuple[Path, ...]
     points: Floats
     thumbs: Floats
+
+    def images(self) -> Iterator[Image.Image]:
+        """The pictures, for whatever looks at them, one at a time."""
+        return map(_load, self.paths)
 
     def shown(self, number: int, like: Pixels) -> Pixels:
         """One of them, cut to the size of a painted picture."""

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import vision_models
-from llm_lora.engines import picture_dimensions, picture_evidence, picture_yardsticks
+from llm_lora.engines import (
+    picture_compared,
+    picture_dimensions,
+    picture_evidence,
+    picture_learning,
+    picture_yardsticks,
+)
 from llm_lora.engines.clip import Clip
 from llm_lora.engines.events import Fit, Listener, silent
 from llm_lora.engines.painting import Painter
-from llm_lora.engines.picture_dimensions import Dimension, Measured
+from llm_lora.engines.picture_measured import Dimension, Measured
 from llm_lora.engines.picture_sheets import sheet, write_picture
 from llm_lora.engines.trouble import out_of_memory
 from llm_lora.picture_base import PictureBase
@@ -44,10 +50,13 @@ _METHODS = {
     ),
     "fidelity": _Method(
         picture_dimensions.fidelity,
-        "Mean cosine of the adapter's pictures of held-out captions with the held-out pictures of "
-        "the other captions (CLIP-I), told between two yardsticks: 0 is what the bare base reaches "
-        "with the same captions, 1 is how like the held-out pictures are to one another.",
-        "Ruiz et al., DreamBooth (CLIP-I), arXiv 2208.12242",
+        "Mean likeness of the adapter's pictures of held-out captions to the held-out pictures of "
+        "the other captions, told between two yardsticks: 0 is what the bare base reaches with the "
+        "same captions, 1 is how like the held-out pictures are to one another. Likeness is the "
+        "cosine of two pictures' points in CLIP's space (CLIP-I) or, where judge.likeness says so, "
+        "in that of a DINO model, or one less the distance of two faces, 0 without a face.",
+        "Ruiz et al., DreamBooth (CLIP-I, DINO), arXiv 2208.12242; King, Dlib-ml, JMLR 10 (2009), "
+        "for faces",
     ),
     "generalisation": _Method(
         picture_dimensions.generalisation,
@@ -59,7 +68,7 @@ _METHODS = {
         "1610.01644; Ledoit and Wolf, J. Multivariate Analysis 88 (2004), for the covariance",
     ),
     "learning": _Method(
-        picture_dimensions.learning,
+        picture_learning.learning,
         "The least of three shares: of the fall of the loss on held-out pictures, how much is left "
         "in the end (over-fitting) and how much came before the last third (under-fitting); and "
         "how many pictures of training captions, or of held-out ones, are no copies. A copy lies "
@@ -127,7 +136,8 @@ def judge(
         seen = picture_evidence.gather(
             recipe, dataset, painter, Clip(model), listener=listener, tell=tell
         )
-    sticks = picture_yardsticks.yardsticks(seen)
+        compared = picture_compared.compare(seen, model.name, recipe.judge.likeness)
+    sticks = picture_yardsticks.yardsticks(seen, compared)
     found = {name: one.measure(seen, sticks, fit) for name, one in _METHODS.items()}
     scores = {name: _rounded(one.value) for name, one in found.items()}
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_lora import picture_figures
+from llm_lora.engines.picture_compared import Compared
 from llm_lora.engines.picture_evidence import Evidence, Painted
 from llm_lora.picture_figures import Floats, Probe
 
@@ -28,7 +29,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Yardsticks:
-    """What several dimensions measure with: the probe for the style, and how well it tells."""
+    """What dimensions measure with: the probe for the style, how well it tells, and likeness."""
 
     probe: Probe | None
     """None where it does not tell the dataset's pictures from the bare base's."""
@@ -36,9 +37,10 @@ class Yardsticks:
     tried: str
     """What the accuracy is of."""
     responses: tuple[Response, ...]
+    compared: Compared
 
 
-def yardsticks(seen: Evidence) -> Yardsticks:
+def yardsticks(seen: Evidence, compared: Compared) -> Yardsticks:
     """Learn the probe from training pictures and the bare base's; then look at every strength."""
     probe = picture_figures.probe(seen.bare_train.points, seen.train.points)
     accuracy, tried = 0.5, "held-out pictures"
@@ -59,7 +61,7 @@ def yardsticks(seen: Evidence) -> Yardsticks:
         )
         for strength, painted in seen.asked.items()
     ]
-    return Yardsticks(probe, accuracy, tried, tuple(responses))
+    return Yardsticks(probe, accuracy, tried, tuple(responses), compared)
 
 
 def _margins(seen: Evidence, painted: Painted) -> Floats | None:
