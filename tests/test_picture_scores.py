@@ -453,6 +453,7 @@ def test_what_cannot_be_measured_says_why(
     found = judged(good, fit((0.6,)), embedder=str(blind))
     for name in ("fidelity", "generalisation", "learning", "strength", "alignment"):
         assert found["scores"][name] is None and found["reasons"][name], name
+        assert found["reasons"][name] not in findings(found, name), "told twice"
     assert "train.save_every" in found["reasons"]["learning"]
     assert {row["style"] for row in found["strengths"]} == {None}
     assert not picture_gates.judge({"strength": 0.1}, found, None)[0]["passed"]

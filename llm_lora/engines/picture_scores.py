@@ -152,7 +152,12 @@ def judge(
                 "picture": _sheet(one, pictures, name),
                 "shows": one.shows,
                 "facts": [[label, _rounded(value)] for label, value in one.facts],
-                "findings": list(one.findings),
+                "findings": [
+                    # The reason why there is no figure is told as such.
+                    text
+                    for text in one.findings
+                    if one.value is not None or text != one.reason
+                ],
             }
             for name, one in found.items()
         ],
