@@ -20,8 +20,9 @@ from local_server import serving
 
 from llm_lora import adapter as adapters
 from llm_lora import files
+from llm_lora.recipe_root import TASKS
+from llm_lora.serving import playground
 from llm_lora.serving.layer import Layer
-from llm_lora.serving.playground import PAGE
 from llm_lora.store import Store
 
 SCHEMA = {
@@ -115,11 +116,12 @@ def test_page_comes_with_a_policy_that_allows_itself_alone(served: Served) -> No
     assert "connect-src 'self'" in policy
     assert "unsafe" not in policy
     assert len(re.findall(r"'sha256-[A-Za-z0-9+/]{43}='", policy)) == 2
-    assert response.text == PAGE.read_text()
+    assert response.text == playground.page("text")
 
 
-def test_page_asks_no_other_host_and_never_writes_markup() -> None:
-    page = PAGE.read_text()
+@pytest.mark.parametrize("task", TASKS)
+def test_page_asks_no_other_host_and_never_writes_markup(task: str) -> None:
+    page = playground.page(task)
     assert re.findall(r"https?://[^'\"\s]+", page) == ["http://www.w3.org/2000/svg"]
     for word in (
         "innerHTML",

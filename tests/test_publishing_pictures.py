@@ -242,7 +242,7 @@ def test_a_run_for_pictures_gets_a_server_that_paints(tmp_path: Path) -> None:
     plan = examine(sources=(run,))
     assert [(one.name, one.example) for one in plan.served] == [("style-lora", "a blue star")]
     assert plan.command()[1:3] == ["-m", "llm_lora.serving.picture_server"]
-    assert plan.warnings == () and not plan.page
+    assert plan.warnings == ()
     sources.publish(plan.served, plan.store)
     assert Store(plan.store).version("style-lora").number == 1
     config = ServingConfig.from_json(files.read_text(launch.prepare(plan)))

@@ -52,7 +52,7 @@ def test_only_listed_routes_are_open_and_keys_guard_them(
     async def scenario() -> None:
         app = layer(server, shared)
         load = {"lora_name": "evil", "lora_path": str(tmp_path)}
-        for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/paint", "/"):
+        for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/paint"):
             for method in ("GET", "POST"):
                 assert (await ask(app, method, path, load, key=ADMIN)).status == 404
         chatted = await chat(app, "style", key=KEY)
@@ -63,6 +63,8 @@ def test_only_listed_routes_are_open_and_keys_guard_them(
         assert (await ask(app, "POST", ROUTE, body, key=KEY)).status == 200
         assert (await ask(app, "GET", ROUTE, key=KEY)).status == 405
         assert (await ask(app, "GET", "/health")).status == 200
+        assert (await ask(app, "GET", "/")).status == 200
+        assert (await ask(app, "POST", "/", {})).status == 405
         assert (await ask(app, "GET", "/version")).status == 200
         listed = (await ask(app, "GET", "/v1/models", key=KEY)).json["data"]
         assert [one["id"] for one in listed] == ["tiny", "style", "style@1"]

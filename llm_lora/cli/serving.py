@@ -179,8 +179,7 @@ class Screen:
         self._print(f"[bold green]Ready[/] after {seconds:.0f} s: [bold]{plan.url}[/]")
         for name, reason in state.get("refused", {}).items():
             self._print(f"  [bold red]refused[/] {self._escape(f'{name}: {reason}')}")
-        if plan.page:
-            self._print(f"  playground  {plan.url}/")
+        self._print(f"  playground  {plan.url}/")
         # Not through the console: a command must stay on one line, as it is.
         click.echo(f"  try it      {curl(plan)}")
         if not self._plan.keys.admin:

@@ -158,7 +158,7 @@ class Layer:
         elif access is Access.ADMIN:
             await self._administer(scope, line, f"admin key {key}")
         elif path == "/":
-            await playground.respond(line.send)
+            await playground.respond(line.send, self.config.task)
         elif path == "/metrics":
             await self.metrics.expose(self._app, scope, line.receive, line.send)
         elif path == "/ready":

@@ -46,10 +46,6 @@ class PicturePlan(AnyPlan):
         side = self.base.resolution
         return f"{self.base.family}, {side}x{side} pixels · {self.places}"
 
-    @property
-    def page(self) -> bool:
-        return False
-
     def told(self, candidate: Candidate) -> str:
         manifest = candidate.adapter.manifest
         how, trigger = manifest.get("sampling", {}), manifest.get("trigger")

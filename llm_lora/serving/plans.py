@@ -105,11 +105,6 @@ class AnyPlan(ABC):
     def form(self) -> str:
         """In short, how the base is served."""
 
-    @property
-    def page(self) -> bool:
-        """Whether there is a page to try it with."""
-        return True
-
     @abstractmethod
     def told(self, candidate: Candidate) -> str:
         """In short, what one adapter brings."""

@@ -8,29 +8,42 @@ import re
 from functools import cache
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.types import Send
 
 from llm_lora.serving import asgi
 from llm_lora.serving.asgi import Header
 
-PAGE = Path(__file__).parent.parent / "assets" / "playground.html"
+TEMPLATES = Path(__file__).parent.parent / "assets" / "playground"
 
 
-async def respond(send: Send) -> None:
+async def respond(send: Send, task: str) -> None:
     """Answer GET / with the page."""
-    page, headers = _page()
-    await asgi.send(send, 200, page, b"text/html; charset=utf-8", headers)
+    content, headers = _response(task)
+    await asgi.send(send, 200, content, b"text/html; charset=utf-8", headers)
+
+
+def page(task: str) -> str:
+    """The page of a server for a task; nothing in it comes from elsewhere than the package."""
+    files = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return files.get_template(f"{task}.html.jinja").render()
 
 
 @cache
-def _page() -> tuple[bytes, list[Header]]:
+def _response(task: str) -> tuple[bytes, list[Header]]:
     """The page, and headers that let run what is in it and keep everything else out."""
-    page = PAGE.read_bytes()
+    content = page(task).encode()
     policy = "; ".join(
         (
             "default-src 'none'",
-            f"script-src {_hash(page, 'script')}",
-            f"style-src {_hash(page, 'style')}",
+            f"script-src {_hash(content, 'script')}",
+            f"style-src {_hash(content, 'style')}",
             "connect-src 'self'",
             "img-src data:",
             "base-uri 'none'",
@@ -38,7 +51,7 @@ def _page() -> tuple[bytes, list[Header]]:
             "frame-ancestors 'none'",
         )
     )
-    return page, [
+    return content, [
         (b"content-security-policy", policy.encode()),
         (b"cache-control", b"no-cache"),
         (b"referrer-policy", b"no-referrer"),

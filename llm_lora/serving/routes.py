@@ -16,6 +16,7 @@ class Access(Enum):
 
 
 _COMMON: dict[str, tuple[str, Access]] = {
+    "/": ("GET", Access.OPEN),
     "/health": ("GET", Access.OPEN),
     "/ready": ("GET", Access.OPEN),
     "/version": ("GET", Access.OPEN),
@@ -38,7 +39,6 @@ MODEL_ROUTES = frozenset(path for paths in _MODEL_ROUTES.values() for path in pa
 """Routes whose body names a model."""
 
 ROUTES: dict[str, tuple[str, Access]] = {
-    "/": ("GET", Access.OPEN),
     **_COMMON,
     **dict.fromkeys(_MODEL_ROUTES["text"], ("POST", Access.USE)),
 }
