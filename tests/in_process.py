@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,3 +133,10 @@ async def chat(app: Any, model: str, **more: Any) -> Got:
     }
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **more}
     return await ask(app, "POST", "/v1/chat/completions", body, **keywords)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that is bound to happen, however busy the machine is."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,3 @@ def painted(
 
 def same(got: Got, wanted: Any) -> bool:
     return bool(np.array_equal(np.stack(pixels(got)), np.stack(wanted)))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_vllm import FakeVllm
-from in_process import JSON, Got, ask, chat
+from in_process import JSON, Got, ask, chat, until
 from layer_parts import Parts, parts
 from test_layer_residents import idle, settle
 
@@ -108,14 +108,13 @@ def test_a_client_that_goes_away_frees_everything(stream: bool, tmp_path: Path) 
 
     async def scenario() -> None:
         assert (await chat(here.layer, "qa")).status == 200
-        here.server.piece_seconds = 0.05
+        here.server.piece_seconds = 0.5
         leaves = [asyncio.Event() for _ in range(20)]
         jobs = [
             asyncio.create_task(chat(here.layer, "qa", stream=stream, leave=leave))
             for leave in leaves
         ]
-        await asyncio.sleep(0.12)
-        assert here.server.running == 20
+        await until(lambda: here.server.running == 20)
         for leave in leaves:
             leave.set()
         await asyncio.gather(*jobs)
@@ -132,13 +131,12 @@ def test_a_client_that_goes_away_while_it_waits_frees_its_place_in_the_queue(
 
     async def scenario() -> None:
         assert (await chat(here.layer, "qa")).status == 200
-        here.server.piece_seconds = 0.1
+        here.server.piece_seconds = 0.2
         first = asyncio.create_task(chat(here.layer, "qa"))
-        await asyncio.sleep(0.01)
+        await until(lambda: here.server.running == 1)
         leave = asyncio.Event()
         waiting = [asyncio.create_task(chat(here.layer, "qa", leave=leave)) for _ in range(5)]
-        await asyncio.sleep(0.01)
-        assert here.layer.asking.gate.waiting == 5
+        await until(lambda: here.layer.asking.gate.waiting == 5)
         assert (await chat(here.layer, "qa")).status == 429
         leave.set()
         assert [got.status for got in await asyncio.gather(*waiting)] == [0] * 5

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from adapter_folders import report_of, write_adapter
 from fake_vllm import FakeVllm, logprobs
-from in_process import Got, ask, chat
+from in_process import Got, ask, chat, until
 from layer_parts import Parts, parts
 
 from llm_lora import adapter as adapters
@@ -64,7 +64,7 @@ def test_a_load_goes_on_when_who_asked_for_it_is_gone(made: Parts) -> None:
         leave = asyncio.Event()
         first = asyncio.create_task(chat(made.layer, "qa", leave=leave))
         second = asyncio.create_task(chat(made.layer, "qa"))
-        await asyncio.sleep(0.05)
+        await until(lambda: bool(made.server.loads))
         leave.set()
         assert (await first).status == 0
         assert (await second).status == 200
@@ -185,7 +185,7 @@ def test_with_all_places_in_flight_a_request_is_told_to_come_back(made: Parts) -
             assert (await chat(made.layer, name)).status == 200
         made.server.piece_seconds = 0.2
         busy = [asyncio.create_task(chat(made.layer, name)) for name in ("a", "b")]
-        await asyncio.sleep(0.05)
+        await until(lambda: made.server.running == 2)
         refused = await chat(made.layer, "c")
         assert [got.status for got in await asyncio.gather(*busy)] == [200, 200]
         made.server.piece_seconds = 0.0
@@ -208,7 +208,7 @@ def test_a_version_is_unloaded_when_its_alias_has_left_it_and_nobody_uses_it(
         assert (await chat(made.layer, "qa")).status == 200
         made.server.piece_seconds = 0.05
         stream = asyncio.create_task(chat(made.layer, "qa", stream=True))
-        await asyncio.sleep(0.1)
+        await until(lambda: made.server.running == 1)
         made.store.promote("qa", 2, by="test")
         await made.layer.upkeep.once()
         assert old.served_name in made.server.adapters, "unloaded under a running answer"

@@ -11,9 +11,9 @@ import picture_serving
 import pytest
 from adapter_folders import report_of, write_adapter
 from fake_vllm import FakeVllm
-from in_process import Got, ask, chat
+from in_process import Got, ask, chat, until
 from layer_parts import config as text_config
-from picture_serving import ROUTE, Held, layer, until
+from picture_serving import ROUTE, Held, layer
 
 from llm_lora.serving.layer import Layer
 from llm_lora.serving.picture_server import PictureServer
