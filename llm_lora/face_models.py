@@ -1,7 +1,7 @@
 """The model that tells faces apart, where the user has installed one: dlib's.
 
-Its weights are in the public domain (CC0), unlike those that are used most. dlib has a format of
-its own for them, which holds numbers alone.
+Its author gave the two files that are used to the public domain, while those of the models that
+are used most are not for commercial use. dlib has a format of its own, which holds numbers alone.
 """
 
 from __future__ import annotations

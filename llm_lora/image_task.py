@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,20 @@ from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import (
     engines,
-    face_models,
     files,
+    judges,
     lora_files,
     picture_base,
     picture_gates,
     picture_report,
     pictures,
     versions,
-    vision_models,
 )
 from llm_lora import recipe as recipes
 from llm_lora import run as runs
 from llm_lora.adapter import Adapter
 from llm_lora.engines.events import Fit
-from llm_lora.errors import Problem, UserError
+from llm_lora.errors import UserError
 from llm_lora.picture_base import PictureBase
 from llm_lora.picture_versus import compare as compare
 from llm_lora.pictures import PictureDataset
@@ -70,7 +68,7 @@ def prepare(recipe: ImageRecipe) -> Prepared:
     try:
         base = _base(recipe)
         schema = _schema(recipe)
-        _require_judges(recipe)
+        judges.find(recipe.judge)
         if recipe.train.start_from is not None:
             _require_start(recipe.train.start_from)
     except UserError as error:
@@ -89,35 +87,6 @@ def _schema(recipe: ImageRecipe) -> AnswerSchema | None:
     schema = AnswerSchema.load(path)
     picture_gates.require_known(schema)
     return schema
-
-
-def _require_judges(recipe: ImageRecipe) -> None:
-    """See, before anything is trained, that there are the models to judge with."""
-    embedder, likeness = recipe.judge.embedder, recipe.judge.likeness
-    clip = "name tiny, or a CLIP model such as openai/clip-vit-large-patch14 or its folder"
-    dino = "write faces, or name a DINO model such as facebook/dinov2-small or its folder"
-    problems = _absent(
-        f"judge.embedder: {embedder}", lambda: vision_models.resolve(embedder, "clip"), clip
-    )
-    if likeness == face_models.NAME:
-        problems += _absent(f"judge.likeness: {likeness}", face_models.resolve)
-    elif likeness is not None:
-        problems += _absent(
-            f"judge.likeness: {likeness}",
-            lambda: vision_models.resolve(likeness, *vision_models.DINO),
-            dino,
-        )
-    if problems:
-        raise UserError(problems)
-
-
-def _absent(where: str, find: Callable[[], object], fix: str | None = None) -> list[Problem]:
-    """Why a model is not found; nothing where it is."""
-    try:
-        find()
-    except UserError as error:
-        return [Problem(one.what, where, fix or one.fix) for one in error.problems]
-    return []
 
 
 def _base(recipe: ImageRecipe) -> PictureBase:

@@ -28,6 +28,12 @@ def likeness_to_others(likeness: Floats) -> float:
     return float(np.nanmean(rest))
 
 
+def known_mean(values: Floats) -> float | None:
+    """The mean of what is not NaN; None where all is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
 def nearest(some: Floats, others: Floats) -> tuple[Floats, NDArray[np.intp]]:
     """For each of some points, the cosine with the nearest of the others, and which it is."""
     cosines = some @ others.T

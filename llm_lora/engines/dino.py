@@ -1,4 +1,4 @@
-"""DINO: pictures as points of a space that was learned from pictures alone.
+"""DINO and its like: pictures as points of a space that was learned without captions.
 
 What tells two things of a kind apart counts more in it than in CLIP's, which learned to pass over
 what captions do not say (Ruiz et al., DreamBooth, arXiv 2208.12242, compare subjects by it).
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
 
 from llm_lora.engines.clip import quieten
+from llm_lora.picture_figures import Floats
 from llm_lora.vision_models import VisionModel
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Dino:
-    """A vision transformer of the DINO family, for looking only."""
+    """A vision transformer, for looking only."""
 
     def __init__(self, model: VisionModel, device: str | None = None) -> None:
         """Load the model in fp32.
@@ -42,14 +42,10 @@ class Dino:
         )
 
     @torch.inference_mode()
-    def images(self, images: Sequence[Image.Image], batch_size: int = 32) -> Tensor:
-        """Points of pictures in RGB, as the class token has them after the last norm:
-        (pictures, dimensions), of length 1, fp32 on the CPU.
+    def points(self, images: Sequence[Image.Image]) -> list[Floats]:
+        """Points of some pictures in RGB, all at once, as the class token has them after the last
+        norm: (dimensions) each, of length 1.
         """
-        found = [torch.empty(0, self._model.config.hidden_size)]
-        for start in range(0, len(images), batch_size):
-            some = list(images[start : start + batch_size])
-            pixels = self._processor(images=some, return_tensors="pt")["pixel_values"]
-            output = self._model(pixel_values=pixels.to(self.device))
-            found.append(output.last_hidden_state[:, 0].float().cpu())
-        return torch.nn.functional.normalize(torch.cat(found), dim=-1)
+        pixels = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
+        tokens = self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, 0]
+        return list(torch.nn.functional.normalize(tokens.double().cpu(), dim=-1).numpy())

@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_lora import picture_figures
 from llm_lora.engines.events import Fit
+from llm_lora.engines.picture_compared import UNTOLD
 from llm_lora.engines.picture_evidence import FULL, Evidence
 from llm_lora.engines.picture_measured import SHOWN, Measured, or_not
 from llm_lora.engines.picture_yardsticks import Response, Yardsticks, kept_of
@@ -22,14 +23,6 @@ _USUAL = 0.8
 """The strength that most people paint with; the style has to be there."""
 LEAST_KEPT = 0.7
 """Share of the bare base's alignment below which an adapter counts as broken."""
-_UNTOLD = (
-    "the embedder cannot tell the dataset's pictures from those of the bare base; name another in "
-    "judge.embedder"
-)
-_ALIKE = (
-    "by judge.likeness the bare base's pictures are as like the held-out ones as these are to each "
-    "other"
-)
 
 
 def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
@@ -58,40 +51,48 @@ def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     """Like the held-out pictures: no more than the bare base's, or as these are each other?"""
     like = sticks.compared
-    shown = {
-        "held out": [seen.held_out.shown(n, seen.full.pictures[0]) for n in _rows(seen)],
-        "adapter": [seen.own_held_out.pictures[n] for n in _rows(seen)],
-        "bare base": [seen.bare_held_out.pictures[n] for n in _rows(seen)],
-    }
-    shows = (
-        "Rows are captions of held-out pictures; columns are the held-out picture, the adapter's "
-        "and the bare base's."
-    )
-    counts = [("captions", len(like.own)), ("held-out pictures", len(like.held_out))]
-    if like.comparable < 2:
-        few = "there is one held-out picture alone"
-        if len(like.held_out) > 1:
-            few = "fewer than two held-out pictures show a face that was found"
-        facts = [*like.facts, *counts]
-        return Measured(None, shown, shows, facts=facts, findings=like.findings, reason=few)
-    own, bare, ideal = map(picture_figures.likeness_to_others, (like.own, like.bare, like.held_out))
-    told = ideal > bare and (sticks.probe is not None or not like.by_embedder)
-    return Measured(
-        value=min(max((own - bare) / (ideal - bare), 0.0), 1.0) if told else None,
-        reason=_UNTOLD if like.by_embedder else _ALIKE,
-        columns=shown,
-        shows=shows,
-        facts=[
-            ("compared by", like.by),
+    value, reason = None, like.alone
+    yardsticks: list[tuple[str, float]] = []
+    if like.comparable > 1:
+        own, bare, ideal = map(
+            picture_figures.likeness_to_others, (like.own, like.bare, like.held_out)
+        )
+        low = max(bare, like.floor)
+        # What tells the style has to tell these pictures apart, where it compares them as well.
+        if ideal > low and (sticks.probe is not None or like.kind != "clip"):
+            value = min(max((own - low) / (ideal - low), 0.0), 1.0)
+        reason = like.alike
+        yardsticks = [
             ("likeness to held-out pictures of other captions", own),
             ("likeness of the bare base's", bare),
             ("likeness of held-out pictures to each other", ideal),
-            ("likeness of training pictures", float(np.nanmean(like.train))),
-            ("likeness of a held-out picture to the nearest", _nearest(like.own)),
-            ("likeness of it to the bare base's nearest", _nearest(like.bare)),
-            ("likeness of pictures of the same caption", float(np.nanmean(like.own.diagonal()))),
+        ]
+    others = [
+        ("likeness of training pictures", picture_figures.known_mean(like.train)),
+        ("likeness of a held-out picture to the nearest", _nearest(like.own)),
+        ("likeness of it to the bare base's nearest", _nearest(like.bare)),
+        (
+            "likeness of pictures of the same caption",
+            picture_figures.known_mean(like.own.diagonal()),
+        ),
+    ]
+    return Measured(
+        value=value,
+        reason=reason,
+        columns={
+            "held out": [seen.held_out.shown(n, seen.full.pictures[0]) for n in _rows(seen)],
+            "adapter": [seen.own_held_out.pictures[n] for n in _rows(seen)],
+            "bare base": [seen.bare_held_out.pictures[n] for n in _rows(seen)],
+        },
+        shows="Rows are captions of held-out pictures; columns are the held-out picture, the "
+        "adapter's and the bare base's.",
+        facts=[
+            ("compared by", like.kind),
+            *yardsticks,
+            *((label, or_not(mean)) for label, mean in others),
             *like.facts,
-            *counts,
+            ("captions", len(like.own)),
+            ("held-out pictures", len(like.held_out)),
         ],
         findings=like.findings,
     )
@@ -101,9 +102,9 @@ def _rows(seen: Evidence) -> range:
     return range(min(len(seen.own_held_out.pictures), SHOWN))
 
 
-def _nearest(likeness: Floats) -> float:
+def _nearest(likeness: Floats) -> float | None:
     """How like the nearest picture is, of the held-out ones on average."""
-    return float(np.nanmean(likeness.max(axis=0)))
+    return picture_figures.known_mean(likeness.max(axis=0))
 
 
 def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
@@ -114,7 +115,7 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         rows = [part.start for _, part in seen.each_prompt()]
         return Measured(
             value=None,
-            reason=_UNTOLD,
+            reason=UNTOLD,
             columns={
                 "bare base": [seen.bare.pictures[n] for n in rows],
                 "adapter": [like[n] for n in rows],
@@ -199,7 +200,7 @@ def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         ]
     return Measured(
         value=None if style is None else min(style, steady),
-        reason=_UNTOLD,
+        reason=UNTOLD,
         columns={f"{of:g}": painted.pictures[:: seen.seeds] for of, painted in seen.asked.items()},
         shows="Rows are prompts, each with one seed; columns are strengths.",
         facts=facts,

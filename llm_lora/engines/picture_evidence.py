@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +19,8 @@ from llm_lora.picture_figures import Floats
 from llm_lora.pictures import Picture, PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 
+T = TypeVar("T")
+
 BARE, FULL = 0.0, 1.0
 """The strengths that every dimension needs."""
 
@@ -27,7 +30,9 @@ _OWN_TRAIN = 16
 """How many captions of training pictures the adapter paints, where memorising shows."""
 _AT_ONCE = 32
 _LARGEST = 1024
-"""Side in pixels to which real pictures are scaled down: embedders see far less."""
+"""Side in pixels to which real pictures are scaled down: embedders see far less, and a face that
+is well seen in the whole picture is still large enough.
+"""
 _THUMB = 32
 """Side in pixels of pictures that are compared pixel by pixel."""
 _PROMPTS = 4
@@ -46,6 +51,9 @@ class Painted:
         """Their small pixels."""
         return small([*self.images()])
 
+    def __len__(self) -> int:
+        return len(self.pictures)
+
     def images(self) -> Iterator[Image.Image]:
         """The pictures, for whatever looks at them."""
         return map(Image.fromarray, self.pictures)
@@ -58,6 +66,18 @@ class Real:
     paths: tuple[Path, ...]
     points: Floats
     thumbs: Floats
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def spread(self, most: int) -> Real:
+        """At most so many of them, evenly from first to last."""
+        which = _spread(range(len(self)), most)
+        return Real(
+            tuple(self.paths[number] for number in which),
+            self.points[list(which)],
+            self.thumbs[list(which)],
+        )
 
     def images(self) -> Iterator[Image.Image]:
         """The pictures, for whatever looks at them, one at a time."""
@@ -197,7 +217,7 @@ def gather(
     )
 
 
-def _spread(pictures: Sequence[Picture], most: int) -> tuple[Picture, ...]:
+def _spread(pictures: Sequence[T], most: int) -> tuple[T, ...]:
     """At most so many, evenly from first to last."""
     if len(pictures) <= most:
         return tuple(pictures)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora import vision_models
+from llm_lora import judges as judging
 from llm_lora.engines import (
     picture_compared,
     picture_dimensions,
@@ -18,6 +18,7 @@ from llm_lora.engines import (
 from llm_lora.engines.clip import Clip
 from llm_lora.engines.events import Fit, Listener, silent
 from llm_lora.engines.painting import Painter
+from llm_lora.engines.picture_compared import Compared
 from llm_lora.engines.picture_measured import Dimension, Measured
 from llm_lora.engines.picture_sheets import sheet, write_picture
 from llm_lora.engines.trouble import out_of_memory
@@ -52,11 +53,8 @@ _METHODS = {
         picture_dimensions.fidelity,
         "Mean likeness of the adapter's pictures of held-out captions to the held-out pictures of "
         "the other captions, told between two yardsticks: 0 is what the bare base reaches with the "
-        "same captions, 1 is how like the held-out pictures are to one another. Likeness is the "
-        "cosine of two pictures' points in CLIP's space (CLIP-I) or, where judge.likeness says so, "
-        "in that of a DINO model, or one less the distance of two faces, 0 without a face.",
-        "Ruiz et al., DreamBooth (CLIP-I, DINO), arXiv 2208.12242; King, Dlib-ml, JMLR 10 (2009), "
-        "for faces",
+        "same captions, 1 is how like the held-out pictures are to one another.",
+        "",
     ),
     "generalisation": _Method(
         picture_dimensions.generalisation,
@@ -111,7 +109,7 @@ def judge(
     """Measure an adapter in six dimensions; equal calls give equal figures.
 
     Args:
-        recipe: prompts, seeds, strengths, the embedder, and how to paint.
+        recipe: prompts, seeds, strengths, what compares pictures, and how to paint.
         dataset: held-out pictures to compare with, training pictures to find copies of.
         base: the frozen pipeline.
         adapter: the adapter's folder.
@@ -128,15 +126,17 @@ def judge(
         `alignment` (share kept, 0 to 1), None where not measured; `embedder`; `prompts`.
 
     Raises:
-        UserError: the adapter does not fit, the embedder is not there, or memory ran out.
+        UserError: the adapter does not fit, a model to compare by is not there, or memory ran out.
     """
-    model = vision_models.resolve(recipe.judge.embedder, "clip")
+    judges = judging.find(recipe.judge)
     with out_of_memory(_SMALLER):
         painter = Painter(base, [(adapter, 1.0)], recipe.train.precision)
         seen = picture_evidence.gather(
-            recipe, dataset, painter, Clip(model), listener=listener, tell=tell
+            recipe, dataset, painter, Clip(judges.embedder), listener=listener, tell=tell
         )
-        compared = picture_compared.compare(seen, model.name, recipe.judge.likeness)
+    del painter
+    with out_of_memory("name a smaller model in judge.likeness"):
+        compared = picture_compared.compare(seen, judges, listener)
     sticks = picture_yardsticks.yardsticks(seen, compared)
     found = {name: one.measure(seen, sticks, fit) for name, one in _METHODS.items()}
     scores = {name: _rounded(one.value) for name, one in found.items()}
@@ -147,8 +147,7 @@ def judge(
             {
                 "name": name,
                 "value": scores[name],
-                "method": _METHODS[name].method,
-                "source": _METHODS[name].source,
+                **_told(name, compared),
                 "picture": _sheet(one, pictures, name),
                 "shows": one.shows,
                 "facts": [[label, _rounded(value)] for label, value in one.facts],
@@ -170,9 +169,17 @@ def judge(
             }
             for one in sticks.responses
         ],
-        "embedder": {"name": model.name},
+        "embedder": {"name": judges.embedder.name},
         "prompts": list(seen.prompts),
     }
+
+
+def _told(name: str, compared: Compared) -> dict[str, str]:
+    """How a dimension was measured; what compared pictures has a method of its own."""
+    one = _METHODS[name]
+    if name == "fidelity":
+        return {"method": f"{one.method} {compared.method}", "source": compared.source}
+    return {"method": one.method, "source": one.source}
 
 
 def _sheet(measured: Measured, pictures: Path, name: str) -> str:

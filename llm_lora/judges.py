@@ -1,0 +1,58 @@
+"""The models that an adapter for pictures is judged by, found before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from llm_lora import face_models, vision_models
+from llm_lora.errors import Problem, UserError
+from llm_lora.face_models import FaceModel
+from llm_lora.recipe_image_blocks import ImageJudge
+from llm_lora.vision_models import VisionModel
+
+T = TypeVar("T")
+
+_CLIP = "name tiny, or a CLIP model such as openai/clip-vit-large-patch14 or its folder"
+_DINO = "write faces, or name a DINO model such as facebook/dinov2-small or its folder"
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What compares pictures: `likeness` with held-out ones where it is not the embedder."""
+
+    embedder: VisionModel
+    likeness: VisionModel | FaceModel | None
+
+
+def find(judge: ImageJudge) -> Judges:
+    """Find what a recipe names.
+
+    Raises:
+        UserError: a model is not there, is of another kind, or is not whole.
+    """
+    problems: list[Problem] = []
+
+    def found(setting: str, name: str, search: Callable[[], T], fix: str | None) -> T | None:
+        try:
+            return search()
+        except UserError as error:
+            where = f"judge.{setting}: {name}"
+            problems.extend(Problem(one.what, where, fix or one.fix) for one in error.problems)
+            return None
+
+    embedder = found(
+        "embedder", judge.embedder, lambda: vision_models.resolve(judge.embedder, "clip"), _CLIP
+    )
+    name = judge.likeness
+    likeness: VisionModel | FaceModel | None = None
+    if name == face_models.NAME:
+        likeness = found("likeness", name, face_models.resolve, None)
+    elif name is not None:
+        likeness = found(
+            "likeness", name, lambda: vision_models.resolve(name, *vision_models.DINO), _DINO
+        )
+    if problems or embedder is None:
+        raise UserError(problems)
+    return Judges(embedder, likeness)
