@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from llm_lora.engines.dino import Dino
 from llm_lora.engines.events import Listener, Progress
 from llm_lora.engines.picture_evidence import Evidence
 from llm_lora.face_models import FaceModel
@@ -124,9 +125,6 @@ def _by_points(kind: str, method: str, points: Sequence[Floats], alike: str = ""
 
 
 def _by_dino(seen: Evidence, model: VisionModel, listener: Listener) -> Compared:
-    # Its own file, for whoever never names such a model does not need what it imports.
-    from llm_lora.engines.dino import Dino
-
     dino = Dino(model)
     return _by_points(
         model.kind,
