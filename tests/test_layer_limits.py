@@ -41,12 +41,11 @@ def test_waiting_has_an_end(tmp_path: Path) -> None:
 
     async def scenario() -> list[Got]:
         assert (await chat(here.layer, "qa")).status == 200
-        here.server.piece_seconds = 0.2
-        began = time.monotonic()
+        here.server.piece_seconds = 0.5
         first = asyncio.create_task(chat(here.layer, "qa"))
-        await asyncio.sleep(0)
+        await until(lambda: here.server.running == 1)
         second = await chat(here.layer, "qa")
-        assert time.monotonic() - began < 0.5
+        assert not first.done(), "it waited for its turn after all"
         return [await first, second]
 
     assert [got.status for got in asyncio.run(scenario())] == [200, 429]
@@ -71,27 +70,27 @@ def test_a_place_goes_to_whoever_waited_longest(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_takes_too_long_is_given_up_in_the_server_too(tmp_path: Path) -> None:
-    here = made(tmp_path, request_seconds=0.3)
+    here = made(tmp_path, request_seconds=1)
 
     async def scenario() -> Got:
         assert (await chat(here.layer, "qa")).status == 200
-        here.server.piece_seconds = 30
+        here.server.piece_seconds = 60
         began = time.monotonic()
         got = await chat(here.layer, "qa")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
         await settle(here)
         return got
 
     got = asyncio.run(scenario())
-    assert got.status == 504 and "0.3 seconds" in got.error["message"]
+    assert got.status == 504 and "1 s" in got.error["message"]
 
 
 def test_a_stream_that_takes_too_long_ends_with_the_reason(tmp_path: Path) -> None:
-    here = made(tmp_path, request_seconds=0.5)
+    here = made(tmp_path, request_seconds=1)
 
     async def scenario() -> Got:
         assert (await chat(here.layer, "qa")).status == 200
-        here.server.piece_seconds = 0.2
+        here.server.piece_seconds = 0.4
         got = await chat(here.layer, "qa", stream=True)
         await settle(here)
         return got
@@ -131,7 +130,7 @@ def test_a_client_that_goes_away_while_it_waits_frees_its_place_in_the_queue(
 
     async def scenario() -> None:
         assert (await chat(here.layer, "qa")).status == 200
-        here.server.piece_seconds = 0.2
+        here.server.piece_seconds = 0.5
         first = asyncio.create_task(chat(here.layer, "qa"))
         await until(lambda: here.server.running == 1)
         leave = asyncio.Event()

@@ -76,7 +76,7 @@ def test_a_load_goes_on_when_who_asked_for_it_is_gone(made: Parts) -> None:
 def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_later(
     made: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residents_module, "_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(residents_module, "_AGAIN_SECONDS", 1.0)
     made.publish("qa", 1, live=True)
     made.server.failing_loads = 1
     made.server.load_seconds = 0.05
@@ -89,7 +89,7 @@ def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_later(
         # Not at once: a server in trouble is not hammered.
         assert (await chat(made.layer, "qa")).status == 503
         assert len(made.server.loads) == 1
-        await asyncio.sleep(0.11)
+        await asyncio.sleep(1)
         assert (await chat(made.layer, "qa")).status == 200
 
     asyncio.run(scenario())
@@ -457,7 +457,7 @@ def test_a_canary_gets_its_share(tmp_path: Path) -> None:
 def test_a_load_takes_no_longer_than_requests_may(tmp_path: Path) -> None:
     made = parts(tmp_path, limits={"request_seconds": 0.2})
     made.publish("qa", 1, live=True)
-    made.server.load_seconds = 5.0
+    made.server.load_seconds = 60.0
     began = time.monotonic()
     got = asyncio.run(chat(made.layer, "qa"))
-    assert got.status in (503, 504) and time.monotonic() - began < 2
+    assert got.status in (503, 504) and time.monotonic() - began < 30

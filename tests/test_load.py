@@ -36,16 +36,22 @@ def test_plain_and_streamed_answers_are_timed_and_counted() -> None:
     # Never more at a time than connections, and really at a time.
     assert application.most == 3
     assert {headers["authorization"] for _, _, headers in application.asked} == {"Bearer k1"}
+    # A busy machine makes pauses longer, an event loop's clock makes them shorter by a hair.
+    pause = 0.95 * application.pause
     for streamed, plain in zip(found.timings[::2], found.timings[1::2], strict=True):
-        # The first text comes with the second event, four pauses before the end.
-        assert streamed.first is not None and 0.1 <= streamed.first < streamed.total - 0.15
-        assert plain.first is None and 0.05 <= plain.total < 0.25
+        # The first text comes with the second event, after two of seven pauses.
+        assert streamed.first is not None and 2 * pause <= streamed.first < streamed.total
+        assert streamed.total >= 7 * pause
+        assert plain.first is None and plain.total >= pause
+    assert min(timing.first / timing.total for timing in found.timings[::2] if timing.first) < 0.5
+    # What waits for a connection is not timed: no more is spent than the connections had.
     slowest = max(timing.total for timing in found.timings)
-    assert slowest < found.seconds < sum(timing.total for timing in found.timings)
+    spent = sum(timing.total for timing in found.timings)
+    assert slowest < found.seconds < spent <= 3 * found.seconds
     summary = found.summary()
     assert summary["tokens_per_second"] == round(48 / found.seconds, 1)
     assert summary["latency_p99_ms"] == round(slowest * 1000, 1)
-    assert summary["first_token_p50_ms"] >= 100
+    assert summary["first_token_p50_ms"] >= 2000 * pause
 
 
 @pytest.mark.parametrize(

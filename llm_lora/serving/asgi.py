@@ -94,7 +94,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     except TimeoutError:
         raise Refused(
             408,
-            f"the request did not arrive within {_BODY_SECONDS:.0f} seconds",
+            f"the request did not arrive within {_BODY_SECONDS:.0f} s",
             headers=[(b"connection", b"close")],
         ) from None
     return b"".join(parts)

@@ -74,6 +74,4 @@ class Connection:
 
     def overdue(self) -> Refused:
         """What a client is told when the time is over."""
-        return Refused(
-            504, f"no whole answer within {self._seconds:g} seconds", code="request_timeout"
-        )
+        return Refused(504, f"no whole answer within {self._seconds:g} s", code="request_timeout")

@@ -168,7 +168,7 @@ class Residents:
                 async with asyncio.timeout(self._load_seconds):
                     await self._place(resident)
             except TimeoutError:
-                raise Failed(version, f"not within {self._load_seconds:.0f} seconds") from None
+                raise Failed(version, f"not within {self._load_seconds:.0f} s") from None
             except Unfit as error:
                 await self._loader.refuse(error)
                 raise
