@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import ClientConnection, connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -33,6 +34,11 @@ FLAGS = (
 def installed() -> str | None:
     """The browser's path; None where there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+needed = pytest.mark.skipif(
+    installed() is None, reason=f"no browser: none of {', '.join(NAMES)} is here"
+)
 
 
 class Page:
@@ -149,6 +155,20 @@ def browsing(folder: Path) -> Iterator[Page]:
     finally:
         process.terminate()
         process.wait(15)
+
+
+@contextmanager
+def playground(tab: Page, url: str) -> Iterator[Page]:
+    """A server's playground, opened; at the end nothing was wrong, and no other host was asked."""
+    tab.errors.clear()
+    tab.asked.clear()
+    tab.show()
+    tab.open(url)
+    tab.wait("!document.querySelector('#send').disabled")
+    yield tab
+    assert tab.errors == []
+    asked = {one.split("/v1")[0].rstrip("/") for one in tab.asked if one[:5] != "data:"}
+    assert asked == {url}
 
 
 def _address(file: Path, process: subprocess.Popen[bytes], seconds: float = 40) -> str:

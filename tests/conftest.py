@@ -8,10 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from browser import Page
+    from picture_serving import Held
+
+    from llm_lora.serving.picture_server import PictureServer
+    from llm_lora.store import Store
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "data_templates" / "medical_qa"
@@ -144,3 +152,37 @@ def small_run(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     assert "Traceback" not in output
     (runs / "output.txt").write_text(output)
     return (runs / "small" / "latest").resolve()
+
+
+@pytest.fixture(scope="session")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A tab of a browser that all tests of playgrounds use one after the other."""
+    import browser
+
+    with browser.browsing(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def picture_server() -> PictureServer:
+    """The real server that paints, with the embedded base."""
+    import picture_serving
+
+    return picture_serving.start()
+
+
+@pytest.fixture
+def held(picture_server: PictureServer) -> Iterator[Held]:
+    """Its painter, for a test that looks at it."""
+    import picture_serving
+
+    with picture_serving.holding(picture_server) as painter:
+        yield painter
+
+
+@pytest.fixture(scope="session")
+def one_style(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of pictures' adapters with one, `style`, which is live."""
+    import picture_serving
+
+    return picture_serving.one_style(tmp_path_factory.mktemp("one_style"))

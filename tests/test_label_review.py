@@ -17,10 +17,7 @@ from test_labelling import Machine, edit, run, texts
 from llm_lora import label_review
 from llm_lora.labelling import Order
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(browser.installed() is None, reason="needs chromium in the path"),
-]
+pytestmark = [pytest.mark.slow, browser.needed]
 
 
 @pytest.fixture

@@ -24,21 +24,8 @@ from llm_lora.serving import playground
 from llm_lora.serving.picture_server import PictureServer
 from llm_lora.store import Store
 
-pytestmark = pytest.mark.skipif(
-    browser.installed() is None, reason=f"no browser: none of {', '.join(browser.NAMES)} is here"
-)
+pytestmark = browser.needed
 PROMPT = "a red circle on a blue background"
-
-
-@pytest.fixture(scope="module")
-def server() -> PictureServer:
-    return picture_serving.start()
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser.browsing(tmp_path_factory.mktemp("browser")) as page:
-        yield page
 
 
 @dataclass
@@ -49,30 +36,22 @@ class Served:
 
 
 @pytest.fixture
-def served(server: PictureServer, tmp_path: Path) -> Iterator[Served]:
+def served(picture_server: PictureServer, tmp_path: Path) -> Iterator[Served]:
     """Two versions of a style, the second of them live."""
     store = Store(tmp_path / "store")
     for seed in (1, 2):
         picture_adapters.publish(store, tmp_path, "style", seed=seed)
     with (
-        picture_serving.holding(server) as painter,
-        serving(picture_serving.layer(server, store)) as url,
+        picture_serving.holding(picture_server) as painter,
+        serving(picture_serving.layer(picture_server, store)) as url,
     ):
         yield Served(url, tmp_path, painter)
 
 
 @pytest.fixture
 def page(tab: Page, served: Served) -> Iterator[Page]:
-    """The page, opened; at the end nothing was wrong, and no other host was asked."""
-    tab.errors.clear()
-    tab.asked.clear()
-    tab.show()
-    tab.open(served.url)
-    tab.wait("!document.querySelector('#send').disabled")
-    yield tab
-    assert tab.errors == []
-    asked = {url.split("/v1")[0].rstrip("/") for url in tab.asked if url[:5] != "data:"}
-    assert asked == {served.url}
+    with browser.playground(tab, served.url) as page:
+        yield page
 
 
 def paint(page: Page, prompt: str = PROMPT, **fields: str) -> None:

@@ -374,7 +374,7 @@ def test_paths_of_the_machine_stay_here(page: str, home: Path) -> None:
     assert "models/sd15" in page and "/home/ann" not in page
 
 
-@pytest.mark.skipif(browser.installed() is None, reason="no browser is here")
+@browser.needed
 def test_the_page_fits_a_phone_in_light_and_dark(tmp_path: Path) -> None:
     write(tmp_path / "run", measured_large(tmp_path / "run" / "runs" / "sketch" / "one"))
     seen = {}

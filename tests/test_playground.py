@@ -139,30 +139,11 @@ def test_page_asks_no_other_host_and_never_writes_markup(task: str) -> None:
 
 # ---- with one
 
-needs_browser = pytest.mark.skipif(
-    browser.installed() is None, reason=f"no browser: none of {', '.join(browser.NAMES)} is here"
-)
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser.browsing(tmp_path_factory.mktemp("browser")) as page:
-        yield page
-
 
 @pytest.fixture
 def page(tab: Page, served: Served) -> Iterator[Page]:
-    """The page, opened; at the end nothing was wrong, and no other host was asked."""
-    tab.errors.clear()
-    tab.asked.clear()
-    tab.show()
-    tab.open(served.url)
-    tab.wait("!document.querySelector('#send').disabled")
-    yield tab
-    assert tab.errors == []
-    assert {url.split("/v1")[0].rstrip("/") for url in tab.asked if url[:5] != "data:"} == {
-        served.url
-    }
+    with browser.playground(tab, served.url) as page:
+        yield page
 
 
 def ask(page: Page, question: str = QUESTION) -> None:
@@ -173,7 +154,7 @@ def ask(page: Page, question: str = QUESTION) -> None:
     )
 
 
-@needs_browser
+@browser.needed
 def test_question_is_asked_and_its_verdict_seen(page: Page, served: Served) -> None:
     assert "1 adapter over tiny" in page.text("#about")
     ask(page)
@@ -190,7 +171,7 @@ def test_question_is_asked_and_its_verdict_seen(page: Page, served: Served) -> N
     assert page.text(".answer") == FIRST
 
 
-@needs_browser
+@browser.needed
 def test_answer_appears_while_it_is_written(page: Page, served: Served) -> None:
     served.server.piece_seconds = 0.1
     page.write("#message", QUESTION)
@@ -203,7 +184,7 @@ def test_answer_appears_while_it_is_written(page: Page, served: Served) -> None:
     assert len({len(text) for text in seen if FIRST.startswith(text)}) > 5
 
 
-@needs_browser
+@browser.needed
 def test_stopping_ends_the_request(page: Page, served: Served) -> None:
     served.server.piece_seconds = 0.2
     page.write("#message", QUESTION)
@@ -219,7 +200,7 @@ def test_stopping_ends_the_request(page: Page, served: Served) -> None:
     assert served.server.running == 0
 
 
-@needs_browser
+@browser.needed
 def test_invalid_answer_shows_where_and_why(page: Page, served: Served) -> None:
     served.server.lines = dict.fromkeys(served.server.lines, WRONG)
     ask(page)
@@ -228,7 +209,7 @@ def test_invalid_answer_shows_where_and_why(page: Page, served: Served) -> None:
     assert "medications[0].dose_mg: missing, but required" in page.text(".reasons")
 
 
-@needs_browser
+@browser.needed
 def test_markup_in_an_answer_stays_text(page: Page, served: Served) -> None:
     served.server.lines = dict.fromkeys(served.server.lines, HOSTILE)
     ask(page)
@@ -238,7 +219,7 @@ def test_markup_in_an_answer_stays_text(page: Page, served: Served) -> None:
     assert page.evaluate("document.title") == "llm-lora playground"
 
 
-@needs_browser
+@browser.needed
 def test_two_versions_are_compared_line_by_line(page: Page) -> None:
     page.click("#compare")
     first, second = ".pick:first-child .version", ".pick:last-child .version"
@@ -262,7 +243,7 @@ def test_two_versions_are_compared_line_by_line(page: Page) -> None:
     assert page.evaluate("document.querySelectorAll('.lane').length") == 1
 
 
-@needs_browser
+@browser.needed
 def test_schema_can_be_switched_off_and_the_base_be_asked(page: Page) -> None:
     page.click("#enforce")
     ask(page)
@@ -273,7 +254,7 @@ def test_schema_can_be_switched_off_and_the_base_be_asked(page: Page) -> None:
     assert page.text(".who") == "tiny"
 
 
-@needs_browser
+@browser.needed
 def test_trouble_is_told_in_the_servers_words(page: Page, served: Served) -> None:
     async def broken(body: dict[str, Any], kind: str) -> Any:
         return error(400, "the prompt is too long")
@@ -287,7 +268,7 @@ def test_trouble_is_told_in_the_servers_words(page: Page, served: Served) -> Non
     page.errors[:] = [text for text in page.errors if "400" not in text]
 
 
-@needs_browser
+@browser.needed
 @pytest.mark.parametrize("two", [False, True])
 def test_page_fits_a_phone_and_the_dark(page: Page, served: Served, two: bool) -> None:
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -299,7 +280,7 @@ def test_page_fits_a_phone_and_the_dark(page: Page, served: Served, two: bool) -
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
 
 
-@needs_browser
+@browser.needed
 def test_key_is_asked_for_and_kept_in_the_tab_alone(
     tab: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,7 +262,7 @@ def test_figures_for_people() -> None:
     assert page.gate_value(None, "max_latency_ms") == "n/a"
 
 
-@pytest.mark.skipif(browser.installed() is None, reason="no browser is here")
+@browser.needed
 def test_the_page_fits_a_phone_in_light_and_dark(tmp_path: Path) -> None:
     write(tmp_path / "run", closed_weight=5.0)
     seen = {}

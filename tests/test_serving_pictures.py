@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import picture_adapters
-import picture_serving
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,22 +20,6 @@ from llm_lora.serving.picture_server import PictureServer
 from llm_lora.store import Store
 
 
-@pytest.fixture(scope="module")
-def server() -> PictureServer:
-    return picture_serving.start()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return picture_serving.one_style(tmp_path_factory.mktemp("shared"))
-
-
-@pytest.fixture
-def held(server: PictureServer) -> Iterator[Held]:
-    with picture_serving.holding(server) as painter:
-        yield painter
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
@@ -47,10 +29,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_pictures_are_those_of_the_painter_alone_and_the_answer_tells_their_origin(
-    server: PictureServer, store: Store, tmp_path: Path
+    picture_server: PictureServer, store: Store, tmp_path: Path
 ) -> None:
     version = picture_adapters.publish(store, tmp_path, "style", seed=1)
-    app = layer(server, store)
+    app = layer(picture_server, store)
     got = run(app, model="style", prompt="a red circle", n=2)
     assert same(got, painted("a red circle", ("s", tmp_path / "1"), seeds=(3, 4)))
     told = got.json
@@ -69,11 +51,11 @@ def test_pictures_are_those_of_the_painter_alone_and_the_answer_tells_their_orig
 
 
 def test_adapters_named_in_prompt_and_body_are_stacked_and_alone(
-    server: PictureServer, store: Store, tmp_path: Path
+    picture_server: PictureServer, store: Store, tmp_path: Path
 ) -> None:
     for number, name in enumerate(("style", "character", "third"), 1):
         picture_adapters.publish(store, tmp_path, name, seed=number)
-    app = layer(server, store)
+    app = layer(picture_server, store)
     got = run(
         app,
         model="third",
@@ -96,9 +78,9 @@ def test_adapters_named_in_prompt_and_body_are_stacked_and_alone(
 
 
 def test_a_seed_makes_pictures_equal_and_none_makes_them_differ(
-    server: PictureServer, store: Store
+    picture_server: PictureServer, store: Store
 ) -> None:
-    app = layer(server, store)
+    app = layer(picture_server, store)
     first, again, other, free, chance = (
         run(app, model="tiny", prompt="x", **more)
         for more in ({}, {}, {"seed": 4}, {"seed": None}, {"seed": None})
@@ -111,10 +93,10 @@ def test_a_seed_makes_pictures_equal_and_none_makes_them_differ(
 
 
 def test_promotion_trial_and_rollback_count_from_the_next_request(
-    server: PictureServer, store: Store, tmp_path: Path
+    picture_server: PictureServer, store: Store, tmp_path: Path
 ) -> None:
     picture_adapters.publish(store, tmp_path, "style", seed=1)
-    app = layer(server, store)
+    app = layer(picture_server, store)
 
     def version() -> str:
         return run(app, model="style", prompt="x").headers["x-llm-lora-version"]
@@ -140,11 +122,11 @@ def test_promotion_trial_and_rollback_count_from_the_next_request(
 
 
 def test_few_places_are_shared_by_many_adapters(
-    server: PictureServer, store: Store, tmp_path: Path
+    picture_server: PictureServer, store: Store, tmp_path: Path
 ) -> None:
     for number, name in enumerate(("one", "two", "three"), 1):
         picture_adapters.publish(store, tmp_path, name, seed=number)
-    app = layer(server, store, max_resident=2)
+    app = layer(picture_server, store, max_resident=2)
 
     async def scenario() -> None:
         for name in ("one", "two", "three", "one"):
@@ -223,19 +205,19 @@ def test_mistakes_are_told_in_openais_form_and_nothing_is_painted(
     body: dict[str, Any],
     status: int,
     param: str,
-    server: PictureServer,
+    picture_server: PictureServer,
     held: Held,
-    shared: Store,
+    one_style: Store,
 ) -> None:
-    got = run(layer(server, shared), **{"model": "style", "prompt": "x"} | body)
+    got = run(layer(picture_server, one_style), **{"model": "style", "prompt": "x"} | body)
     assert (got.status, got.error["param"]) == (status, param), got.body
     assert held.prompts == []
     assert "/tmp" not in got.error["message"] and "root" not in got.error["message"]
 
 
-def test_bodies_that_are_none_are_refused(server: PictureServer, shared: Store) -> None:
+def test_bodies_that_are_none_are_refused(picture_server: PictureServer, one_style: Store) -> None:
     async def scenario() -> list[int]:
-        app = layer(server, shared, limits={"max_body_bytes": 1000})
+        app = layer(picture_server, one_style, limits={"max_body_bytes": 1000})
         found = []
         for raw in (b"", b"{", b"[]", b'{"model": "style", "prompt": NaN}', b"\xff\xfe", b"1"):
             found.append((await ask(app, "POST", ROUTE, raw=raw)).status)
@@ -282,8 +264,8 @@ def test_any_object_is_read_or_refused(
     assert "<lora:" not in request.text
 
 
-def test_odd_prompts_are_painted(server: PictureServer, shared: Store) -> None:
-    app = layer(server, shared)
+def test_odd_prompts_are_painted(picture_server: PictureServer, one_style: Store) -> None:
+    app = layer(picture_server, one_style)
     for prompt in ("", " ", "\0", "😀" * 200, "<3 <b> (((", "<|endoftext|>", "a" * 9_000):
         assert run(app, model="style", prompt=prompt, steps=1).status == 200, prompt
     lone = b'{"model": "style", "prompt": "\\ud800"}'

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import picture_adapters
-import picture_serving
 import pytest
 from adapter_folders import report_of, write_adapter
 from fake_vllm import FakeVllm
@@ -22,35 +20,19 @@ from llm_lora.store import Store
 KEY, ADMIN = "a-key-for-use-0123456789", "a-key-for-admins-0123456789"
 
 
-@pytest.fixture(scope="module")
-def server() -> PictureServer:
-    return picture_serving.start()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return picture_serving.one_style(tmp_path_factory.mktemp("shared"))
-
-
-@pytest.fixture
-def held(server: PictureServer) -> Iterator[Held]:
-    with picture_serving.holding(server) as painter:
-        yield painter
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
 def test_only_listed_routes_are_open_and_keys_guard_them(
-    server: PictureServer, shared: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    picture_server: PictureServer, one_style: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_LORA_API_KEYS", KEY)
     monkeypatch.setenv("LLM_LORA_ADMIN_KEYS", ADMIN)
 
     async def scenario() -> None:
-        app = layer(server, shared)
+        app = layer(picture_server, one_style)
         load = {"lora_name": "evil", "lora_path": str(tmp_path)}
         for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/paint"):
             for method in ("GET", "POST"):
@@ -74,14 +56,14 @@ def test_only_listed_routes_are_open_and_keys_guard_them(
 
 
 def test_promoting_over_http_maps_the_adapter_onto_the_base_of_pictures(
-    server: PictureServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    picture_server: PictureServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_LORA_ADMIN_KEYS", ADMIN)
     for seed in (1, 2):
         picture_adapters.publish(store, tmp_path, "style", seed=seed, live=False)
 
     async def scenario() -> None:
-        app = layer(server, store)
+        app = layer(picture_server, store)
         for number in (1, 2):
             body = {"name": "style", "version": number}
             got = await ask(app, "POST", "/admin/promote", body, key=ADMIN)
@@ -98,13 +80,13 @@ def test_promoting_over_http_maps_the_adapter_onto_the_base_of_pictures(
 
 
 def test_text_and_pictures_share_a_store_and_each_server_takes_its_own(
-    server: PictureServer, store: Store, tmp_path: Path
+    picture_server: PictureServer, store: Store, tmp_path: Path
 ) -> None:
     picture_adapters.publish(store, tmp_path, "style", seed=1)
     text = write_adapter(tmp_path / "text")
     store.publish(text, "triage", report=report_of(text), by="test")
     store.promote("triage", 1, by="test")
-    paints, vllm = layer(server, store), FakeVllm()
+    paints, vllm = layer(picture_server, store), FakeVllm()
     answers = Layer(vllm, text_config(tmp_path))
 
     async def scenario() -> None:
@@ -135,10 +117,10 @@ def test_text_and_pictures_share_a_store_and_each_server_takes_its_own(
 
 
 def test_one_request_is_painted_at_a_time_and_the_queue_has_an_end(
-    server: PictureServer, held: Held, shared: Store
+    picture_server: PictureServer, held: Held, one_style: Store
 ) -> None:
     async def scenario() -> None:
-        app = layer(server, shared, limits={"max_waiting": 1})
+        app = layer(picture_server, one_style, limits={"max_waiting": 1})
         held.go.clear()
 
         def start(prompt: str, leave: asyncio.Event | None = None) -> asyncio.Task[Got]:
@@ -168,10 +150,10 @@ def test_one_request_is_painted_at_a_time_and_the_queue_has_an_end(
 
 
 def test_painting_ends_when_the_client_hangs_up(
-    server: PictureServer, held: Held, shared: Store
+    picture_server: PictureServer, held: Held, one_style: Store
 ) -> None:
     async def scenario() -> None:
-        app = layer(server, shared)
+        app = layer(picture_server, one_style)
         held.go.clear()
         leave = asyncio.Event()
         body = {"model": "style", "prompt": "long", "steps": 100, "n": 10}
@@ -190,9 +172,11 @@ def test_painting_ends_when_the_client_hangs_up(
     asyncio.run(scenario())
 
 
-def test_what_takes_too_long_is_told_so(server: PictureServer, held: Held, shared: Store) -> None:
+def test_what_takes_too_long_is_told_so(
+    picture_server: PictureServer, held: Held, one_style: Store
+) -> None:
     async def scenario() -> Got:
-        app = layer(server, shared, limits={"request_seconds": 0.3})
+        app = layer(picture_server, one_style, limits={"request_seconds": 0.3})
         body = {"model": "tiny", "prompt": "slow", "steps": 100, "n": 10}
         return await ask(app, "POST", ROUTE, body)
 
@@ -200,9 +184,11 @@ def test_what_takes_too_long_is_told_so(server: PictureServer, held: Held, share
     assert (got.status, got.error["code"]) == (504, "request_timeout")
 
 
-def test_figures_count_pictures_and_requests(server: PictureServer, shared: Store) -> None:
+def test_figures_count_pictures_and_requests(
+    picture_server: PictureServer, one_style: Store
+) -> None:
     async def scenario() -> str:
-        app = layer(server, shared)
+        app = layer(picture_server, one_style)
         body = {"model": "style", "prompt": "x", "steps": 1, "n": 2}
         before = pictures((await ask(app, "GET", "/metrics")).body.decode())
         assert (await ask(app, "POST", ROUTE, body)).status == 200

@@ -196,7 +196,7 @@ def test_the_commands_speak_to_a_running_server(
     assert (code, "token ids" in output.lower()) == (0, True), output
 
 
-@pytest.mark.skipif(browser.installed() is None, reason="no browser is installed")
+@browser.needed
 def test_the_playground_shows_answers_and_verdicts_of_two_versions(
     served: Served, runs: tuple[Run, Run], prompts: list[Any], tmp_path: Path
 ) -> None:

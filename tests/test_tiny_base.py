@@ -224,12 +224,12 @@ def test_pretraining_runs_saves_and_resumes(tmp_path: Path) -> None:
     with torch.compiler.set_stance("force_eager"):
         train.train(train.Plan(steps=2, **plan))
         before = (base / "model.safetensors").read_bytes()
-        resume = tmp_path / "checkpoints" / "step2.pt"
+        resume = tmp_path / "checkpoints" / "step2.safetensors"
         train.train(train.Plan(steps=4, resume=resume, **plan))
     assert (base / "model.safetensors").read_bytes() != before
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        "step2.pt",
-        "step4.pt",
+        "step2.safetensors",
+        "step4.safetensors",
     ]
     loaded = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
     assert loaded.dtype == torch.bfloat16

@@ -203,18 +203,19 @@ def test_a_stopped_training_ends_like_an_unbroken_one(tmp_path: Path) -> None:
             assert training.train(model, plan, loss, look=lambda step: None, look_every=1000)
         return model.weight.detach().clone()
 
-    broken = run(tmp_path / "a.pt", 7, 20)
-    assert torch.equal(broken, run(tmp_path / "b.pt", 20))
-    assert not torch.equal(broken, run(tmp_path / "c.pt", 7))
+    broken = run(tmp_path / "a.safetensors", 7, 20)
+    assert torch.equal(broken, run(tmp_path / "b.safetensors", 20))
+    assert not torch.equal(broken, run(tmp_path / "c.safetensors", 7))
 
 
 def test_a_training_stops_when_its_time_is_up(tmp_path: Path) -> None:
     training = pretraining("training")
     model = torch.nn.Linear(1, 1)
-    plan = training.Plan(tmp_path / "a.pt", 10, 1e-2, decay=0, minutes=0.0)
+    plan = training.Plan(tmp_path / "a.safetensors", 10, 1e-2, decay=0, minutes=0.0)
     done = training.train(
         model, plan, lambda step, generator: model(torch.ones(1, 1)).sum(),
         look=lambda step: None, look_every=5,
     )  # fmt: skip
     assert not done
-    assert torch.load(tmp_path / "a.pt", weights_only=True)["step"] == 0
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["facts"])["step"] == 0

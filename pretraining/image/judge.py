@@ -10,7 +10,6 @@ whether the base has painted them.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import random
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ from pretraining.image.scenes import (
 )
 from pretraining.image.styles import STYLES
 from pretraining.image.tokenizer import LENGTH, kept_tokenizer, token_ids
-from pretraining.image.training import Plan, train
+from pretraining.image.training import Plan, command_line, train
 
 log = logging.getLogger("pretraining")
 
@@ -186,16 +185,9 @@ def save(judge: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for the checkpoint and the trained judge")
-    parser.add_argument("--steps", type=int, default=4200)
-    parser.add_argument("--decay", type=int, default=1000, help="last steps of a falling rate")
-    parser.add_argument("--minutes", type=float, help="stop after so long; start again to go on")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(given.threads)
+    given = command_line(
+        __doc__, "folder for the checkpoint and the trained judge", steps=4200, decay=1000
+    )
 
     rng = random.Random(given.seed)
     tokenizer = kept_tokenizer(given.work / "tokenizer")
@@ -229,7 +221,7 @@ def main() -> None:
         log.info("step %d held out: %s", step, {k: round(v, 3) for k, v in right.items()})
 
     plan = Plan(
-        given.work / "judge.pt", given.steps, 1e-3, given.decay,
+        given.work / "judge.safetensors", given.steps, 1e-3, given.decay,
         minutes=given.minutes, ema=0.995, seed=given.seed,
     )  # fmt: skip
     if train(lesson, plan, loss, look=look, look_every=400):

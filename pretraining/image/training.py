@@ -1,18 +1,36 @@
-"""A training that can be stopped at any time and goes on where it was."""
+"""A training that can be stopped at any time and goes on where it was, and its command line."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pretraining import checkpoints
+
 log = logging.getLogger("pretraining")
+
+
+def command_line(about: str | None, work: str, *, steps: int, decay: int) -> argparse.Namespace:
+    """What all trainings are told: `work`, `steps`, `decay`, `minutes`, `threads`, `seed`."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("work", type=Path, help=work)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--decay", type=int, default=decay, help="last steps of a falling rate")
+    parser.add_argument("--minutes", type=float, help="stop after so long; start again to go on")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(given.threads)
+    given.work.mkdir(parents=True, exist_ok=True)
+    return given
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,10 @@ def train(
         parameters, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
     average = Average(parameters, plan.ema)
-    first, spent = _restore(plan.checkpoint, model, optimizer, average)
+    first, spent = 0, 0.0
+    if plan.checkpoint.exists():
+        facts = checkpoints.restore(plan.checkpoint, model, [optimizer], average.values)
+        first, spent = facts["step"], facts["cpu"]
     log.info("%.2fM parameters, %d steps done of %d", _count(parameters) / 1e6, first, plan.steps)
     smooth: float | None = None
     started = saved = time.monotonic()
@@ -86,14 +107,8 @@ def train(
     step = first
 
     def save() -> None:
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average.values,
-            "step": step,
-            "cpu": spent + time.process_time() - cpu,
-        }
-        _write(state, plan.checkpoint)
+        facts = {"step": step, "cpu": spent + time.process_time() - cpu}
+        checkpoints.write(plan.checkpoint, model, [optimizer], facts, average.values)
 
     for step in _steps(first, plan, started):
         optimizer.param_groups[0]["lr"] = rate(step - 1, plan)
@@ -129,24 +144,3 @@ def _steps(first: int, plan: Plan, started: float) -> Iterator[int]:
 
 def _count(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _restore(
-    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
-) -> tuple[int, float]:
-    """Take over a checkpoint, where there is one; its steps and its seconds of CPU."""
-    if not checkpoint.exists():
-        return 0, 0.0
-    state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    for value, kept in zip(average.values, state["average"], strict=True):
-        value.copy_(kept)
-    return state["step"], state["cpu"]
-
-
-def _write(state: dict[str, Any], checkpoint: Path) -> None:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    fresh = checkpoint.with_suffix(".new")
-    torch.save(state, fresh)
-    fresh.replace(checkpoint)

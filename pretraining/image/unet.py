@@ -6,7 +6,6 @@ something before the first step.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import random
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -23,7 +23,7 @@ from pretraining.image.pictures import as_input, drawn, sheet
 from pretraining.image.scenes import Scene, caption, held_out_scene, training_scene, vary
 from pretraining.image.styles import PLAIN
 from pretraining.image.tokenizer import token_ids
-from pretraining.image.training import Plan, train
+from pretraining.image.training import Plan, command_line, train
 from pretraining.image.vae import SCALE
 
 log = logging.getLogger("pretraining")
@@ -37,16 +37,9 @@ _PLAIN = 0.85  # chance each of no texture and of no pattern on the ground
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder with vae/ and judge/; gets pipeline/")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--decay", type=int, default=1200, help="last steps of a falling rate")
-    parser.add_argument("--minutes", type=float, help="stop after so long; start again to go on")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(given.threads)
+    given = command_line(
+        __doc__, "folder with vae/ and judge/; gets pipeline/", steps=4000, decay=1200
+    )
 
     vae = AutoencoderKL.from_pretrained(given.work / "vae").eval()
     judge = CLIPModel.from_pretrained(given.work / "judge").float().eval()
@@ -57,7 +50,7 @@ def main() -> None:
 
     rng = random.Random(given.seed)
     scenes = [training_scene(rng, plain=_PLAIN) for _ in range(_PICTURES)]
-    latents = _latents(vae, scenes, given.work / "latents.pt", given.seed)
+    latents = _latents(vae, scenes, given.work / "latents.safetensors", given.seed)
     ids = torch.stack(
         [token_ids(tokenizer, [vary(s, rng) for s in scenes]) for _ in range(_CAPTIONS)], 1
     )
@@ -97,7 +90,7 @@ def main() -> None:
         tiny.save(pipeline, given.work / "pipeline")
 
     plan = Plan(
-        given.work / "unet.pt", given.steps, 1e-3, given.decay,
+        given.work / "unet.safetensors", given.steps, 1e-3, given.decay,
         minutes=given.minutes, warm_up=100, ema=0.998, seed=given.seed,
     )  # fmt: skip
     if train(unet, plan, loss, look=look, look_every=250):
@@ -108,13 +101,12 @@ def main() -> None:
 def _latents(vae: AutoencoderKL, scenes: list[Scene], cache: Path, seed: int) -> Tensor:
     """The scenes' scaled latents, from the cache file where it exists."""
     if cache.exists():
-        kept: Tensor = torch.load(cache, weights_only=True)
-        return kept
+        return load_file(cache)["latents"]
     pictures = drawn(scenes, [PLAIN] * len(scenes), seed)
     parts = [vae.encode(as_input(part)).latent_dist.mode() for part in torch.split(pictures, 50)]
     latents: Tensor = torch.cat(parts) * SCALE
     log.info("latents: mean %.3f, deviation %.3f", latents.mean(), latents.std())
-    torch.save(latents, cache)
+    save_file({"latents": latents}, cache)
     return latents
 
 

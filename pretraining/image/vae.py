@@ -6,11 +6,9 @@ an adapter changes the UNet alone, and the style must get through the decoder.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import random
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from pretraining.image.pictures import as_input, as_picture, drawn, sheet, some_styles
 from pretraining.image.scenes import held_out_scene, training_scene
-from pretraining.image.training import Plan, train
+from pretraining.image.training import Plan, command_line, train
 
 log = logging.getLogger("pretraining")
 
@@ -87,16 +85,9 @@ def normalise(vae: AutoencoderKL, pictures: Tensor) -> None:
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for the checkpoint and the trained VAE")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--decay", type=int, default=800, help="last steps of a falling rate")
-    parser.add_argument("--minutes", type=float, help="stop after so long; start again to go on")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(given.threads)
+    given = command_line(
+        __doc__, "folder for the checkpoint and the trained VAE", steps=2400, decay=800
+    )
 
     rng = random.Random(given.seed)
     scenes = [training_scene(rng) for _ in range(_PICTURES)]
@@ -122,9 +113,8 @@ def main() -> None:
         Image.fromarray(sheet(page, 12)).save(given.work / "vae.png")
         log.info("step %d: %.2f dB held out", step, decibels(vae, unseen))
 
-    given.work.mkdir(parents=True, exist_ok=True)
     plan = Plan(
-        given.work / "vae.pt", given.steps, 2e-3, given.decay,
+        given.work / "vae.safetensors", given.steps, 2e-3, given.decay,
         minutes=given.minutes, ema=0.995, seed=given.seed,
     )  # fmt: skip
     if train(vae, plan, loss, look=look, look_every=200):

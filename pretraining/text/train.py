@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
+from pretraining import checkpoints
 from pretraining.text import model as tiny
 from pretraining.text.evaluate import Examination
 from pretraining.text.shards import ROW, stream
@@ -93,11 +93,7 @@ def train(plan: Plan) -> None:
     optimizers = _optimizers(model)
     first = 0
     if plan.resume:
-        saved: dict[str, Any] = torch.load(plan.resume, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        first = saved["step"]
+        first = checkpoints.restore(plan.resume, model, optimizers)["step"]
     highest = (_MATRIX_RATE, _OTHER_RATE)
     compiled = torch.compile(_loss)
     examination = Examination(plan.base / TOKENIZER, cases=plan.cases)
@@ -119,9 +115,8 @@ def train(plan: Plan) -> None:
             tokens = done * plan.batch * ROW / 1e6
             log.info("step %d %.1f min %.2fM tokens loss %.3f", done, minutes, tokens, average)
         if done % plan.report_every == 0 or done == plan.steps:
-            states = [optimizer.state_dict() for optimizer in optimizers]
-            checkpoint = {"model": model.state_dict(), "optimizers": states, "step": done}
-            torch.save(checkpoint, plan.checkpoints / f"step{done}.pt")
+            path = plan.checkpoints / f"step{done}.safetensors"
+            checkpoints.write(path, model, optimizers, {"step": done})
             log.info("step %d exact: %s", done, examination.short_report(model))
     tiny.save(model, model.state_dict(), plan.base)
 
