@@ -53,6 +53,7 @@ class Prepared:
         start = self.recipe.train.start_from
         return {
             "dataset": self.dataset.fingerprint,
+            "order of pictures": self.dataset.order,
             "base": self.base.digest,
             "schema": self.schema.digest if self.schema else None,
             "start_from": bases.sampled_sha256(lora_files.weights_file(start)) if start else None,
@@ -75,7 +76,12 @@ def prepare(recipe: ImageRecipe) -> Prepared:
         # Folders that cannot be read are told along with it, not after the next attempt.
         raise UserError([*error.problems, *pictures.unreadable(recipe.data)]) from None
     resolution = recipe.data.resolution or base.resolution
-    dataset = pictures.prepare(recipe, resolution, tokenizer=base.config / "tokenizer")
+    dataset = pictures.prepare(
+        recipe,
+        resolution,
+        tokenizer=base.config / "tokenizer",
+        learned=_learned(recipe.train.start_from),
+    )
     return Prepared(recipe, base, schema, dataset)
 
 
@@ -113,6 +119,18 @@ def _require_start(start: Path) -> None:
             where=str(start),
             fix="name a .safetensors file",
         )
+
+
+def _learned(start: Path | None) -> frozenset[str]:
+    """Digests of the pictures that an adapter has learned, where it lies in its run's folder."""
+    homes = (start.parent, start.parent.parent) if start is not None and start.is_dir() else ()
+    for home in homes:
+        folder = Run(home).dataset
+        if (folder / pictures.CHECK).is_file():
+            return frozenset(
+                one.sha256 for one in PictureDataset.read(folder, unchanged=False).train
+            )
+    return frozenset()
 
 
 def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:

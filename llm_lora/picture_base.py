@@ -19,6 +19,7 @@ from llm_lora.picture_family import (
     CANNOT,
     CONFIGS,
     NATIVE,
+    NO_SHARES,
     Family,
     Prediction,
     of_unet,
@@ -58,6 +59,9 @@ _REFUSED = {
 """Pipelines that are known and not trained, by a part of their class's name."""
 
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
+_OTHER_NOISE = ("EDM", "FlowMatch")
+"""How the classes of schedulers begin whose noise levels are no shares of signal and noise."""
+
 _FOLDER_FIX = "name the folder that holds model_index.json, unet/, vae/, …"
 
 
@@ -74,6 +78,8 @@ class PictureBase:
         family: the layout of its UNet and text encoders.
         resolution: side in pixels of the squares that it was trained at.
         prediction: what its UNet predicts.
+        zero_snr: whether a single file says that its noise ends in nothing but noise; folders say
+            so in their scheduler's configuration.
         variant: "fp16" where a folder has weights of half precision only.
         revision: the commit of the hub, where it came from there.
     """
@@ -85,6 +91,7 @@ class PictureBase:
     family: Family
     resolution: int
     prediction: Prediction
+    zero_snr: bool
     variant: str | None
     revision: str | None
     embedded: bool
@@ -167,6 +174,7 @@ def _single_file(name: str, path: Path, prediction: str) -> PictureBase:
         family=found.family,
         resolution=side or _resolution(config, found.family),
         prediction=found.prediction,
+        zero_snr=found.zero_snr,
         variant=None,
         revision=None,
         embedded=False,
@@ -193,7 +201,8 @@ def _inspect(
         digest=_digest(folder, parts, weights),
         family=family,
         resolution=_resolution(folder, family),
-        prediction=_prediction(folder, prediction),
+        prediction=_prediction(name, folder, prediction),
+        zero_snr=False,
         variant=variant,
         revision=revision,
         embedded=embedded,
@@ -302,11 +311,15 @@ def _resolution(config: Path, family: Family) -> int:
     return 1024 if family == "sdxl" else 512
 
 
-def _prediction(folder: Path, wanted: str) -> Prediction:
+def _prediction(name: str, folder: Path, wanted: str) -> Prediction:
+    path = folder / "scheduler" / "scheduler_config.json"
+    told = bases.read_object(path)
+    kind = str(told.get("_class_name", ""))
+    if kind.startswith(_OTHER_NOISE) or "sigma_data" in told:
+        raise UserError(NO_SHARES.format(kind=kind), where=name, fix=NATIVE)
     if wanted != "auto":
         return single_file.as_prediction(wanted)
-    path = folder / "scheduler" / "scheduler_config.json"
-    said = bases.read_object(path).get("prediction_type", "epsilon")
+    said = told.get("prediction_type", "epsilon")
     if said not in _PREDICTIONS:
         raise UserError(
             f"the base predicts {said}, and training knows epsilon and v_prediction",

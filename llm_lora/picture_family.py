@@ -24,6 +24,12 @@ CANNOT = (
     "Diffusion 1.x, 2.x and XL"
 )
 
+NO_SHARES = (
+    "its noise levels are no shares of signal and noise ({kind}), and this toolkit trains bases "
+    "whose levels are"
+)
+"""Why EDM (arXiv 2206.00364) and flow matching are refused, to be told with their name."""
+
 _CHANNELS = 4
 _OTHER_CHANNELS = {
     5: "it paints after depth maps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,6 +73,12 @@ class PictureDataset:
         """The pictures of one side."""
         pictures: tuple[Picture, ...] = getattr(self, side)
         return pictures
+
+    @property
+    def order(self) -> str:
+        """Identity of the order that pictures are learned in; it follows from their names."""
+        rows = (f"{side} {one.sha256}" for side in SIDES for one in self.side(side))
+        return files.sha256("\n".join(rows))
 
     def summary(self) -> dict[str, Any]:
         """What the data check found, as JSON: counts, sizes, buckets, reasons, findings."""
@@ -154,7 +160,11 @@ def fingerprint(sides: Mapping[Side, Iterable[Picture]]) -> str:
 
 
 def prepare(
-    recipe: ImageRecipe, resolution: int, *, tokenizer: Path | None = None
+    recipe: ImageRecipe,
+    resolution: int,
+    *,
+    tokenizer: Path | None = None,
+    learned: Collection[str] = (),
 ) -> PictureDataset:
     """Read and check everything that a recipe trains on and is judged by.
 
@@ -163,6 +173,7 @@ def prepare(
         resolution: side in pixels of the square that pictures are trained at.
         tokenizer: folder of the base's tokenizer, to measure captions; without it lengths are
             told from words and signs, of which each is a token at least.
+        learned: digests of pictures that must not be held out: an adapter has seen them.
 
     Raises:
         UserError: a folder cannot be read, the settings make no sense, or too few pictures are
@@ -183,6 +194,7 @@ def prepare(
         folders["regularisation"].pictures,
         share=data.held_out if isinstance(data.held_out, float) else 0.0,
         near_duplicate=data.near_duplicate,
+        learned=learned,
     )
     rejected = [row for folder in folders.values() for row in folder.rejected] + parted.aside
     rejected.sort(key=lambda row: row.where)

@@ -87,7 +87,7 @@ def _begin(prepared: AnyPrepared, here: Run) -> None:
                 where=str(here.folder),
                 fix="undo the change, or start anew without --resume",
             )
-        return
+    # Also of a resumed run: the same pictures may lie elsewhere now.
     prepared.dataset.write(here.dataset)
     files.write_json(here.inputs, inputs)
 

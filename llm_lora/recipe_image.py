@@ -140,6 +140,13 @@ class ImageRecipe(RecipeRoot):
                 "train.text_encoder_learning_rate is set, but no text encoder learns",
                 "set lora.text_encoder: true, or remove it",
             )
+        elif train.text_encoder_learning_rate is not None and train.optimizer == "prodigy":
+            yield (
+                ("train", "text_encoder_learning_rate"),
+                "train.text_encoder_learning_rate is set, but train.optimizer prodigy finds one "
+                "rate for all parts",
+                "remove it, or set train.optimizer: adamw",
+            )
         if train.optimizer == "prodigy" and train.learning_rate < _LEAST_PRODIGY:
             yield (
                 ("train", "optimizer"),

@@ -10,7 +10,15 @@ from typing import Any
 
 from llm_lora import base as bases
 from llm_lora.errors import UserError
-from llm_lora.picture_family import CANNOT, NATIVE, Family, Prediction, of_unet, require_plain
+from llm_lora.picture_family import (
+    CANNOT,
+    NATIVE,
+    NO_SHARES,
+    Family,
+    Prediction,
+    of_unet,
+    require_plain,
+)
 
 _UNET = "model.diffusion_model."
 _CONV_IN = f"{_UNET}input_blocks.0.0.weight"
@@ -23,6 +31,12 @@ _TEXT: dict[Family, str] = {
 _REFINER = "conditioner.embedders.0.model."
 _V = "v_pred"
 """An empty tensor of this name marks an SDXL that predicts v, by custom."""
+
+_ZERO_SNR = "ztsnr"
+"""One of this name, beside that: its noise ends in nothing but noise (arXiv 2305.08891)."""
+
+_EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
+"""Tensors that mark noise levels after Karras and others, by custom."""
 
 _PICKLED = {".ckpt", ".pt", ".pth", ".bin"}
 _OTHERS = (
@@ -51,10 +65,14 @@ _NO_BASES = (
 
 @dataclass(frozen=True)
 class Found:
-    """What a file says of itself; the resolution is None where it does not tell."""
+    """What a file says of itself.
+
+    `resolution` is None where it does not tell; `zero_snr` as `PictureBase` has it.
+    """
 
     family: Family
     prediction: Prediction
+    zero_snr: bool
     resolution: int | None
     channels: int
     context: int
@@ -97,6 +115,8 @@ def inspect(name: str, path: Path, prediction: str) -> Found:
         raise UserError(_NO_BASES[1][1], where=name, fix=_NO_BASES[1][2])
     if _TEXT["sdxl"] not in _starts(tensors) and _REFINER in _starts(tensors):
         raise refiner(name)
+    if any(one in tensors for one in _EDM):
+        raise UserError(NO_SHARES.format(kind="EDM"), where=name, fix=NATIVE)
     conv_in = tensors[_CONV_IN]["shape"]
     require_plain(name, conv_in[1])
     starts = _starts(tensors)
@@ -116,6 +136,7 @@ def inspect(name: str, path: Path, prediction: str) -> Found:
     return Found(
         family=family,
         prediction=_prediction(name, family, prediction, tensors, metadata),
+        zero_snr=_ZERO_SNR in tensors,
         resolution=_resolution(metadata),
         channels=conv_in[0],
         context=context,

@@ -80,8 +80,12 @@ def test_a_resumed_training_stays_on_its_rung(
 ) -> None:
     with monkeypatch.context() as patch:
         run_out_of_memory(patch, most=0, checkpointed=2)
+        told: list[str] = []
         with pytest.raises(Interrupted):
-            train(recipe, tmp_path, listener=stop_after(2))
+            train(recipe, tmp_path, listener=stop_after(2), tell=told.append)
     tried = run_out_of_memory(monkeypatch, most=0, checkpointed=2)
-    train(recipe, tmp_path, resume=True)
+    fit = train(recipe, tmp_path, resume=True)
     assert tried == []
+    # The report tells of it all the same.
+    climbed = [text for text in told if text.startswith("out of memory")]
+    assert climbed and [text for text in fit.decisions if text in climbed] == climbed

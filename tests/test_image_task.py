@@ -21,6 +21,7 @@ from llm_lora.cli import show
 from llm_lora.errors import UserError
 from llm_lora.image_task import Prepared
 from llm_lora.picture_report import DIMENSIONS
+from llm_lora.pictures import PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.run import Run
 
@@ -73,7 +74,7 @@ def test_everything_that_a_recipe_names_is_read(made: tuple[Run, Prepared]) -> N
     assert (len(prepared.dataset.train), len(prepared.dataset.held_out)) == (60, 16)
     assert all(one.caption.startswith("ink sketch style") for one in prepared.dataset.train)
     inputs = prepared.inputs()
-    assert inputs.keys() == {"dataset", "base", "schema", "start_from"}
+    assert inputs.keys() == {"dataset", "order of pictures", "base", "schema", "start_from"}
     assert inputs["start_from"] is None
 
 
@@ -139,6 +140,47 @@ def test_pictures_that_changed_are_told(made: tuple[Run, Prepared], tmp_path: Pa
     # What was written of them is enough for an export.
     again = image_task.reopen(here, unchanged=False)
     assert len(again.dataset.train) == 60 and again.recipe == changed
+
+
+def test_names_that_change_the_order_end_a_run_and_others_do_not(
+    made: tuple[Run, Prepared], tmp_path: Path
+) -> None:
+    here, _ = made
+
+    def prepared(home: Path) -> Prepared:
+        return image_task.prepare(
+            load(data__train=home / "train", data__held_out=home / "held_out")
+        )
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(TEMPLATE, first)
+    pipeline._begin(prepared(first), here)
+    first.rename(second)
+    pipeline._begin(prepared(second), here)
+    assert all(one.path.is_relative_to(second) for one in PictureDataset.read(here.dataset).train)
+    listed = second / "train" / "metadata.csv"
+    listed.write_text(listed.read_text().replace("000.png", "zzz.png"))
+    (second / "train" / "000.png").rename(second / "train" / "zzz.png")
+    with pytest.raises(UserError, match="changed since that run was interrupted: order of pic"):
+        pipeline._begin(prepared(second), here)
+
+
+def test_what_the_adapter_of_another_run_has_learned_is_not_judged_by(
+    made: tuple[Run, Prepared], tmp_path: Path
+) -> None:
+    here, before = made
+    more = tmp_path / "more"
+    shutil.copytree(TEMPLATE / "held_out", more)
+    shutil.copy(TEMPLATE / "train" / "000.png", more / "seen.png")
+    with (more / "metadata.csv").open("a") as file:
+        file.write("seen.png,a caption\n")
+    seen = {one.sha256 for one in before.dataset.train}
+    start = here.steps / "step-10"
+    shutil.copytree(here.adapter, start)
+    for folder in (here.adapter, start):
+        after = image_task.prepare(load(train__start_from=folder, data__held_out=more))
+        assert [Path(row.where).name for row in after.dataset.quarantine] == ["seen.png"]
+        assert seen.isdisjoint(one.sha256 for one in after.dataset.held_out)
 
 
 def test_what_is_judged_by_is_looked_at_before_training(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from adapter_folders import RANK, lora, report_of, write_adapter
 from fake_vllm import BASE
-from in_process import Got, ask, chat
+from in_process import Got, ask, chat, until
 from layer_parts import Parts, parts
 
 from llm_lora import base as bases
+from llm_lora.serving import upkeep
 from llm_lora.serving.catalog import Catalog
 from llm_lora.store import Version
 
@@ -63,6 +64,30 @@ def test_a_server_that_was_ready_stays_so_when_a_later_version_cannot_be_loaded(
     assert asyncio.run(chat(made.layer, "other")).status == 503
     after = ready(made)
     assert after.status == 200 and "out of memory" in after.json["missing"]["other@1"]
+
+
+def test_new_keys_and_versions_do_not_wait_for_what_is_unloaded(
+    made: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_EVERY_SECONDS", 0.01)
+    unloading = asyncio.Event()
+    looked: list[int] = []
+
+    async def long(seconds: float) -> None:
+        unloading.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(made.layer.residents, "unload_idle", long)
+    monkeypatch.setattr(made.layer.upkeep, "_also", lambda: looked.append(1))
+
+    async def scenario() -> None:
+        made.layer.upkeep.start()
+        await unloading.wait()
+        before = len(looked)
+        await until(lambda: len(looked) > before + 2)
+        await made.layer.upkeep.stop()
+
+    asyncio.run(scenario())
 
 
 def test_a_first_start_waits_for_what_cannot_be_loaded(made: Parts) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from picture_bases import change, original_shapes, write_folder, write_header
@@ -209,6 +210,34 @@ def test_what_a_single_file_tells_of_itself(tmp_path: Path) -> None:
     assert picture_base.resolve(str(path)).prediction == "v"
     write_header(path, original_shapes("sdxl"))
     assert picture_base.resolve(str(path)).prediction == "epsilon"
+
+
+def test_a_single_file_tells_that_its_noise_ends_in_nothing_but_noise(tmp_path: Path) -> None:
+    path = tmp_path / "dream.safetensors"
+    for marks, zero_snr in (({"v_pred": [0]}, False), ({"v_pred": [0], "ztsnr": [0]}, True)):
+        write_header(path, {**original_shapes("sdxl"), **marks})
+        found = picture_base.resolve(str(path))
+        assert (found.prediction, found.zero_snr) == ("v", zero_snr)
+
+
+@pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max"])
+def test_single_files_of_other_noise_are_refused(tmp_path: Path, mark: str) -> None:
+    path = write_header(tmp_path / "dream.safetensors", {**original_shapes("sdxl"), mark: [4]})
+    assert "its noise levels are no shares of signal and noise (EDM)" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"_class_name": "EDMDPMSolverMultistepScheduler"},
+        {"_class_name": "EDMEulerScheduler", "sigma_data": 1.0},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+    ],
+)
+def test_folders_of_other_noise_are_refused(folder: Path, told: dict[str, Any]) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", **told)
+    assert f"no shares of signal and noise ({told['_class_name']})" in refused(folder)
+    assert "no shares of signal" in refused(folder, prediction="v")
 
 
 def test_a_single_file_of_sd2_must_be_told_its_prediction(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, PNDMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora import buckets, captions
+from llm_lora import buckets, captions, picture_base
 from llm_lora.buckets import Bucket
 from llm_lora.engines import (
     picture_cache,
@@ -33,6 +34,7 @@ from llm_lora.engines.picture_noise import Moments, Noise
 from llm_lora.engines.picture_optimizer import Optimizer, share
 from llm_lora.engines.picture_record import Record
 from llm_lora.errors import UserError
+from llm_lora.picture_base import PictureBase
 from llm_lora.pictures import Picture, PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.recipe_image_blocks import ImageData, ImageTrain
@@ -67,6 +69,35 @@ def test_min_snr_weighs_as_the_paper_says() -> None:
     assert torch.allclose(v_weights, torch.minimum(ratio, five) / (ratio + 1), rtol=1e-4)
     assert noise_weights[-1] == 1 and noise_weights[0] < 0.01
     assert torch.equal(picture_noise.weights(alphas, "v", None), torch.ones(1000))
+    # Where nothing of the signal is left.
+    none = torch.zeros(1)
+    assert picture_noise.weights(none, "epsilon", 5.0) == 1
+    assert picture_noise.weights(none, "v", 5.0) == 0
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
+def test_what_is_known_of_a_base_goes_before_what_its_scheduler_keeps_silent_on(name: str) -> None:
+    tiny = picture_base.resolve("tiny")
+    told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    silent = PNDMScheduler.from_config(told).config
+    assert "prediction_type" not in told and silent["prediction_type"] == "epsilon"
+
+    def made(base: PictureBase, config: Any = silent) -> list[Any]:
+        loaded: Any = SimpleNamespace(noise=picture_loading._noise(base, config))
+        return [picture_loading.sampler(loaded, name), picture_loading.noise_scheduler(loaded)]
+
+    for one in made(replace(tiny, prediction="v")):
+        assert one.config.prediction_type == "v_prediction"
+    for one in made(replace(tiny, prediction="epsilon"), {**silent, "prediction_type": "sample"}):
+        assert one.config.prediction_type == "epsilon"
+    paints, learns = made(replace(tiny, prediction="v", zero_snr=True))
+    assert learns.alphas_cumprod[-1] == 0 and paints.alphas_cumprod[-1] < 1e-6
+    paints.set_timesteps(10)
+    assert paints.timesteps[0] == 999
+    # Where nobody says anything, each scheduler has its own default.
+    plain = type(paints).from_config({**told, **picture_loading._SAMPLERS[name][1]})
+    spacing = made(replace(tiny, prediction="v"))[0].config.timestep_spacing
+    assert spacing == plain.config.timestep_spacing
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
@@ -365,6 +396,9 @@ def test_a_cut_shows_its_part_mirrored_or_not(tmp_path: Path) -> None:
     assert picture_latents.pixels(left)[0, :, :14].min() > 0.98
     right = Cut(picture, bucket, buckets.crop((80, 40), bucket, (1.0, 0.5)), flip=False)
     assert right.time_ids == (40, 80, 0, 16, 16, 16)
+    # Mirrored, its left edge is where the picture's right edge was.
+    assert replace(right, flip=True).time_ids == (40, 80, 0, 0, 16, 16)
+    assert replace(left, flip=True).time_ids == (40, 80, 0, 16, 16, 16)
     assert len({cut.key for cut in (left, right, Cut(picture, bucket, middle, flip=True))}) == 3
 
 

@@ -220,6 +220,31 @@ def test_a_small_folder_still_has_something_held_out(tmp_path: Path) -> None:
         assert kinds(dataset)["few_pictures"] < 3 and "few_held_out" in kinds(dataset)
 
 
+def test_what_was_learned_already_is_never_held_out(copy: Path, tmp_path: Path) -> None:
+    before = prepare(copy, held_out=0.4)
+    learned = {one.sha256 for one in before.held_out}
+    after = pictures.prepare(recipe(copy, held_out=0.4), RESOLUTION, learned=learned)
+    assert after.held_out and learned.isdisjoint(one.sha256 for one in after.held_out)
+    assert len(after.train) + len(after.held_out) == 30
+    # Neither is what is like it, nor what lies in a folder of its own.
+    mirrored = copy / "mirrored.png"
+    with Image.open(before.held_out[0].path) as image:
+        ImageOps.mirror(image).save(mirrored)
+    mirrored.with_suffix(".txt").write_text("mirrored")
+    again = pictures.prepare(recipe(copy, held_out=0.4), RESOLUTION, learned=learned)
+    assert "mirrored.png" in names(again.train)
+    judged = folder(tmp_path / "judged", 4, start=60)
+    known = {prepare(copy, held_out=judged).held_out[1].sha256}
+    own = pictures.prepare(recipe(copy, held_out=judged), RESOLUTION, learned=known)
+    assert names(own.held_out) == {"060.png", "062.png", "063.png"}
+    why = "held out, but learned by the adapter that training starts from"
+    assert reasons(own) == {"061.png": why}
+    # One unlearned picture is enough to judge by: there is something to learn from already.
+    all_but_one = {one.sha256 for one in (*before.train, *before.held_out)} - learned
+    left = pictures.prepare(recipe(copy, held_out=0.01), RESOLUTION, learned=all_but_one)
+    assert {one.sha256 for one in left.held_out} <= learned and left.held_out
+
+
 def test_a_held_out_folder_and_regularisation(copy: Path, tmp_path: Path) -> None:
     held_out = folder(tmp_path / "held_out", 6, start=40)
     shutil.copy(held_out / "040.png", copy / "leak.png")

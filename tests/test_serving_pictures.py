@@ -215,6 +215,17 @@ def test_mistakes_are_told_in_openais_form_and_nothing_is_painted(
     assert "/tmp" not in got.error["message"] and "root" not in got.error["message"]
 
 
+def test_an_adapters_own_steps_count_too(
+    picture_server: PictureServer, held: Held, store: Store, tmp_path: Path
+) -> None:
+    slow = picture_adapters.SAMPLING | {"steps": 200}
+    picture_adapters.publish(store, tmp_path, "slow", seed=1, sampling=slow)
+    got = run(layer(picture_server, store), model="slow", prompt="x", n=6, steps=None)
+    assert (got.status, got.error["param"]) == (400, "steps")
+    assert "(200, as the adapter has it) times n are more than 1,000" in got.error["message"]
+    assert held.prompts == []
+
+
 def test_bodies_that_are_none_are_refused(picture_server: PictureServer, one_style: Store) -> None:
     async def scenario() -> list[int]:
         app = layer(picture_server, one_style, limits={"max_body_bytes": 1000})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import picture_adapters
 import pytest
@@ -13,6 +16,7 @@ from in_process import Got, ask, chat, until
 from layer_parts import config as text_config
 from picture_serving import ROUTE, Held, layer
 
+from llm_lora.serving.errors import Refused
 from llm_lora.serving.layer import Layer
 from llm_lora.serving.picture_server import PictureServer
 from llm_lora.store import Store
@@ -182,6 +186,50 @@ def test_what_takes_too_long_is_told_so(
 
     got = asyncio.run(scenario())
     assert (got.status, got.error["code"]) == (504, "request_timeout")
+
+
+def test_whoever_gives_up_waiting_leaves_a_server_that_knows_what_it_has(
+    picture_server: PictureServer,
+    held: Held,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = picture_adapters.write_adapter(tmp_path / "a", seed=1)
+    order = {"lora_name": "a@1", "lora_path": str(folder)}
+    begun, go = threading.Event(), threading.Event()
+    put = held.put
+
+    def slow(path: Path, **more: Any) -> None:
+        begun.set()
+        assert go.wait(30)
+        put(path, **more)
+
+    async def given_up(work: Coroutine[Any, Any, Any], when: Callable[[], bool]) -> None:
+        task = asyncio.create_task(work)
+        await asyncio.sleep(0.01)
+        await until(when)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def scenario() -> None:
+        # While it is put at hand.
+        monkeypatch.setattr(held, "put", slow)
+        await given_up(picture_server._load(order), begun.is_set)
+        go.set()
+        assert await picture_server._load(order) == {"loaded": "a@1"}
+        # While a painting is before it: it goes, and comes back.
+        go.clear()
+        work = asyncio.create_task(picture_server._work(lambda: go.wait(30)))
+        await given_up(picture_server._unload(order), lambda: True)
+        go.set()
+        await work
+        with pytest.raises(Refused):
+            await picture_server._unload(order)
+        assert await picture_server._load(order) == {"loaded": "a@1"}
+        assert await picture_server._unload(order) == {"unloaded": "a@1"}
+
+    asyncio.run(scenario())
 
 
 def test_figures_count_pictures_and_requests(

@@ -35,7 +35,8 @@ class Rungs:
 class State:
     """How far training has come.
 
-    `pending` holds the losses since the last row of the metrics.
+    `pending` holds the losses since the last row of the metrics, `climbed` what was said about the
+    rungs of the ladder.
     """
 
     step: int
@@ -44,6 +45,7 @@ class State:
     best_loss: float | None = None
     pending: tuple[float, ...] = ()
     scaler: dict[str, float] = field(default_factory=dict)
+    climbed: tuple[str, ...] = ()
 
     def stepped(self, loss: float) -> State:
         """The state after one more step."""
@@ -94,7 +96,7 @@ def newest(folder: Path) -> Checkpoint | None:
         return None
     state = json.loads(files.read_text(place / "state.json"))
     state["rungs"] = Rungs(**state["rungs"])
-    state["pending"] = tuple(state["pending"])
+    state |= {name: tuple(state[name]) for name in ("pending", "climbed")}
     tensors = {name: load_file(place / f"{name}.safetensors") for name in _TENSORS}
     rest = files.read_text(place / "optimizer.json")
     return Checkpoint(state=State(**state), rest=rest, **tensors)

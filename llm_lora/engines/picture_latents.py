@@ -29,10 +29,12 @@ class Cut:
     def time_ids(self) -> tuple[float, ...]:
         """What SDXL is told: the picture's size, the crop's corner and the bucket, height first.
 
-        The corner is in pixels of the picture as it was scaled (arXiv 2307.01952, section 2.2).
+        The corner is in pixels of the picture as it was scaled (arXiv 2307.01952, section 2.2),
+        and mirrored where the picture is.
         """
         scale = self.bucket.width / (self.crop.right - self.crop.left)
-        corner = (round(self.crop.top * scale), round(self.crop.left * scale))
+        left = self.picture.width - self.crop.right if self.flip else self.crop.left
+        corner = (round(self.crop.top * scale), round(left * scale))
         size = (self.picture.height, self.picture.width)
         return (*size, *corner, self.bucket.height, self.bucket.width)
 

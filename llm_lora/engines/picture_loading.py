@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from llm_lora.errors import UserError
 from llm_lora.picture_base import PictureBase
 
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+_SILENT = "_use_default_values"
 _SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
     # Latents are not bound to -1 to 1, which DDIM would cut them to where a base does not say.
     "ddim": (DDIMScheduler, {"clip_sample": False}),
@@ -128,7 +130,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
             where=str(base.path),
             fix="check that it is whole, and that its configuration is its own",
         ) from error
-    noise = {**pipe.scheduler.config, "prediction_type": _PREDICTIONS[base.prediction]}
+    noise = _noise(base, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         if (part := getattr(pipe, name, None)) is not None:
@@ -137,6 +139,16 @@ def load(base: PictureBase, precision: str) -> Loaded:
         # The layout that convolutions take without reordering, on GPUs and on CPUs.
         part.to(memory_format=torch.channels_last)
     return Loaded(pipe, base, device, compute, reason, noise)
+
+
+def _noise(base: PictureBase, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a base's scheduler; what is known of the base itself goes first."""
+    known: dict[str, Any] = {"prediction_type": _PREDICTIONS[base.prediction]}
+    if base.zero_snr:
+        known |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    # Where a configuration is silent, diffusers lists it, and forgets whatever stands there.
+    silent = [name for name in told.get(_SILENT, ()) if name not in known]
+    return {**told, **known, _SILENT: silent}
 
 
 def _read(pipeline: Any, base: PictureBase, compute: torch.dtype) -> Any:

@@ -119,8 +119,10 @@ def weights(alphas: torch.Tensor, prediction: str, limit: float | None) -> torch
     if limit is None:
         return torch.ones_like(alphas)
     ratio = alphas / (1 - alphas)
-    divisor = ratio + 1 if prediction == "v" else ratio
-    return ratio.clamp(max=limit) / divisor
+    if prediction == "v":
+        return ratio.clamp(max=limit) / (ratio + 1)
+    # Not the paper's quotient, which is 0 / 0 where nothing of the signal is left.
+    return (limit / ratio).clamp(max=1)
 
 
 def loss(guess: torch.Tensor, noised: Noised, counts: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,6 @@ class Training:
         self._means = means
         train = means.recipe.train
         self._steps = len(means.order.steps)
-        self.decisions: list[str] = []
         self._average: dict[str, torch.Tensor] = {}
         self._best: dict[str, torch.Tensor] = {}
         self.state = State(0, Rungs(train.checkpointing, cache=train.cache and self._stays))
@@ -271,7 +270,7 @@ class Training:
         self.state = replace(self.state, rungs=rungs)
 
     def _say(self, decision: str) -> None:
-        self.decisions.append(decision)
+        self.state = replace(self.state, climbed=(*self.state.climbed, decision))
         self._means.tell(decision)
 
     def _checkpoint_activations(self) -> None:
@@ -393,6 +392,8 @@ class Training:
         self._average = {name: one.to(device) for name, one in checkpoint.average.items()}
         self._best = {name: one.to(device) for name, one in checkpoint.best.items()}
         self.state = checkpoint.state
+        for decision in checkpoint.state.climbed:
+            self._means.tell(decision)
         if checkpoint.state.scaler:
             scaler = dict(checkpoint.state.scaler)
             for name in ("growth_interval", "_growth_tracker"):

@@ -129,8 +129,6 @@ def read(body: bytes) -> PictureRequest:
     for name, count in Counter(pick.name for pick in picks).items():
         if count > 1:
             raise wrong("adapters", f"names {quote(name)} twice, the prompt counted")
-    if (found.steps or 1) * (found.n or 1) > _MOST_STEPS:
-        raise wrong("steps", f"times n are more than {_MOST_STEPS:,}, the most of one request")
     return PictureRequest(found.model, found.prompt, text, tuple(picks) or None, found)
 
 
@@ -148,13 +146,16 @@ def settings(
         steps, guidance, negative_prompt, width, height and scheduler.
 
     Raises:
-        Refused: a size that is none, or beyond what this base paints (400).
+        Refused: a size that is none, or beyond what this base paints; too many steps (400).
     """
     body = request.body
     found: dict[str, Any] = {}
     for name in ("steps", "guidance", "negative_prompt", "scheduler"):
         asked = getattr(body, name)
         found[name] = asked if asked is not None else defaults.get(name, getattr(_USUAL, name))
+    if found["steps"] * (body.n or 1) > _MOST_STEPS:
+        usual = "" if body.steps else f"({found['steps']:,}, as the adapter has it) "
+        raise wrong("steps", f"{usual}times n are more than {_MOST_STEPS:,}, the most of a request")
     if body.size in (None, "auto"):
         found["width"] = defaults.get("width") or resolution
         found["height"] = defaults.get("height") or resolution

@@ -82,7 +82,7 @@ class PictureServer:
         self._thread = ThreadPoolExecutor(1, "painter")
         self._engine: Any = None
         self._painter: Painter | None = None
-        self._loaded: set[str] = set()
+        self._loaded: set[str] = set()  # Touched by the painter's thread alone, as the painter is.
         self._born = int(time.time())
         self.registry = CollectorRegistry()
         self._pictures = Counter(
@@ -163,15 +163,15 @@ class PictureServer:
     async def _load(self, order: Mapping[str, str]) -> Any:
         """Put a version at hand; it is worn only where a request asks for it."""
         name, folder = order["lora_name"], Path(order["lora_path"])
-        if name not in self._loaded:
-            try:
-                await self._work(partial(self._put, name, folder))
-            except UserError as error:
-                raise Refused(400, "; ".join(one.what for one in error.problems)) from None
-            self._loaded.add(name)
+        try:
+            await self._work(partial(self._put, name, folder))
+        except UserError as error:
+            raise Refused(400, "; ".join(one.what for one in error.problems)) from None
         return {"loaded": name}
 
     def _put(self, name: str, folder: Path) -> None:
+        if name in self._loaded:
+            return
         told = read_object(folder / adapters.MANIFEST)["base"].get("prediction")
         if told != self.base.prediction:
             raise UserError(
@@ -181,14 +181,19 @@ class PictureServer:
                 fix="serve it by a server of its own",
             )
         self._at_work.put(folder, name=name)
+        self._loaded.add(name)
 
     async def _unload(self, order: Mapping[str, str]) -> Any:
         name = order["lora_name"]
+        # Whoever asked may give up waiting for its turn; the version has to go all the same.
+        await asyncio.shield(self._work(partial(self._drop, name)))
+        return {"unloaded": name}
+
+    def _drop(self, name: str) -> None:
         if name not in self._loaded:
             raise Refused(404, "no such adapter is loaded")
+        self._at_work.drop(name)
         self._loaded.discard(name)
-        await self._work(partial(self._at_work.drop, name))
-        return {"unloaded": name}
 
     async def _paint(self, order: Mapping[str, Any]) -> Any:
         """Paint what the layer has checked; ends early when whoever asked is gone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -53,6 +53,10 @@ class Upkeep:
 
     async def once(self) -> None:
         """Do what has to be done now; loads go on afterwards."""
+        await self._look()
+        await self._tidy()
+
+    async def _look(self) -> None:
         self._also()
         wanted = await asyncio.to_thread(self._catalog.wanted)
         for served, version in wanted.items():
@@ -60,6 +64,8 @@ class Upkeep:
                 self._residents.prepare(version)
         if not self._was_ready:
             await self.state()  # It counts even if nobody asked in the moment that it was ready.
+
+    async def _tidy(self) -> None:
         await self._residents.unload_idle(self._linger_seconds)
 
     async def state(self) -> dict[str, Any]:
@@ -85,9 +91,13 @@ class Upkeep:
         return {"ready": self._was_ready, "missing": missing, "refused": refused}
 
     async def _run(self) -> None:
+        # Unloading may wait for a long painting; new keys and new versions do not.
+        await asyncio.gather(self._repeat(self._look), self._repeat(self._tidy))
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.once()
+                await work()
             except Exception:  # one bad moment of the store must not end all upkeep
                 logger.exception("upkeep failed; it goes on")
             await asyncio.sleep(_EVERY_SECONDS)
