@@ -23,6 +23,8 @@ STEP = "step-"
 """How the folders of steps begin: `step-100`."""
 
 _TASK = re.compile(r"^task: (text|image)$", re.MULTILINE)
+_EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,11})\..*")
+"""TensorBoard's files, named by the second in which they were begun."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,21 @@ class Run:
     def finished(self) -> bool:
         """True once the manifest, the last file of a run, is in place."""
         return self.manifest.is_file()
+
+    @property
+    def started(self) -> datetime:
+        """When the run began: its folder's name tells it, or else TensorBoard's first file.
+
+        Where the folder was renamed and has no such file, the recipe's time stands for it.
+        """
+        try:
+            stamp = self.folder.name[: len("2026-01-01T00-00-00")]
+            return datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
+        except ValueError:
+            names = [path.name for path in (self.folder / "tensorboard").glob("events.*")]
+            begun = [float(found[1]) for name in names if (found := _EVENTS.fullmatch(name))]
+            seconds = min(begun, default=self.recipe.stat().st_mtime)
+            return datetime.fromtimestamp(seconds, UTC)
 
     @property
     def task(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,15 @@ def test_an_exported_file_paints_the_same_and_is_named_in_prompts(
 
     with pytest.raises(UserError, match="there is something here already"):
         invoke("export", here.folder, "--webui", tmp_path / "Lora")
+
+
+def test_a_copied_run_is_exported_under_any_name(here: Run, tmp_path: Path) -> None:
+    copied = Run(here.folder.with_name("my_best_run"))
+    shutil.copytree(here.folder, copied.folder)
+    invoke("export", copied.folder, "--webui", tmp_path)
+    told = arrays.metadata(tmp_path / "small.safetensors")["ss_training_started_at"]
+    assert 0 <= float(told) - here.started.timestamp() < 60
+    assert float(told) == copied.started.timestamp()
 
 
 def test_a_grid_shows_every_strength(here: Run, tmp_path: Path) -> None:
