@@ -292,8 +292,14 @@ def every(root: Path) -> list[Run]:
     return [Run(folder) for folder in sorted(folders, key=lambda folder: folder.name)]
 
 
-def unfinished(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run:
+def unfinished(
+    root: Path, name: str, recipe_yaml: Callable[[Path], str], asked_by: str = "--resume"
+) -> Run:
     """The newest unfinished run of the same resolved recipe: the one that `--resume` continues.
+
+    Args:
+        root, name, recipe_yaml: as for `create`.
+        asked_by: what the user asked for it with, and may leave out.
 
     Raises:
         UserError: there is none, or the recipe was changed since (names the run).
@@ -310,8 +316,8 @@ def unfinished(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run
         raise UserError(
             f"the recipe was changed since that run was interrupted: {'; '.join(changed[:3])}",
             where=str(candidates[-1].folder),
-            fix="undo the change, or start anew without --resume",
+            fix=f"undo the change, or start anew without {asked_by}",
         )
     raise UserError(
-        f"no unfinished run of {name}", where=str(root / name), fix="leave --resume out"
+        f"no unfinished run of {name}", where=str(root / name), fix=f"leave {asked_by} out"
     )

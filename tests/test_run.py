@@ -61,7 +61,7 @@ def test_runs_are_found_by_folder_by_name_and_by_latest(tmp_path: Path) -> None:
 
 
 def test_resuming_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no unfinished run of demo"):
+    with pytest.raises(UserError, match="no unfinished run of demo; leave --resume out"):
         run.unfinished(tmp_path, "demo", lambda _: "a: 1\n")
     here = run.create(tmp_path, "demo", lambda _: "a: 1\n")
     run.create(tmp_path, "demo", lambda _: "a: 1\n").finish({})
