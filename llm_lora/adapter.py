@@ -255,10 +255,10 @@ def _modules(
             raise UserError(
                 f"unexpected tensor {key}", where=str(folder / WEIGHTS), fix="is this a LoRA?"
             )
-        side = match["side"]
-        if tensor["shape"][0 if side == "A" else 1] != rank:
+        side, shape = match["side"], tensor["shape"]
+        if len(shape) < 2 or shape[0 if side == "A" else 1] != rank or not rank:
             raise UserError(
-                f"{key} has shape {tensor['shape']}, but the rank is {rank}",
+                f"{key} has shape {shape}, but the rank is {rank}",
                 where=str(folder / WEIGHTS),
                 fix="weights and adapter_config.json are of different adapters",
             )

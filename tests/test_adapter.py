@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ def write(
     *,
     rank: int = 4,
     alpha: object = 8,
-    tensors: dict[str, tuple[int, int]] | None = None,
+    tensors: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Path:
     folder.mkdir(exist_ok=True)
     shapes = tensors or {
@@ -142,6 +142,18 @@ def test_half_a_pair_and_foreign_tensors_are_refused(tmp_path: Path) -> None:
     foreign = write(tmp_path / "foreign", tensors={"model.embed_tokens.weight": (4, 8)})
     with pytest.raises(UserError, match=r"unexpected tensor model.embed_tokens.weight"):
         adapters.read(foreign)
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+@pytest.mark.parametrize("shape", [(), (4,), (0, 8)])
+def test_halves_without_two_sides_or_any_rank_are_refused(
+    tmp_path: Path, rank: int, shape: tuple[int, ...]
+) -> None:
+    for side, other in (("A", (8, rank)), ("B", (rank, 8))):
+        tensors = {f"{MODULE}.lora_{side}.weight": shape}
+        tensors |= {f"{MODULE}.lora_{'BA'[side == 'B']}.weight": other}
+        with pytest.raises(UserError, match=rf"has shape .*, but the rank is {rank}"):
+            adapters.read(write(tmp_path / side, rank=rank, tensors=tensors))
 
 
 def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
