@@ -154,11 +154,25 @@ def test_strengths_of_a_grid() -> None:
     assert painting._strengths("strength=-0.5..0.5:0.3") == [-0.5, -0.2, 0.1, 0.4]
     assert painting._strengths("strength=0..2.1:0.7")[-1] == 2.1
     assert painting._strengths("strength=1..1:1") == [1.0]
-    for text in ("0..1:0.2", "strength=1..0:0.2", "strength=0..1:0", "strength=0..1", "x"):
+    for text in (
+        "0..1:0.2",
+        "strength=1..0:0.2",
+        "strength=0..1:0",
+        "strength=0..1",
+        f"strength=0..1:{'9' * 400}",
+        "x",
+    ):
         with pytest.raises(UserError, match="is no grid"):
             painting._strengths(text)
-    with pytest.raises(UserError, match="101 strengths are too many"):
-        painting._strengths("strength=0..1:0.01")
+    assert len(painting._strengths("strength=0..0.63:0.01")) == 64
+    tiny, endless = f"0.{'0' * 310}1", "9" * 400
+    for text in (
+        *("0..0.64:0.01", "0..1:0.01", f"0..1:{tiny}", f"0..{endless}:0.1"),
+        *(f"-{endless}..0:0.1", f"{endless}..{endless}:0.1"),
+    ):
+        with pytest.raises(UserError, match="more than 64 strengths are too many; take a larger"):
+            painting._strengths(f"strength={text}")
+    assert painting._strengths(f"strength=1..1:{tiny}") == [1.0]
 
 
 def test_an_earlier_step_is_gone_back_to(here: Run, tmp_path: Path) -> None:
