@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 from llm_lora import files
 from llm_lora.base import safetensors_header
 from llm_lora.errors import UserError
+from llm_lora.mistakes import show
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -73,7 +75,7 @@ class Adapter:
     path: Path
     digest: str
     rank: int
-    alpha: int
+    alpha: float
     modules: tuple[str, ...]
     manifest: dict[str, Any]
 
@@ -134,7 +136,8 @@ def read(folder: Path) -> Adapter:
             where=str(folder / MANIFEST),
             fix=f"there are {', '.join(_KEYS)}; is this version of llm-lora too old?",
         )
-    modules = _modules(tensors, pattern, folder, int(config.get("r", 0)))
+    rank = int(_number(config, "r", folder))
+    modules = _modules(tensors, pattern, folder, rank)
     found = digest(folder)
     if manifest.get("digest") != found:
         raise UserError(
@@ -153,8 +156,8 @@ def read(folder: Path) -> Adapter:
     return Adapter(
         path=folder,
         digest=found,
-        rank=int(config["r"]),
-        alpha=int(config["lora_alpha"]),
+        rank=rank,
+        alpha=_number(config, "lora_alpha", folder),
         modules=modules,
         manifest=manifest,
     )
@@ -226,6 +229,21 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _number(config: Mapping[str, Any], key: str, folder: Path) -> float:
+    """A number of PEFT's configuration; a whole one as an int, which is shown without a point."""
+    value: Any = config.get(key)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Of NaN this is not true either.
+    if not number or not abs(value) <= sys.float_info.max:
+        raise UserError(
+            f"{key} must be a number, not {show(value)}",
+            where=str(folder / CONFIG),
+            fix="copy the adapter folder again, or train again",
+        )
+    whole: float = int(value)
+    return whole if whole == value else value
+
+
 def _modules(
     tensors: dict[str, dict[str, Any]], pattern: re.Pattern[str], folder: Path, rank: int
 ) -> tuple[str, ...]:
@@ -237,10 +255,10 @@ def _modules(
             raise UserError(
                 f"unexpected tensor {key}", where=str(folder / WEIGHTS), fix="is this a LoRA?"
             )
-        side = match["side"]
-        if tensor["shape"][0 if side == "A" else 1] != rank:
+        side, shape = match["side"], tensor["shape"]
+        if len(shape) < 2 or shape[0 if side == "A" else 1] != rank or not rank:
             raise UserError(
-                f"{key} has shape {tensor['shape']}, but the rank is {rank}",
+                f"{key} has shape {shape}, but the rank is {rank}",
                 where=str(folder / WEIGHTS),
                 fix="weights and adapter_config.json are of different adapters",
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_lora import files, tensors
+from llm_lora.base import safetensors_parts
 from llm_lora.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,15 +66,23 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             raise UserError(
                 f"{name} has the type {tensor.dtype}, which is not read here", where=str(path)
             )
-        arrays[name] = array.reshape(tensor.shape)
+        try:
+            arrays[name] = array.reshape(tensor.shape)
+        except (ValueError, OverflowError):  # An empty one of more dimensions than numpy has, say.
+            raise UserError(
+                f"{name} has the shape {list(tensor.shape)}, which is not read here",
+                where=str(path),
+            ) from None
     return arrays, metadata(path)
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """The metadata of a whole safetensors file."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return dict(json.loads(file.read(length)).get("__metadata__", {}))
+    """The metadata of a safetensors file.
+
+    Raises:
+        UserError: the file is cut off or no safetensors file.
+    """
+    return safetensors_parts(path)[1]
 
 
 def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:

@@ -265,24 +265,40 @@ def safetensors_parts(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     (https://huggingface.co/docs/safetensors).
     """
     size = path.stat().st_size
-    metadata: dict[str, str] = {}
     with path.open("rb") as file:
         start = file.read(8)
         (length,) = struct.unpack("<Q", start.ljust(8, b"\xff"))
         header = file.read(length) if length <= size - 8 else b""
     try:
-        tensors: dict[str, Any] = json.loads(header)
+        tensors = json.loads(header)
         metadata = tensors.pop("__metadata__", None) or {}
-        end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        end = -1
-    if 8 + length + end != size:
-        raise UserError(
-            "damaged or incomplete safetensors file",
-            where=str(path),
-            fix="download or copy it again",
-        )
+        # Of texts by name, as the format has it.
+        whole = all(isinstance(value, str) for value in metadata.values())
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise _damaged(path) from None
+    for name, tensor in tensors.items():
+        if not _described(tensor):
+            raise _damaged(path, f": no sound dtype, shape and data_offsets for {name}")
+    end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    if not whole or 8 + length + end != size:
+        raise _damaged(path)
     return tensors, metadata
+
+
+def _described(tensor: Any) -> bool:
+    """Whether a tensor's entry is of the form that the format demands."""
+    match tensor:
+        case {"dtype": str(), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            return 0 <= begin <= end and all(type(one) is int and one >= 0 for one in shape)
+    return False
+
+
+def _damaged(path: Path, more: str = "") -> UserError:
+    return UserError(
+        f"damaged or incomplete safetensors file{more}",
+        where=str(path),
+        fix="download or copy it again",
+    )
 
 
 def _digest(folder: Path, weights: list[Path]) -> str:

@@ -14,7 +14,7 @@ from llm_lora.yaml_source import scalar
 _TEXTS = (".jsonl", ".json", ".txt")
 _HELD_OUT = re.compile(r"(held[_-]?out|test|eval|val|validation)\b", re.IGNORECASE)
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-_WEIGHTS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+_PEFT, _DIFFUSERS = "adapter_model.safetensors", "pytorch_lora_weights.safetensors"
 _SCHEDULES = {"constant_with_warmup": "constant", "cosine_with_restarts": "cosine"}
 _OPTIMIZERS = {
     "adamw": "adamw",
@@ -179,6 +179,9 @@ def name(value: Any) -> Read:
 def checkpoint(value: Any) -> tuple[Path | None, Path | None]:
     """The run that a checkpoint belongs to, or else the weights that it holds.
 
+    A run is gone on with where it is named itself, or its folder `checkpoints` or one in it; what
+    else a run keeps (`adapter`, `steps/step-100`) are weights alone.
+
     Raises:
         Unusable: there is nothing, or nothing that can be gone on with.
     """
@@ -187,15 +190,25 @@ def checkpoint(value: Any) -> tuple[Path | None, Path | None]:
     place = Path(value)
     if not place.exists():
         raise Unusable(f"no such checkpoint: {value}", "remove it to train anew, or check the path")
-    if place.is_dir():
-        for folder in (place, *place.absolute().parents):
-            if (folder / "recipe.yaml").is_file() and (folder / "inputs.json").is_file():
-                return folder, None
-    inside = [place / weights for weights in _WEIGHTS] if place.is_dir() else [place]
-    for weights in inside:
-        if weights.is_file() and weights.suffix == ".safetensors":
-            return None, weights
+    if not place.is_dir():
+        if place.suffix == ".safetensors":
+            return None, place
+    elif run := _run_of(place.absolute()):
+        return run, None
+    elif (place / _PEFT).is_file():
+        return None, place  # The folder, for alpha stands in a file beside the weights.
+    elif (place / _DIFFUSERS).is_file():
+        return None, place / _DIFFUSERS
     raise Unusable(
         f"{value} is no checkpoint of llm-lora, and holds no LoRA weights as safetensors",
         "name the folder of an interrupted run, or a .safetensors file to go on from",
     )
+
+
+def _run_of(place: Path) -> Path | None:
+    """The run that a folder is, or is a checkpoint of."""
+    for folder in (place, *place.parents):
+        if (folder / "recipe.yaml").is_file() and (folder / "inputs.json").is_file():
+            of_run = place == folder or place.is_relative_to(folder / "checkpoints")
+            return folder if of_run else None
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +127,7 @@ def _alphas(text: str | bytes, read_from: Callable[[Any], Alphas], where: Path) 
     """
     try:
         return read_from(json.loads(text))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(
             "its configuration is damaged", where=str(where), fix="copy it again"
         ) from None
@@ -174,41 +174,66 @@ def from_arrays(
     Raises:
         UserError: as `read`.
     """
-    parts: dict[str, dict[str, Array]] = {}
-    strange = []
-    for key, array in found.items():
+    halves, strange = {}, []
+    for key in found:
         match = _HALF.fullmatch(key)
         if match is None:
             strange.append(key)
         else:
-            parts.setdefault(match["module"], {})[_HALVES[match["half"]]] = array
+            halves[key] = match["module"], _HALVES[match["half"]]
     if strange:
         raise _not_lora(strange, where)
-    if not parts:
+    if not halves:
         raise UserError("no weights in it", where=where, fix="is this a LoRA?")
-    names = _all_named(parts, lambda name: _from_any(name, family), where, family)
-    problems = [
-        Problem(f"{name} has no {half} half", where, "copy the file again")
-        for name, part in parts.items()
-        for half in ("down", "up")
-        if half not in part
-    ]
-    problems += [
-        Problem(
-            f"{name}: {part['down'].shape} and {part['up'].shape} do not belong together", where
-        )
-        for name, part in parts.items()
-        if {"down", "up"} <= part.keys() and part["down"].shape[0] != part["up"].shape[1]
-    ]
+    written = dict.fromkeys(name for name, _ in halves.values())
+    names = _all_named(written, lambda name: _from_any(name, family), where, family)
+    keys: dict[str, dict[str, str]] = {}
+    problems = []
+    for key, (name, half) in halves.items():
+        first = keys.setdefault(names[name], {}).setdefault(half, key)
+        if first != key:
+            what = f"{first} and {key} are the same part of one module"
+            problems.append(Problem(what, where, "keep the one that is meant"))
+    parts = {name: {half: found[key] for half, key in own.items()} for name, own in keys.items()}
+    for name, part in parts.items():
+        faults = _faults(keys[name], part)
+        problems += [Problem(what, where, "copy the file again") for what in faults]
     if problems:
         raise UserError(problems)
-    lora: Lora = {}
-    for name, part in parts.items():
-        rank = part["down"].shape[0]
-        own = part.get("alpha")
-        told = alphas and alphas(names[name], rank) if own is None else float(own.item())
-        lora[names[name]] = Module(part["down"], part["up"], float(rank) if told is None else told)
+    lora = {name: _module(name, part, alphas) for name, part in parts.items()}
+    endless = [name for name, update in lora.items() if not math.isfinite(update.alpha)]
+    if endless:
+        raise UserError(
+            f"alpha is no number for {len(endless)} modules: {_some(endless)}",
+            where=where,
+            fix="set lora_alpha right in its configuration",
+        )
     return lora
+
+
+def _faults(keys: Mapping[str, str], part: Mapping[str, Array]) -> Iterator[str]:
+    """Why the tensors of a module are none of LoRA's; `keys` are their names in the file."""
+    down, up, alpha = (part.get(half) for half in ("down", "up", "alpha"))
+    for half, array in (("down", down), ("up", up)):
+        if array is None:
+            yield f"{next(iter(keys.values()))} has no {half} half beside it"
+        elif array.dtype.kind != "f":
+            yield f"{keys[half]} is {array.dtype}, and no floating-point numbers"
+    if down is not None and up is not None:
+        both = f"{keys['down']} {down.shape} and {keys['up']} {up.shape}"
+        if min(down.ndim, up.ndim) < 2 or down.shape[0] != up.shape[1]:
+            yield f"{both} do not belong together"
+        elif not (down.size and up.size == up.shape[0] * up.shape[1]):
+            yield f"{both} are no halves of LoRA"
+    if alpha is not None and (alpha.size != 1 or not math.isfinite(alpha.item())):
+        yield f"{keys['alpha']} must be one finite number"
+
+
+def _module(name: str, part: Mapping[str, Array], alphas: Alphas | None) -> Module:
+    rank = part["down"].shape[0]
+    own = part.get("alpha")
+    told = alphas and alphas(name, rank) if own is None else float(own.item())
+    return Module(part["down"], part["up"], float(rank) if told is None else told)
 
 
 def _from_any(name: str, family: Family) -> str:

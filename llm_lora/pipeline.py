@@ -40,7 +40,7 @@ def train(
         root: the folder of all runs.
         store: published adapters, where the recipe compares with the live one.
         resume: go on with the newest unfinished run of this recipe.
-        only: the one run that may be gone on with.
+        only: the one run that may be gone on with, as `resume_from_checkpoint` names it.
 
     Raises:
         Interrupted: the user stopped it; `resume=True` continues.
@@ -51,8 +51,11 @@ def train(
     watch.stage("Checking data")
     prepared = task.prepare(recipe)
     watch.checked(recipe.task, prepared.dataset)
-    open_run = run.unfinished if resume else run.create
-    here = open_run(root, recipe.name, recipe.to_yaml)
+    if resume:
+        asked_by = "--resume" if only is None else "resume_from_checkpoint"
+        here = run.unfinished(root, recipe.name, recipe.to_yaml, asked_by)
+    else:
+        here = run.create(root, recipe.name, recipe.to_yaml)
     if only is not None and here.folder != only.resolve():
         raise UserError(
             f"another run is the newest unfinished one of {recipe.name}: {here.folder}",

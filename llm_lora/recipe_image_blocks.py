@@ -365,26 +365,26 @@ class ImageJudge(Block):
 class ImageCheck(Block):
     """Gates on the report; an adapter that misses one has not passed.
 
-    Each is the least value of one dimension, as report.json has it.
+    Each is the least value of one dimension, from 0 to 1, as report.json has it.
     """
 
-    consistency: Number | None = Field(
+    consistency: Share | None = Field(
         default=None, description="Least likeness in style of pictures with different seeds."
     )
-    fidelity: Number | None = Field(
+    fidelity: Share | None = Field(
         default=None, description="Least likeness of its pictures to held-out ones."
     )
-    generalisation: Number | None = Field(
+    generalisation: Share | None = Field(
         default=None, description="Least presence of the style in combinations never shown."
     )
-    learning: Number | None = Field(
+    learning: Share | None = Field(
         default=None,
         description="Least soundness of learning: learned, not over-fitted, nothing memorised.",
     )
-    strength: Number | None = Field(
+    strength: Share | None = Field(
         default=None, description="Least agreement of strength and effect: 1 rises at every step."
     )
-    alignment: Number | None = Field(
+    alignment: Share | None = Field(
         default=None, description="Least agreement of its pictures with their prompts."
     )
 

@@ -23,6 +23,8 @@ STEP = "step-"
 """How the folders of steps begin: `step-100`."""
 
 _TASK = re.compile(r"^task: (text|image)$", re.MULTILINE)
+_EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,11})\..*")
+"""TensorBoard's files, named by the second in which they were begun."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,21 @@ class Run:
     def finished(self) -> bool:
         """True once the manifest, the last file of a run, is in place."""
         return self.manifest.is_file()
+
+    @property
+    def started(self) -> datetime:
+        """When the run began: its folder's name tells it, or else TensorBoard's first file.
+
+        Where the folder was renamed and has no such file, the recipe's time stands for it.
+        """
+        try:
+            stamp = self.folder.name[: len("2026-01-01T00-00-00")]
+            return datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
+        except ValueError:
+            names = [path.name for path in (self.folder / "tensorboard").glob("events.*")]
+            begun = [float(found[1]) for name in names if (found := _EVENTS.fullmatch(name))]
+            seconds = min(begun, default=self.recipe.stat().st_mtime)
+            return datetime.fromtimestamp(seconds, UTC)
 
     @property
     def task(self) -> str:
@@ -275,8 +292,14 @@ def every(root: Path) -> list[Run]:
     return [Run(folder) for folder in sorted(folders, key=lambda folder: folder.name)]
 
 
-def unfinished(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run:
+def unfinished(
+    root: Path, name: str, recipe_yaml: Callable[[Path], str], asked_by: str = "--resume"
+) -> Run:
     """The newest unfinished run of the same resolved recipe: the one that `--resume` continues.
+
+    Args:
+        root, name, recipe_yaml: as for `create`.
+        asked_by: what the user asked for it with, and may leave out.
 
     Raises:
         UserError: there is none, or the recipe was changed since (names the run).
@@ -293,8 +316,8 @@ def unfinished(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run
         raise UserError(
             f"the recipe was changed since that run was interrupted: {'; '.join(changed[:3])}",
             where=str(candidates[-1].folder),
-            fix="undo the change, or start anew without --resume",
+            fix=f"undo the change, or start anew without {asked_by}",
         )
     raise UserError(
-        f"no unfinished run of {name}", where=str(root / name), fix="leave --resume out"
+        f"no unfinished run of {name}", where=str(root / name), fix=f"leave {asked_by} out"
     )

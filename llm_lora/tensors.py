@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,18 @@ from pathlib import Path
 
 from llm_lora import files
 from llm_lora.base import safetensors_header, weight_files
+from llm_lora.errors import UserError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _PIECE = 16 * 2**20
 """Bytes that are copied at once."""
+
+_WIDTHS = dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1)
+_WIDTHS |= dict.fromkeys(("U16", "I16", "F16", "BF16"), 2)
+_WIDTHS |= dict.fromkeys(("U32", "I32", "F32"), 4) | dict.fromkeys(("U64", "I64", "F64"), 8)
+"""Bytes of a number, by dtype; types that are not among them are seldom and not looked into."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def of_file(path: Path) -> dict[str, Tensor]:
     """The tensors of one file, in the order of their data.
 
     Raises:
-        UserError: the file is cut off or no safetensors file.
+        UserError: the file is cut off or no safetensors file, or a shape does not fit its bytes.
     """
     header = safetensors_header(path)
     with path.open("rb") as file:
@@ -77,6 +84,15 @@ def of_file(path: Path) -> dict[str, Tensor]:
         )
         for name, entry in header.items()
     ]
+    for one in found:
+        width = _WIDTHS.get(one.dtype)
+        if width is not None and math.prod(one.shape) * width != one.size:
+            raise UserError(
+                f"damaged safetensors file: {one.name} has {one.size} bytes, "
+                f"but is {one.dtype} of shape {list(one.shape)}",
+                where=str(path),
+                fix="download or copy it again",
+            )
     return {tensor.name: tensor for tensor in sorted(found, key=lambda one: one.start)}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from llm_lora import adapter as adapters
 from llm_lora import arrays, files, folders, image_task, lora_files, webui_metadata
 from llm_lora import run as runs
 from llm_lora.engines.events import Fit
-from llm_lora.run import STAMP, Run
+from llm_lora.run import Run
 from llm_lora.webui_metadata import Trained
 
 
@@ -59,7 +58,6 @@ def _sample(here: Run, step: int) -> Path | None:
 def _trained(here: Run, prepared: image_task.Prepared, step: int | None) -> Trained:
     base, dataset = prepared.base, prepared.dataset
     fit = Fit.from_json(here.read(here.fit), here.fit)
-    stamp = here.folder.name[: len("2026-01-01T00-00-00")]
     name, steps = prepared.recipe.name, fit.best_step if step is None else step
     return Trained(
         name=name if step is None else f"{name}-step{step:08}",
@@ -75,6 +73,6 @@ def _trained(here: Run, prepared: image_task.Prepared, step: int | None) -> Trai
         },
         steps=steps,
         epochs=round(fit.curve[-1]["epoch"] * steps / fit.steps, 3),
-        started=datetime.strptime(stamp, STAMP).replace(tzinfo=UTC),
+        started=here.started,
         seconds=fit.seconds,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,11 @@ MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 def write(
-    folder: Path, *, rank: int = 4, tensors: dict[str, tuple[int, int]] | None = None
+    folder: Path,
+    *,
+    rank: int = 4,
+    alpha: object = 8,
+    tensors: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Path:
     folder.mkdir(exist_ok=True)
     shapes = tensors or {
@@ -30,7 +34,7 @@ def write(
         {key: np.ones(shape, np.float32) for key, shape in shapes.items()},
         folder / adapters.WEIGHTS,
     )
-    files.write_json(folder / adapters.CONFIG, {"r": rank, "lora_alpha": 8})
+    (folder / adapters.CONFIG).write_text(json.dumps({"r": rank, "lora_alpha": alpha}))
     files.write_json(
         folder / adapters.MANIFEST,
         {
@@ -50,6 +54,22 @@ def test_a_whole_adapter_is_read(tmp_path: Path) -> None:
     assert (adapter.rank, adapter.alpha, adapter.base_name) == (4, 8, "tiny")
     assert adapter.modules == ("model.layers.0.self_attn.q_proj",)
     assert adapter.schema_path == tmp_path / "a" / "answer.schema.json"
+
+
+@pytest.mark.parametrize(
+    ("alpha", "shown"), [(0.5, "0.5"), (45.25, "45.25"), (8.0, "8"), (16, "16")]
+)
+def test_alpha_need_not_be_whole(tmp_path: Path, alpha: float, shown: str) -> None:
+    """An adapter that goes on from a WebUI's file keeps the alpha that it has there."""
+    adapter = adapters.read(write(tmp_path / "a", alpha=alpha))
+    assert (adapter.alpha, str(adapter.alpha)) == (alpha, shown)
+    assert adapters.scale(adapter) == alpha / 4
+
+
+@pytest.mark.parametrize("alpha", [None, "8", True, float("nan"), float("inf"), 10**400, {}])
+def test_an_alpha_that_is_no_number_is_refused(tmp_path: Path, alpha: object) -> None:
+    with pytest.raises(UserError, match=r"adapter_config.json: lora_alpha must be a number, not"):
+        adapters.read(write(tmp_path / "a", alpha=alpha))
 
 
 def cut_weights(folder: Path) -> None:
@@ -122,6 +142,18 @@ def test_half_a_pair_and_foreign_tensors_are_refused(tmp_path: Path) -> None:
     foreign = write(tmp_path / "foreign", tensors={"model.embed_tokens.weight": (4, 8)})
     with pytest.raises(UserError, match=r"unexpected tensor model.embed_tokens.weight"):
         adapters.read(foreign)
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+@pytest.mark.parametrize("shape", [(), (4,), (0, 8)])
+def test_halves_without_two_sides_or_any_rank_are_refused(
+    tmp_path: Path, rank: int, shape: tuple[int, ...]
+) -> None:
+    for side, other in (("A", (8, rank)), ("B", (rank, 8))):
+        tensors = {f"{MODULE}.lora_{side}.weight": shape}
+        tensors |= {f"{MODULE}.lora_{'BA'[side == 'B']}.weight": other}
+        with pytest.raises(UserError, match=rf"has shape .*, but the rank is {rank}"):
+            adapters.read(write(tmp_path / side, rank=rank, tensors=tensors))
 
 
 def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_recipe import GOLDEN, plain_values, write
 
-from llm_lora import flat_recipe, yaml_source
+from llm_lora import flat_recipe, pipeline, run, tasks, yaml_source
 from llm_lora.cli.recipes import recipe
 from llm_lora.errors import UserError
 from llm_lora.recipe import Recipe, convert, load, read
@@ -115,6 +116,37 @@ def test_a_checkpoint_of_a_run_means_resume(tmp_path: Path) -> None:
     found = read(path)
     assert found.resume == tmp_path / "runs" / "style" / "1"
     assert isinstance(found.recipe, ImageRecipe) and found.recipe.train.start_from is None
+    for place in ("checkpoints", "."):
+        path = write("x.yaml", f"{text}resume_from_checkpoint: ./runs/style/1/{place}\n")
+        assert read(path).resume == tmp_path / "runs" / "style" / "1"
+
+
+@pytest.mark.parametrize("place", ["adapter", "steps/step-100"])
+def test_adapters_that_a_run_keeps_are_weights_alone(place: str) -> None:
+    write("runs/style/1/recipe.yaml", "task: image\n")
+    write("runs/style/1/inputs.json", "{}")
+    write(f"runs/style/1/{place}/adapter_model.safetensors", "x")
+    write("runs/style/1/samples/0.png", "x")
+    text = "train_data_dir: a\nbase_model: tiny\nresume_from_checkpoint: runs/style/1"
+    found = read(write("x.yaml", f"{text}/{place}\n"))
+    assert isinstance(found.recipe, ImageRecipe) and found.resume is None
+    # The folder, not the file: alpha stands in its adapter_config.json.
+    assert found.recipe.train.start_from == Path(f"runs/style/1/{place}")
+    with pytest.raises(UserError, match="no checkpoint of llm-lora, and holds no LoRA weights"):
+        read(write("x.yaml", f"{text}/samples\n"))
+
+
+def test_a_finished_run_is_not_resumed_and_the_key_is_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = run.create(Path("runs"), "x", lambda _: "task: image\n")
+    write(str(here.inputs), "{}")
+    here.finish({})
+    text = "train_data_dir: a\nbase_model: tiny\nresume_from_checkpoint:"
+    found = read(write("x.yaml", f"{text} {here.folder}\n"))
+    monkeypatch.setattr(tasks, "of", MagicMock())
+    with pytest.raises(UserError, match="run of x; leave resume_from_checkpoint out"):
+        pipeline.train(found.recipe, MagicMock(), resume=True, only=found.resume)
 
 
 def test_weights_alone_mean_a_start_from_them() -> None:

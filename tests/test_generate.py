@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,15 @@ def test_an_exported_file_paints_the_same_and_is_named_in_prompts(
         invoke("export", here.folder, "--webui", tmp_path / "Lora")
 
 
+def test_a_copied_run_is_exported_under_any_name(here: Run, tmp_path: Path) -> None:
+    copied = Run(here.folder.with_name("my_best_run"))
+    shutil.copytree(here.folder, copied.folder)
+    invoke("export", copied.folder, "--webui", tmp_path)
+    told = arrays.metadata(tmp_path / "small.safetensors")["ss_training_started_at"]
+    assert 0 <= float(told) - here.started.timestamp() < 60
+    assert float(told) == copied.started.timestamp()
+
+
 def test_a_grid_shows_every_strength(here: Run, tmp_path: Path) -> None:
     invoke("generate", here.folder, "a star", "--grid", "strength=0..1:0.5", "--count", 2,
            "--out", tmp_path, "--seed", 5)  # fmt: skip
@@ -144,11 +154,25 @@ def test_strengths_of_a_grid() -> None:
     assert painting._strengths("strength=-0.5..0.5:0.3") == [-0.5, -0.2, 0.1, 0.4]
     assert painting._strengths("strength=0..2.1:0.7")[-1] == 2.1
     assert painting._strengths("strength=1..1:1") == [1.0]
-    for text in ("0..1:0.2", "strength=1..0:0.2", "strength=0..1:0", "strength=0..1", "x"):
+    for text in (
+        "0..1:0.2",
+        "strength=1..0:0.2",
+        "strength=0..1:0",
+        "strength=0..1",
+        f"strength=0..1:{'9' * 400}",
+        "x",
+    ):
         with pytest.raises(UserError, match="is no grid"):
             painting._strengths(text)
-    with pytest.raises(UserError, match="101 strengths are too many"):
-        painting._strengths("strength=0..1:0.01")
+    assert len(painting._strengths("strength=0..0.63:0.01")) == 64
+    tiny, endless = f"0.{'0' * 310}1", "9" * 400
+    for text in (
+        *("0..0.64:0.01", "0..1:0.01", f"0..1:{tiny}", f"0..{endless}:0.1"),
+        *(f"-{endless}..0:0.1", f"{endless}..{endless}:0.1"),
+    ):
+        with pytest.raises(UserError, match="more than 64 strengths are too many; take a larger"):
+            painting._strengths(f"strength={text}")
+    assert painting._strengths(f"strength=1..1:{tiny}") == [1.0]
 
 
 def test_an_earlier_step_is_gone_back_to(here: Run, tmp_path: Path) -> None:

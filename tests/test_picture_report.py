@@ -125,13 +125,16 @@ def fit(**changes: Any) -> Fit:
 
 
 def document(
-    told: dict[str, Any], gates: dict[str, float], schema: AnswerSchema | None = None
+    told: dict[str, Any],
+    gates: dict[str, float],
+    schema: AnswerSchema | None = None,
+    alpha: float = 16,
 ) -> dict[str, Any]:
     return picture_report.build(
         recipe={"name": "sketch", "digest": "d1" * 32, "profile": "cpu"},
         base={"name": "/home/ann/models/sd15", "digest": "d2" * 32, "family": "sd1"},
         adapter={
-            "digest": "d3" * 32, "rank": 8, "alpha": 16, "modules": 192, "bytes": 1_260_000,
+            "digest": "d3" * 32, "rank": 8, "alpha": alpha, "modules": 192, "bytes": 1_260_000,
             "trigger": "ink sketch",
         },
         held_out={"all": 2},
@@ -167,7 +170,7 @@ def write(
     found.write(run.dataset)
     picture_report.write(
         run.folder,
-        document(told, gates),
+        document(told, gates, alpha=changes.get("alpha", 16)),
         recipe=recipe,
         dataset=found,
         fit=changes.get("fit", fit()),
@@ -229,6 +232,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(home: Path) -> str:
     return (home / "runs" / "sketch" / "one" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_alpha_that_is_not_whole_is_shown_short(tmp_path: Path) -> None:
+    page = write(tmp_path, alpha=math.sqrt(2048))
+    assert "Rank 8, alpha 45.2548 " in text(page, "Adapter")
 
 
 def test_the_page_has_its_sections_in_order(page: str) -> None:

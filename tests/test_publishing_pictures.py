@@ -148,6 +148,11 @@ def test_an_adapter_that_fits_has_no_problem(tmp_path: Path) -> None:
     assert problems(picture_adapters.write_adapter(tmp_path / "made")) == ""
 
 
+@pytest.mark.parametrize("config", [{"lora_alpha": 0.5}, {"use_rslora": True}])
+def test_scales_of_any_kind_are_served(config: dict[str, Any], tmp_path: Path) -> None:
+    assert problems(picture_adapters.write_adapter(tmp_path / "made", config=config)) == ""
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [

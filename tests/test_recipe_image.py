@@ -166,7 +166,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         },
         "generate": {"negative_prompt": draw(printable | tricky), "width": side, "height": side},
         "judge": {"strengths": strengths},
-        "check": {"fidelity": draw(maybe | st.floats(-1, 1))},
+        "check": {"fidelity": draw(maybe | st.floats(0, 1))},
         "profile": draw(maybe | st.sampled_from(PROFILES)),
     }
 

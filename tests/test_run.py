@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,20 @@ def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
     assert here.read(here.manifest) == {"passed": True}
 
 
+def test_a_run_tells_when_it_began_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    here = run.create(tmp_path, "demo", lambda _: "name: demo\n")
+    assert datetime.now(UTC) - here.started < timedelta(minutes=5)
+
+    copied = run.Run(here.folder.rename(tmp_path / "my_best_run"))
+    os.utime(copied.recipe, (1_700_000_000, 1_700_000_000))
+    assert copied.started == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    # A copy's files are as old as the copying; TensorBoard's tell the time in their names.
+    (copied.folder / "tensorboard").mkdir()
+    for name in ("1600003600.vm.1.0", "1600000000.vm.1.0", "odd.vm.1.0"):
+        (copied.folder / "tensorboard" / f"events.out.tfevents.{name}").touch()
+    assert copied.started == datetime(2020, 9, 13, 12, 26, 40, tzinfo=UTC)
+
+
 def test_runs_are_found_by_folder_by_name_and_by_latest(tmp_path: Path) -> None:
     first = run.create(tmp_path, "demo", lambda _: "a: 1\n")
     first.finish({})
@@ -45,7 +61,7 @@ def test_runs_are_found_by_folder_by_name_and_by_latest(tmp_path: Path) -> None:
 
 
 def test_resuming_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no unfinished run of demo"):
+    with pytest.raises(UserError, match="no unfinished run of demo; leave --resume out"):
         run.unfinished(tmp_path, "demo", lambda _: "a: 1\n")
     here = run.create(tmp_path, "demo", lambda _: "a: 1\n")
     run.create(tmp_path, "demo", lambda _: "a: 1\n").finish({})

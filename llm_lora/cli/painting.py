@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _MOST = 64
+_CLOSE = 1e-6
+"""The last strength is reached even where the steps do not add up to it exactly."""
 
 
 @click.command()
@@ -199,14 +202,14 @@ def _strengths(text: str) -> list[float]:
     """
     match = _GRID.fullmatch(text)
     first, last, step = map(float, match.groups()) if match else (0.0, 0.0, 0.0)
-    if step <= 0 or last < first:
+    if not 0 < step < math.inf or last < first:
         raise UserError(
             f"{text!r} is no grid", where="--grid", fix="write it like strength=0..1:0.2"
         )
-    # The last one is reached even where the steps do not add up to it exactly.
-    count = int((last - first) / step + 1e-6) + 1
-    if count > _MOST:
+    # Seen before the division, which may overflow; nothing endless is less.
+    if not last - first < (_MOST - _CLOSE) * step:
         raise UserError(
-            f"{count} strengths are too many", where="--grid", fix=f"at most {_MOST}: a larger step"
+            f"more than {_MOST} strengths are too many", where="--grid", fix="take a larger step"
         )
+    count = int((last - first) / step + _CLOSE) + 1
     return [round(first + step * number, 6) for number in range(count)]
