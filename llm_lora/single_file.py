@@ -117,8 +117,8 @@ def inspect(name: str, path: Path, prediction: str) -> Found:
         raise refiner(name)
     if any(one in tensors for one in _EDM):
         raise UserError(NO_SHARES.format(kind="EDM"), where=name, fix=NATIVE)
-    conv_in = tensors[_CONV_IN]["shape"]
-    require_plain(name, conv_in[1])
+    channels, inputs = _matrix(tensors[_CONV_IN]["shape"], name)
+    require_plain(name, inputs)
     starts = _starts(tensors)
     family = next((one for one, start in _TEXT.items() if start in starts), None)
     if family is None or _VAE not in starts:
@@ -128,19 +128,33 @@ def inspect(name: str, path: Path, prediction: str) -> Found:
             where=name,
             fix="name the whole model; a pruned one holds the UNet only",
         )
-    context = next(
-        tensor["shape"][1]
-        for key, tensor in tensors.items()
-        if key.startswith(_UNET) and key.endswith(".attn2.to_k.weight")
-    )
     return Found(
         family=family,
         prediction=_prediction(name, family, prediction, tensors, metadata),
         zero_snr=_ZERO_SNR in tensors,
         resolution=_resolution(metadata),
-        channels=conv_in[0],
-        context=context,
+        channels=channels,
+        context=_context(tensors, name),
     )
+
+
+def _matrix(shape: list[int], name: str) -> tuple[int, int]:
+    """What a layer gives out and takes in."""
+    if len(shape) < 2:
+        raise _half(name)
+    return shape[0], shape[1]
+
+
+def _context(tensors: Mapping[str, Any], name: str) -> int:
+    """Numbers a token of what its UNet reads."""
+    for key, tensor in tensors.items():
+        if key.startswith(_UNET) and key.endswith(".attn2.to_k.weight"):
+            return _matrix(tensor["shape"], name)[1]
+    raise _half(name)
+
+
+def _half(name: str) -> UserError:
+    return UserError("its UNet is no whole one", where=name, fix="download or copy it again")
 
 
 def _starts(tensors: Mapping[str, Any]) -> set[str]:

@@ -220,6 +220,15 @@ def test_a_single_file_tells_that_its_noise_ends_in_nothing_but_noise(tmp_path: 
         assert (found.prediction, found.zero_snr) == ("v", zero_snr)
 
 
+def test_single_files_with_half_a_unet(tmp_path: Path) -> None:
+    whole = original_shapes("sd1")
+    flat = {**whole, "model.diffusion_model.input_blocks.0.0.weight": [320]}
+    bare = {key: shape for key, shape in whole.items() if "attn2.to_k" not in key}
+    for number, shapes in enumerate((flat, bare)):
+        path = write_header(tmp_path / f"{number}.safetensors", shapes)
+        assert "its UNet is no whole one; download or copy it again" in refused(path)
+
+
 @pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max"])
 def test_single_files_of_other_noise_are_refused(tmp_path: Path, mark: str) -> None:
     path = write_header(tmp_path / "dream.safetensors", {**original_shapes("sdxl"), mark: [4]})
