@@ -103,11 +103,14 @@ class _Bundle:
 
     def _file(self, origin: Path, reference: str) -> Path | None:
         """The file beside the schema that a reference names."""
-        address = urlsplit(reference)
-        if address.scheme or address.netloc or address.query or not address.path:
+        try:
+            address = urlsplit(reference)
+            if address.scheme or address.netloc or address.query or not address.path:
+                return None
+            found = (origin.parent / unquote(address.path)).resolve()
+            beside = found.is_relative_to(self.root.parent) and found.is_file()
+        except (OSError, ValueError):  # No address, or a name that no file can have.
             return None
-        found = (origin.parent / unquote(address.path)).resolve()
-        beside = found.is_relative_to(self.root.parent) and found.is_file()
         return found if beside else None
 
     def _read(self, file: Path) -> Subschemas:

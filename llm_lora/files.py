@@ -30,7 +30,7 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        UserError: the file is missing, a folder, or may not be read.
+        UserError: the file is missing, a folder, or cannot be read.
     """
     try:
         return path.read_bytes()
@@ -42,6 +42,9 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(
             "no permission to read this file", where=str(path), fix="check its owner and mode"
         ) from None
+    except (OSError, ValueError) as error:  # A link to itself, a name that no file can have.
+        what = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot be read: {what}", where=str(path), fix="check the path") from None
 
 
 def read_text(path: Path) -> str:

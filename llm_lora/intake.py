@@ -165,7 +165,11 @@ def _blocks(path: Path, column: str | None, arrays: bool) -> Iterator[Block]:
 
 
 def _open(path: Path) -> AbstractContextManager[Readable]:
-    return nullcontext(cast(Readable, sys.stdin.buffer)) if path == STDIN else path.open("rb")
+    if path != STDIN:
+        return path.open("rb")
+    if sys.stdin is None:
+        raise UserError("standard input is closed", where="-", fix="name a file, or pipe one in")
+    return nullcontext(cast(Readable, sys.stdin.buffer))
 
 
 class _Rewound(io.RawIOBase):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -249,7 +250,9 @@ def _hint(value: object, expected: Schema, root: Schema) -> str | None:
     if "number" in kinds and isinstance(percent := scalar(value.removesuffix("%")), int | float):
         return f"write {percent / 100:g}" if value.endswith("%") else "write it without quotes"
     if kinds & {"integer", "number"}:
-        bare = value.strip().replace("_", "").replace(",", "")
+        bare = value.strip().replace("_", "")
+        decimal = re.fullmatch(r"[-+]?0*,\d+|[-+]?\d+,(\d{1,2}|\d{4,})", bare)
+        bare = bare.replace(",", "." if decimal else "")
         if isinstance(scalar(bare), int | float):
             return "write it without quotes" if bare == value else f"write {bare}"
     choices = [str(choice) for option in options for choice in option.get("enum", [])]

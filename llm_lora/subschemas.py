@@ -29,7 +29,12 @@ Place = tuple[str | int, ...]
 
 def _join(base: str, reference: str) -> str:
     """A reference made whole; `urljoin` does not know that a fragment may follow any base."""
-    return base + reference if reference.startswith("#") else urljoin(base, reference)
+    if reference.startswith("#"):
+        return base + reference
+    try:
+        return urljoin(base, reference)
+    except ValueError:  # No address: it leads nowhere, and is told so.
+        return reference
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class Subschemas:
         """The subschemas in a list or map keyword of a node, such as `anyOf`."""
         held = node.schema.get(keyword)
         keys: list[Any] = []
-        if isinstance(held, dict):
+        # A single schema of a keyword that may hold a list too (`items`) is no map of schemas.
+        if isinstance(held, dict) and keyword not in _SINGLE:
             keys = list(held)
         elif isinstance(held, list):
             keys = list(range(len(held)))

@@ -152,10 +152,18 @@ class _Reader:
             node = _Node(line, self._mapping(depth))
         else:
             is_plain = event.style is None or event.style == ""
-            node = _Node(line, scalar(event.value) if is_plain else event.value)
+            node = _Node(line, scalar(event.value) if is_plain else self._text(event.value, line))
         if event.anchor:
             self.anchors[event.anchor] = node
         return node
+
+    def _text(self, text: str, line: int) -> str:
+        r"""Quoted text; an emoji may be written as JSON does, in two halves: "\ud83d\ude00"."""
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._problem("half of an escaped sign", line, "write the sign itself, or both halves")
+            return ""
 
     def _mapping(self, depth: int) -> dict[str, tuple[int, _Node]]:
         entries: dict[str, tuple[int, _Node]] = {}

@@ -10,6 +10,7 @@ import pytest
 
 from llm_lora.errors import UserError
 from llm_lora.schema import AnswerSchema
+from llm_lora.subschemas import Subschemas
 
 
 def write(folder: Path, **documents: Any) -> Path:
@@ -111,3 +112,13 @@ def test_files_beside_it_are_checked_too(tmp_path: Path, document: Any, message:
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(UserError, match=message):
         AnswerSchema.load(path)
+
+
+def test_nested_items_are_walked_once() -> None:
+    document: dict[str, Any] = {"const": {"$ref": "x.json"}}
+    for _ in range(100):
+        document = {"items": document}
+    assert len(list(Subschemas(document, siblings=True).nodes())) == 101
+    assert list(Subschemas(document, siblings=True).unresolved()) == []
+    tuple_ = {"items": [{"type": "string"}, {"items": {"type": "null"}}]}
+    assert len(list(Subschemas(tuple_, siblings=False).nodes())) == 4

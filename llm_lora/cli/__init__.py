@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import sys
 
+from llm_lora.cli.exits import EXIT_INTERRUPTED
 from llm_lora.errors import EXIT_USER_ERROR, UserError
+
+_IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+"""What the system says of paths that nothing can be at; looking for them fails anywhere."""
 
 
 def main() -> None:
     """Entry point of `llm-lora`: a user's mistake is told in a few lines, never as a traceback."""
+    import click
+
     from llm_lora.cli.commands import app
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be UTF-8; told with escapes it ends nothing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
         tell(error, as_json="--json" in sys.argv)
         sys.exit(EXIT_USER_ERROR)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort as error:
+        pressed = isinstance(error.__cause__, KeyboardInterrupt)
+        print("interrupted" if pressed else "nothing was done", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED if pressed else EXIT_USER_ERROR)
+    except OSError as error:
+        if error.errno not in _IMPOSSIBLE:
+            raise
+        place = str(error.filename or "")
+        what = f"no such path: {error.strerror}"
+        tell(UserError(what, where=place, fix="check the path"), as_json="--json" in sys.argv)
+        sys.exit(EXIT_USER_ERROR)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def tell(error: UserError, *, as_json: bool) -> None:

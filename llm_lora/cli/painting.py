@@ -20,6 +20,8 @@ _GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _MOST = 64
 _CLOSE = 1e-6
+_LARGEST = 4096
+_LAST_SEED = 2**32 - 1
 """The last strength is reached even where the steps do not add up to it exactly."""
 
 
@@ -41,7 +43,7 @@ _CLOSE = 1e-6
 @click.option("--base", metavar="BASE", help="What to paint with, where no adapter tells it.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=click.IntRange(0, _LAST_SEED),
     default=0,
     show_default=True,
     help="Of the first picture.",
@@ -99,6 +101,15 @@ def generate(
     lora_prompt.parse(prompt)
     strengths = _strengths(grid) if grid else []
     asked |= _size(size) if size else {}
+    seeds = range(seed, seed + count)
+    if seeds[-1] > _LAST_SEED:
+        raise UserError(
+            f"{count} pictures from seed {seed} go beyond {_LAST_SEED}",
+            where="--seed",
+            fix="begin with a smaller one",
+        )
+    if math.isnan(asked["guidance"] or 0):
+        raise UserError("this is no number", where="--guidance", fix="write 0 to 100")
     found = [picture_sources.find(path, step=step) for path in sources]
     found += [picture_sources.find(path, name) for name, path in map(_named, named)]
     _require_apart(found)
@@ -117,7 +128,6 @@ def generate(
     painter = engine.Painter(picture_base)
     for source in found:
         painter.put(source.path, name=source.name)
-    seeds = range(seed, seed + count)
     notes = {
         "prompt": prompt,
         "base": picture_base.name,
@@ -185,11 +195,11 @@ def _size(text: str) -> dict[str, int]:
 
     match = _SIZE.fullmatch(text)
     sides = [int(side) for side in match.groups()] if match else []
-    if not sides or any(side < CELL or side % CELL for side in sides):
+    if not sides or any(not CELL <= side <= _LARGEST or side % CELL for side in sides):
         raise UserError(
             f"{text!r} is no size",
             where="--size",
-            fix=f"write it like 512x768, in multiples of {CELL}",
+            fix=f"write it like 512x768, in multiples of {CELL} up to {_LARGEST}",
         )
     return {"width": sides[0], "height": sides[1]}
 

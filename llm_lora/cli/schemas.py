@@ -238,7 +238,7 @@ def _model_schema(module: str, name: str) -> dict[str, Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:  # Whatever the module's code raises is the user's to mend.
+    except (Exception, SystemExit) as error:  # Whatever its code raises is the user's to mend.
         raise UserError(f"cannot be imported: {error!r}", where=module) from None
     finally:
         sys.path.pop(0)
