@@ -105,3 +105,25 @@ def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1 and b"Traceback" not in done.stderr, done.stderr
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, run_command: RunCommand) -> None:
+    schema, answers = tmp_path / "s.json", tmp_path / "a.jsonl"
+    schema.write_text('{"type": "object"}')
+    answers.write_text('{"answer": "1"}\n')
+    new = tmp_path / "new.jsonl"
+    for options, option in (
+        (("--out", answers), "--out"),
+        (("--fix", schema), "--fix"),
+        (("--out", new, "--fix", tmp_path / "." / "new.jsonl"), "--fix"),
+    ):
+        code, _, said = run_command("validate", answers, "--schema", schema, *options)
+        assert code == 2 and f"error: {option}: " in said and "name another file" in said
+    assert answers.read_text() == '{"answer": "1"}\n' and not new.exists()
+
+
+def test_no_answers_are_no_good_answers(tmp_path: Path, run_command: RunCommand) -> None:
+    (tmp_path / "s.json").write_text("{}")
+    (tmp_path / "a.jsonl").write_text("\n")
+    code, out, _ = run_command("validate", tmp_path / "a.jsonl", "--schema", tmp_path / "s.json")
+    assert code == 1 and "0 of 0 answers valid" in out

@@ -22,7 +22,6 @@ COLUMNS = {"schema_valid": "schema valid", "field_f1": "field F1"}
 NEXT = "llm-lora chat {run}"
 
 _SAMPLES = 3
-_PARTS = ("all", "seen", "unseen")
 
 
 def dataset_lines(dataset: Dataset) -> str:
@@ -76,12 +75,12 @@ def results(run: Run) -> Mapping[str, Path]:
 
 
 def scores(document: Mapping[str, Any]) -> None:
-    """Base against adapter, free and constrained, on seen and unseen patterns."""
+    """Base against adapter, free and constrained, on every part of the held-out records."""
     console.print(score_table(document))
 
 
 def score_table(document: Mapping[str, Any]) -> Table:
-    """Base against adapter, free and constrained, on seen and unseen patterns."""
+    """Base against adapter, free and constrained, on every part of the held-out records."""
     table = Table(title="Held-out answers", title_justify="left", title_style="bold")
     table.add_column("model, form", no_wrap=True)
     table.add_column("part")
@@ -89,7 +88,8 @@ def score_table(document: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for model, forms in document["scores"].items():
         for form, parts in forms.items():
-            for part in (name for name in _PARTS if name in parts):
+            names = sorted(parts, key=lambda name: name != "all")
+            for part in names:
                 block = parts[part]
                 first = part == "all"
                 table.add_row(
@@ -98,7 +98,7 @@ def score_table(document: Mapping[str, Any]) -> Table:
                     str(block["n"]),
                     *(figure(block[key]) for key in ("parsed", "schema_valid", "exact_match")),
                     f"[bold]{figure(block['field_f1'])}[/]",
-                    end_section=part == "unseen",
+                    end_section=part == names[-1],
                 )
     return table
 

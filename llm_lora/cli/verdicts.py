@@ -27,7 +27,9 @@ _REPAIRS = {
 
 
 def show(judged: Iterable[Judged], *, as_json: bool, out: Path | None, fix: Path | None) -> bool:
-    """Print verdicts and their summary, and write the files asked for; True if all were valid.
+    """Print verdicts and their summary, and write the files asked for.
+
+    True if all answers were valid, and there were some.
 
     For people the first invalid answers with their reasons; as JSON one verdict a line, and the
     summary as the last line.
@@ -62,7 +64,7 @@ def show(judged: Iterable[Judged], *, as_json: bool, out: Path | None, fix: Path
         for path, what in ((out, "verdicts"), (fix, "answers, as repaired")):
             if path:
                 console.print(f"{what}: {path}", markup=False)
-    return bad == 0
+    return bad == 0 < summary.answers
 
 
 def _tell(one: LineVerdict) -> None:
