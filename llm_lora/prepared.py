@@ -45,10 +45,12 @@ def prepare(recipe: Recipe) -> Prepared:
     chat = Chat.load(base.path)
     path = recipe.data.answer_schema
     schema = AnswerSchema.load(path) if path is not None else None
+    check, where = recipe.check, f"{recipe.name} recipe"
     if schema is not None:
-        check, where = recipe.check, f"{recipe.name} recipe"
         gates.require_fields(schema, [*check.fields], [*check.tolerance], where)
-    return Prepared(recipe, base, chat, schema, datasets.prepare(recipe, schema, chat))
+    dataset = datasets.prepare(recipe, schema, chat)
+    gates.require_parts(check.gates(), dataset.stats["parts"]["held_out"], where)
+    return Prepared(recipe, base, chat, schema, dataset)
 
 
 def max_new_tokens(prepared: Prepared) -> int:

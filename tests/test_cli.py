@@ -117,6 +117,24 @@ def test_data_check_writes_the_quarantine_where_asked(
     assert row["where"].endswith("train.jsonl:31") and row["raw"] == "{oops"
 
 
+def test_gates_of_parts_that_the_data_does_not_have_are_told_before_training(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
+    rows = (TEMPLATE / "train.jsonl").read_text().splitlines(keepends=True)[:60]
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"task: text\nbase: tiny\ndata:\n  train: train.jsonl\n  schema: {SCHEMA}\n"
+        "  held_out: 0.2\ncheck:\n  field_f1_seen: 0.8\n  field_f1_unseen: 0.6\n"
+    )
+    code, _, told = run_command("data", "check", recipe)
+    assert code == 2
+    for part in ("seen", "unseen"):
+        assert f"check.field_f1_{part} has nothing to take it from: no held-out record has" in told
+    unset = [f"--set=check.field_f1_{part}=null" for part in ("seen", "unseen")]
+    assert run_command("data", "check", recipe, *unset)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
