@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm_lora import files, jsontext, rows
-from llm_lora.errors import UserError
+from llm_lora.errors import Problem, UserError
 from llm_lora.rows import Row
 
 Role = Literal["system", "user", "assistant"]
@@ -72,6 +72,14 @@ class Rejected:
     where: str
     reason: str
     raw: str
+
+
+class TooFewLeft(UserError):
+    """Too little is left to work with; `rejected` is what was set aside."""
+
+    def __init__(self, problems: Iterable[Problem], rejected: Iterable[Rejected]) -> None:
+        super().__init__(problems)
+        self.rejected = tuple(rejected)
 
 
 @dataclass(frozen=True, slots=True)

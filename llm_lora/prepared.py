@@ -10,6 +10,8 @@ from llm_lora import gates
 from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
+from llm_lora.errors import UserError
+from llm_lora.formats import TooFewLeft
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
 
@@ -49,7 +51,10 @@ def prepare(recipe: Recipe) -> Prepared:
     if schema is not None:
         gates.require_fields(schema, [*check.fields], [*check.tolerance], where)
     dataset = datasets.prepare(recipe, schema, chat)
-    gates.require_parts(check.gates(), dataset.stats["parts"]["held_out"], where)
+    try:
+        gates.require_parts(check.gates(), dataset.stats["parts"]["held_out"], where)
+    except UserError as error:
+        raise TooFewLeft(error.problems, dataset.rejected) from None
     return Prepared(recipe, base, chat, schema, dataset)
 
 
