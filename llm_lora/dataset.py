@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llm_lora import files
 from llm_lora.errors import Problem, UserError
 from llm_lora.findings import Finding, notice
-from llm_lora.formats import Example, Message, Rejected, make_example
+from llm_lora.formats import Example, Message, Rejected, TooFewLeft, make_example
 from llm_lora.sieve import Sieve
 from llm_lora.split import SIDES, Side, Split, fingerprint, split
 
@@ -140,7 +140,8 @@ def prepare(recipe: Recipe, schema: AnswerSchema | None, chat: Chat | None) -> D
         chat: measures the examples in tokens and refuses what it cannot encode faithfully.
 
     Raises:
-        UserError: a file cannot be read, the settings make no sense, or too few rows are left.
+        UserError: a file cannot be read or the settings make no sense.
+        TooFewLeft: too few rows are left.
     """
     data = recipe.data
     if data.near_duplicate < _LEAST_SIMILARITY:
@@ -231,7 +232,7 @@ def _require_enough(
         for group in by_reason(rejected)[:_SHOWN_REASONS]:
             more = f" (and {group['count'] - 1} more like it)" if group["count"] > 1 else ""
             problems.append(Problem(group["reason"] + more, group["where"]))
-        raise UserError(problems)
+        raise TooFewLeft(problems, rejected)
 
 
 def _place(row: Rejected) -> tuple[str, int]:

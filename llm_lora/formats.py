@@ -24,8 +24,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_lora import files, rows
-from llm_lora.errors import UserError
+from llm_lora import files, jsontext, rows
+from llm_lora.errors import Problem, UserError
 from llm_lora.rows import Row
 
 Role = Literal["system", "user", "assistant"]
@@ -72,6 +72,14 @@ class Rejected:
     where: str
     reason: str
     raw: str
+
+
+class TooFewLeft(UserError):
+    """Too little is left to work with; `rejected` is what was set aside."""
+
+    def __init__(self, problems: Iterable[Problem], rejected: Iterable[Rejected]) -> None:
+        super().__init__(problems)
+        self.rejected = tuple(rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,25 +131,59 @@ def read(
     Raises:
         UserError: the file cannot be read, is empty, is not UTF-8 text or has no known shape.
     """
-    lines = rows.read(path)
+    lines: Iterator[Row] = rows.read(path)
     if format == "auto":
         first = list(islice(lines, _DETECT_ROWS))
-        return _examples(path, chain(first, lines), _detect(path, first), system)
-    return _examples(path, lines, format, system)
+        lines, format = chain(first, lines), _detect(path, first)
+    return (found for _, found in _examples(path, lines, format, system))
+
+
+def read_rows(path: Path) -> Iterator[tuple[Row, Example | Rejected]]:
+    """What `read` finds, each with the row that it was read from.
+
+    Raises:
+        UserError: as for `read`.
+    """
+    lines = rows.read(path)
+    first = list(islice(lines, _DETECT_ROWS))
+    return _examples(path, chain(first, lines), _detect(path, first), None)
+
+
+def with_answer(row: dict[str, Any], shape: Shape, answer: str) -> dict[str, Any]:
+    """A copy of a row of that shape with another answer, a JSON text; all else stays.
+
+    What was JSON, not text, stays so where it can be written without a change.
+    """
+    if shape in ("messages", "sharegpt"):
+        turns = "messages" if shape == "messages" else "conversations"
+        last = row[turns][-1]
+        key = "content" if "content" in last else "value"
+        return row | {turns: [*row[turns][:-1], last | {key: _in_form_of(last[key], answer)}]}
+    key = _one_of(row, _ANSWER_KEYS, "response")
+    return row | {key: _in_form_of(row[key], answer)}
+
+
+def _in_form_of(before: object, answer: str) -> object:
+    if isinstance(before, dict):
+        value = jsontext.parse(answer)
+        if jsontext.parse_verbatim(jsontext.dumps(value)) == jsontext.parse_verbatim(answer):
+            return value
+    return answer
 
 
 def _examples(
     path: Path, lines: Iterable[Row], shape: Shape, system: str | None
-) -> Iterator[Example | Rejected]:
+) -> Iterator[tuple[Row, Example | Rejected]]:
     name = _printable(path)
     for row in lines:
         where = f"{name}:{row.line}"
         try:
             if row.problem is not None:
                 raise _Unusable(row.problem)
-            yield _example(row.value, shape, system, where)
+            found: Example | Rejected = _example(row.value, shape, system, where)
         except _Unusable as error:
-            yield Rejected(where, str(error), row.raw[:RAW_LIMIT])
+            found = Rejected(where, str(error), row.raw[:RAW_LIMIT])
+        yield row, found
 
 
 def _printable(path: Path) -> str:

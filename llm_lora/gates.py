@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -84,6 +84,32 @@ def require_fields(
         raise UserError(problems)
 
 
+def require_parts(gates: Gates, parts: Collection[str], where: str) -> None:
+    """See that held-out examples have the parts that a recipe's `check` takes figures of.
+
+    Raises:
+        UserError: no example has that part, so the gate could never pass.
+    """
+    asked = {name: _figure_and_part(name)[1] for name, wanted in gates.items() if wanted}
+    problems = [
+        Problem(
+            f'check.{name} has nothing to take it from: no held-out record has "part": "{part}"',
+            where,
+            f'write "part": "{part}" into the held-out records that it is for, or remove the gate',
+        )
+        for name, part in asked.items()
+        if part is not None and part not in parts
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _figure_and_part(name: str) -> tuple[str, str | None]:
+    """The figure that a gate reads, and the part it is of, if it is of one."""
+    figure = next((known for known in figures.NAMES if name.startswith(f"{known}_")), name)
+    return figure, name.removeprefix(figure).removeprefix("_") or None
+
+
 def judge(
     gates: Gates,
     scores: Mapping[str, Any],
@@ -125,8 +151,8 @@ def _least(name: str, wanted: float, scores: Mapping[str, Any]) -> dict[str, Any
         block = blocks.get("all", {}).get("fields", {})
         value = block.get(name.removeprefix(figures.FIELD), {}).get("score")
         return outcome(name, wanted, value, value is not None and value >= wanted, "no such field")
-    figure = next((known for known in figures.NAMES if name.startswith(known)), name)
-    part = name.removeprefix(figure).removeprefix("_") or "all"
+    figure, part = _figure_and_part(name)
+    part = part or "all"
     value = blocks.get(part, {}).get(figure)
     reason = f"no held-out example to take it from (part {part})" if value is None else ""
     return outcome(name, wanted, value, value is not None and value >= wanted, reason)

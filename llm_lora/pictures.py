@@ -15,7 +15,7 @@ from llm_lora import buckets, caption_lint, files, picture_findings, picture_fol
 from llm_lora.captions import with_trigger
 from llm_lora.errors import Problem, UserError
 from llm_lora.findings import Finding
-from llm_lora.formats import Rejected
+from llm_lora.formats import Rejected, TooFewLeft
 from llm_lora.picture_folder import Folder, Found
 from llm_lora.picture_split import SIDES, Side, split
 
@@ -176,8 +176,8 @@ def prepare(
         learned: digests of pictures that must not be held out: an adapter has seen them.
 
     Raises:
-        UserError: a folder cannot be read, the settings make no sense, or too few pictures are
-            left.
+        UserError: a folder cannot be read or the settings make no sense.
+        TooFewLeft: too few pictures are left.
     """
     data = recipe.data
     if data.near_duplicate < _LEAST_LIKENESS:
@@ -308,7 +308,7 @@ def _require_enough(
         for group in by_reason(rejected)[:_SHOWN_REASONS]:
             more = f" (and {group['count'] - 1} more like it)" if group["count"] > 1 else ""
             problems.append(Problem(group["reason"] + more, group["where"]))
-        raise UserError(problems)
+        raise TooFewLeft(problems, rejected)
 
 
 def _sizes(pictures: Sequence[Picture]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from llm_lora import gates
 from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
+from llm_lora.errors import UserError
+from llm_lora.formats import TooFewLeft
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
 
@@ -45,10 +47,15 @@ def prepare(recipe: Recipe) -> Prepared:
     chat = Chat.load(base.path)
     path = recipe.data.answer_schema
     schema = AnswerSchema.load(path) if path is not None else None
+    check, where = recipe.check, f"{recipe.name} recipe"
     if schema is not None:
-        check, where = recipe.check, f"{recipe.name} recipe"
         gates.require_fields(schema, [*check.fields], [*check.tolerance], where)
-    return Prepared(recipe, base, chat, schema, datasets.prepare(recipe, schema, chat))
+    dataset = datasets.prepare(recipe, schema, chat)
+    try:
+        gates.require_parts(check.gates(), dataset.stats["parts"]["held_out"], where)
+    except UserError as error:
+        raise TooFewLeft(error.problems, dataset.rejected) from None
+    return Prepared(recipe, base, chat, schema, dataset)
 
 
 def max_new_tokens(prepared: Prepared) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, TEMPLATE, RunCommand
+from drawn import folder
 
 SCHEMA = str(TEMPLATE / "answer.schema.json")
 
@@ -115,6 +116,47 @@ def test_data_check_writes_the_quarantine_where_asked(
     assert "1 records set aside" in out and "train.jsonl:31" in out
     (row,) = map(json.loads, aside.read_text().splitlines())
     assert row["where"].endswith("train.jsonl:31") and row["raw"] == "{oops"
+
+
+@pytest.mark.parametrize("task", ["text", "image"])
+def test_the_quarantine_is_written_also_where_too_little_is_left(
+    run_command: RunCommand, tmp_path: Path, task: str
+) -> None:
+    recipe, aside = tmp_path / "r.yaml", tmp_path / "aside.jsonl"
+    if task == "text":
+        (tmp_path / "train.jsonl").write_text('{"prompt": "p", "response": 1}\n' + "{oops\n" * 59)
+        data = f"{{train: train.jsonl, schema: {SCHEMA}}}"
+    else:
+        for path in folder(tmp_path / "pictures", 60, (16, 16)).glob("*.png"):
+            path.write_bytes(b"\x89PNG")
+        data = "{train: pictures}"
+    recipe.write_text(f"task: {task}\nbase: tiny\ndata: {data}\n")
+    code, _, told = run_command("data", "check", recipe, "--quarantine", aside)
+    assert code == 2 and "all 60 were set aside" in told
+    assert f"{aside}: here is what was set aside, with the reasons: 60 in all" in told
+    rows = [json.loads(line) for line in aside.read_text().splitlines()]
+    assert len(rows) == 60 and all(row.keys() == {"where", "reason", "raw"} for row in rows)
+    code, out, _ = run_command("data", "check", recipe, "--quarantine", aside, "--json")
+    assert code == 2 and json.loads(out)["error"][-1]["where"] == str(aside)
+
+
+def test_gates_of_parts_that_the_data_does_not_have_are_told_before_training(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
+    rows = (TEMPLATE / "train.jsonl").read_text().splitlines(keepends=True)[:60]
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"task: text\nbase: tiny\ndata:\n  train: train.jsonl\n  schema: {SCHEMA}\n"
+        "  held_out: 0.2\ncheck:\n  field_f1_seen: 0.8\n  field_f1_unseen: 0.6\n"
+    )
+    aside = tmp_path / "aside.jsonl"
+    code, _, told = run_command("data", "check", recipe, "--quarantine", aside)
+    assert code == 2 and aside.is_file(), "what was set aside may be of that part"
+    for part in ("seen", "unseen"):
+        assert f"check.field_f1_{part} has nothing to take it from: no held-out record has" in told
+    unset = [f"--set=check.field_f1_{part}=null" for part in ("seen", "unseen")]
+    assert run_command("data", "check", recipe, *unset)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,19 @@ def test_gates_must_name_fields_of_the_schema() -> None:
     ]
 
 
+def test_gates_of_parts_need_held_out_records_of_them() -> None:
+    asked = {"field_f1": 0.9, "field_f1_seen": 0.8, "field_f1_unseen": 0.6, "max_drop": 0.1}
+    gates.require_parts(asked, ["seen", "unseen"], "qa recipe")
+    gates.require_parts(asked | {"field_f1_unseen": 0.0}, ["seen"], "qa recipe")
+    with pytest.raises(UserError) as caught:
+        gates.require_parts(asked, ["seen"], "qa recipe")
+    assert str(caught.value) == (
+        "qa recipe: check.field_f1_unseen has nothing to take it from: no held-out record has "
+        '"part": "unseen"; write "part": "unseen" into the held-out records that it is for, '
+        "or remove the gate"
+    )
+
+
 # --- the live version -----------------------------------------------------------------------------
 
 

@@ -298,6 +298,95 @@ def test_fit_mends_data(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "1 of 1 answers" in done.output
 
 
+_WRITTEN, _MENDED = '{"n":1.0,"s":"a"}', '{"n":1,"s":"a"}'
+_MORE = {"part": "seen", "id": 7, "weight": 1.5}
+_USER = {"role": "user", "content": "p"}
+
+
+@pytest.mark.parametrize(
+    ("row", "mended"),
+    [
+        ({"prompt": "p", "response": _WRITTEN}, {"prompt": "p", "response": _MENDED}),
+        (
+            {"question": "p", "answer": {"s": "a", "n": 1.0}},
+            {"question": "p", "answer": {"n": 1, "s": "a"}},
+        ),
+        (
+            {"instruction": "p", "input": "q", "output": _WRITTEN},
+            {"instruction": "p", "input": "q", "output": _MENDED},
+        ),
+        (
+            {"messages": [_USER, {"role": "assistant", "content": _WRITTEN, "name": "x"}]},
+            {"messages": [_USER, {"role": "assistant", "content": _MENDED, "name": "x"}]},
+        ),
+        (
+            {"messages": [_USER, {"role": "assistant", "content": [{"text": _WRITTEN}]}]},
+            {"messages": [_USER, {"role": "assistant", "content": _MENDED}]},
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "p"},
+                    {"from": "gpt", "value": _WRITTEN},
+                ]
+            },
+            {"conversations": [{"from": "human", "value": "p"}, {"from": "gpt", "value": _MENDED}]},
+        ),
+    ],
+)
+def test_fit_mends_the_answer_and_keeps_all_else(
+    row: dict[str, Any], mended: dict[str, Any], tmp_path: Path
+) -> None:
+    file, rows, out = tmp_path / "s.json", tmp_path / "rows.jsonl", tmp_path / "mended.jsonl"
+    file.write_text(json.dumps(_PARTS))
+    rows.write_text(json.dumps(row | _MORE) + "\n")
+    assert run("fit", str(rows), "--schema", str(file), "--mend", str(out)).exit_code == 1
+    assert json.loads(out.read_text()) == mended | _MORE
+    assert run("fit", str(out), "--schema", str(file)).exit_code == 0
+
+
+def test_fit_copies_what_does_not_fit_the_schema_and_tells_how_much(tmp_path: Path) -> None:
+    file, rows, out = tmp_path / "s.json", tmp_path / "rows.jsonl", tmp_path / "mended.jsonl"
+    file.write_text(json.dumps(_PARTS))
+    unfit = [
+        '{"prompt": "p",  "response": "no JSON", "part": "seen"}',
+        "{oops",
+        '["p"]',
+        '"问：头痛"',
+    ]
+    fits = json.dumps({"prompt": "p", "response": _MENDED}, ensure_ascii=False)
+    rows.write_text("\n".join([unfit[0], fits, *unfit[1:]]) + "\n")
+    done = run("fit", str(rows), "--schema", str(file), "--mend", str(out))
+    assert done.exit_code == 0 and out.read_text() == rows.read_text()
+    assert "4 rows do not fit the schema: llm-lora validate tells why" in done.output
+    rows.write_text(unfit[0] + "\n")
+    done = run("fit", str(rows), "--schema", str(file), "--mend", str(out))
+    assert done.exit_code == 1, "nothing was checked"
+    assert "0 of 0 answers" in done.output and out.read_text() == rows.read_text()
+    # An array over several lines, and text that is no JSON, become JSON Lines.
+    array = [{"prompt": "p", "response": "no JSON"}, {"prompt": "p", "response": _MENDED}]
+    rows.write_text(json.dumps(array, indent=1))
+    assert run("fit", str(rows), "--schema", str(file), "--mend", str(out)).exit_code == 0
+    assert [json.loads(line) for line in out.read_text().splitlines()] == array
+    rows.write_text(f"问：p\n问：q\n答：{_WRITTEN}\n")
+    assert run("fit", str(rows), "--schema", str(file), "--mend", str(out)).exit_code == 1
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        "问：p", {"question": "q", "answer": _MENDED},
+    ]  # fmt: skip
+
+
+def test_fit_writes_over_nothing_that_it_reads(tmp_path: Path) -> None:
+    file, rows = tmp_path / "s.json", tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(_PARTS))
+    rows.write_text(json.dumps({"prompt": "p", "response": _WRITTEN}) + "\n")
+    before = rows.read_text()
+    for option, out in (("--mend", rows), ("--mend-schema", file), ("--mend", file)):
+        again = tmp_path / "x" / ".." / out.name
+        done = run("fit", str(rows), "--schema", str(file), option, str(again))
+        assert isinstance(done.exception, UserError) and "another file" in str(done.exception)
+    assert rows.read_text() == before
+
+
 def test_a_module_is_imported_only_with_consent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

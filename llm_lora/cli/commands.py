@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from llm_lora.cli import (
     validating,
 )
 from llm_lora.cli.exits import EXIT_INTERRUPTED
+from llm_lora.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from llm_lora.recipe import Read
@@ -166,9 +168,17 @@ def data_check(
     """Read and judge every record of a recipe's data; nothing is trained."""
     from llm_lora import files, pipeline
     from llm_lora.cli import show
+    from llm_lora.formats import TooFewLeft
 
     loaded = _read(recipe, overrides, profile)[0].recipe
-    dataset = pipeline.prepare(loaded).dataset
+    try:
+        dataset = pipeline.prepare(loaded).dataset
+    except TooFewLeft as error:
+        if quarantine is None:
+            raise
+        files.write_jsonl(quarantine, map(asdict, error.rejected))
+        told = f"here is what was set aside, with the reasons: {len(error.rejected)} in all"
+        raise UserError([*error.problems, Problem(told, str(quarantine))]) from None
     shown = show.of(loaded.task)
     if quarantine is not None:
         files.write_jsonl(quarantine, shown.set_aside(dataset))

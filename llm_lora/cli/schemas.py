@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -12,6 +12,7 @@ from llm_lora.errors import UserError
 
 if TYPE_CHECKING:
     from llm_lora.lint import Lint
+    from llm_lora.rows import Row
     from llm_lora.schema import AnswerSchema
 
 _PATH = click.Path(path_type=Path)
@@ -103,21 +104,27 @@ def fit(
 ) -> None:
     """Run the answers of training data through the grammar that the server will use.
 
-    The exit code is 1 when it would refuse any of them.
+    --mend keeps the rows as they are, but for their answers; what does not fit the schema is copied
+    unchanged. The exit code is 1 when the server would refuse an answer, or none could be checked.
     """
     from llm_lora import files, formats
     from llm_lora.fit import Fit
     from llm_lora.schema import AnswerSchema
 
+    _require_apart([answers, file], [path for path in (mend, mend_schema) if path is not None])
     loaded = AnswerSchema.load(file)
     fitting = Fit(loaded)
     refused: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    checked = 0
     document = loaded.document
     applied: set[str] = set()
-    for example in formats.read(answers):
+    shape = formats.detect(answers)
+    for row, example in formats.read_rows(answers):
         if isinstance(example, formats.Rejected) or not loaded.judge(example.answer).valid:
+            lines.append(_unchanged(row))
             continue  # Data that does not fit the schema is for `data check` and `validate`.
+        checked += 1
         answer = loaded.canonical_text(example.answer)
         refusal = fitting.check(answer)
         if refusal is not None:
@@ -126,22 +133,49 @@ def fit(
             if refusal.loosened is not None and str(refusal.loosened) not in applied:
                 applied.add(str(refusal.loosened))
                 document = refusal.loosened.apply(document)
-        turns = [{"role": one.role, "content": one.content} for one in example.prompt]
-        rows.append({"messages": [*turns, {"role": "assistant", "content": answer}]})
+        value = cast(dict[str, Any], row.value)  # No example is made of anything else.
+        lines.append(json.dumps(formats.with_answer(value, shape, answer), ensure_ascii=False))
     if mend is not None:
-        files.write_jsonl(mend, rows)
+        files.write_text(mend, "".join(f"{line}\n" for line in lines))
     if mend_schema is not None and applied:
         files.write_text(mend_schema, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    unfit = len(lines) - checked
     if as_json:
-        _print({"answers": len(rows), "refused": refused, "schema": sorted(applied)})
+        _print({"answers": checked, "refused": refused, "unfit": unfit, "schema": sorted(applied)})
     else:
-        for row in refused[:_SHOWN]:
-            click.echo(f"{row['where']}: {row['what']}")
-        click.echo(
-            f"{len(rows) - len(refused)} of {len(rows)} answers can be written by the decoder"
-        )
-    if refused:
+        for one in refused[:_SHOWN]:
+            click.echo(f"{one['where']}: {one['what']}")
+        if unfit:
+            rows = "1 row does" if unfit == 1 else f"{unfit} rows do"
+            click.echo(f"{rows} not fit the schema: llm-lora validate tells why")
+        click.echo(f"{checked - len(refused)} of {checked} answers can be written by the decoder")
+    if refused or not checked:
         raise SystemExit(1)
+
+
+def _require_apart(read: list[Path], written: list[Path]) -> None:
+    """See that nothing is written over what is read, or twice to one place.
+
+    Raises:
+        UserError: it would be.
+    """
+    for i, path in enumerate(written):
+        if path.resolve() in [other.resolve() for other in read + written[:i]]:
+            raise UserError(
+                "this file is read or written already, and would be lost",
+                where=str(path),
+                fix="name another file to write to",
+            )
+
+
+def _unchanged(row: Row) -> str:
+    """A row on one line of JSON Lines, as it was."""
+    from llm_lora import qa_text
+
+    if "\n" not in row.raw and not qa_text.is_pairs(row.raw):
+        return row.raw
+    # An item of an array over several lines, or a question in plain text.
+    return json.dumps(row.raw if row.problem else row.value, ensure_ascii=False)
 
 
 @schema.command()
