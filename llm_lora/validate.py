@@ -11,12 +11,14 @@ import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llm_lora import bulk, intake, jsontext, repair
+from llm_lora.envelope import Envelope
 from llm_lora.errors import UserError
-from llm_lora.intake import RECORD_KEYS, STDIN, Block, Items
+from llm_lora.intake import STDIN, Block, Items
 from llm_lora.jsontext import NotJson
 from llm_lora.schema import AnswerSchema
 from llm_lora.verdict import VALID, Verdict, not_json
@@ -139,8 +141,8 @@ class Judge:
 
     Lines hold one answer each: as a JSON string, as the answer itself, or as a record with the
     answer (text or JSON) under `column`, by default under `answer`, `response` or `text`, unless
-    the schema knows a property of that name. A line that is no JSON at all is the text of an
-    answer. `rows` asks for the verdict on every answer, `fix` for repairs.
+    the schema knows a property of that name (see `Envelope`). A line that is no JSON at all
+    is the text of an answer. `rows` asks for the verdict on every answer, `fix` for repairs.
     """
 
     schema: AnswerSchema
@@ -148,12 +150,10 @@ class Judge:
     rows: bool = False
     fix: bool = False
 
-    @property
-    def keys(self) -> list[str]:
-        if self.column is not None:
-            return [self.column]
-        known = self.schema.document.get("properties", {})
-        return [key for key in RECORD_KEYS if key not in known]
+    @cached_property
+    def envelope(self) -> Envelope:
+        """Tells where the answer of a line stands."""
+        return Envelope(self.schema, self.column)
 
     def block(self, block: Block) -> Judged:
         """Judge the answers of a block."""
@@ -206,14 +206,10 @@ class Judge:
         values = bulk.parse_all(texts)
         inner: dict[int, bytes] = {}
         if not bare:
-            keys = self.keys
             for index, value in enumerate(values):
                 held = value
-                if type(value) is dict:
-                    for key in keys:
-                        if key in value:
-                            values[index] = held = value[key]
-                            break
+                if type(value) is dict and (key := self.envelope.key(value)) is not None:
+                    values[index] = held = value[key]
                 if type(held) is str:
                     inner[index] = held.encode()
             for index, value in zip(inner, bulk.parse_all(list(inner.values())), strict=True):
@@ -243,7 +239,7 @@ class Judge:
             value = jsontext.parse(line)
         except (UnicodeDecodeError, NotJson):
             return _one_line(mended.text.encode())
-        key = next((key for key in self.keys if isinstance(value, dict) and key in value), None)
+        key = self.envelope.key(value) if isinstance(value, dict) else None
         start = jsontext.locate(line, [] if key is None else [key])
         end = json.JSONDecoder().raw_decode(line, start)[1]
         written = line[:start] + jsontext.dumps(mended.text) + line[end:]
@@ -291,7 +287,7 @@ def judge_file(path: Path, schema: AnswerSchema) -> Iterator[LineVerdict]:
     """
     judge = Judge(schema)
     before = 0
-    for block in intake.blocks(path, column=None, arrays=_arrays(schema)):
+    for block in intake.blocks(path, column=None, arrays=judge.envelope.arrays):
         for one in judge.each(block):
             yield replace(one, line=one.line + before)
         before += _texts(block)[2]
@@ -308,7 +304,7 @@ def judge_blocks(path: Path, judge: Judge, *, jobs: int | None = None) -> Iterat
     Raises:
         UserError: the file cannot be read, is damaged, or a process was killed.
     """
-    blocks = intake.blocks(path, column=judge.column, arrays=_arrays(judge.schema))
+    blocks = intake.blocks(path, column=judge.column, arrays=judge.envelope.arrays)
     before = 0
     for judged in _judged(blocks, judge, _cores() if jobs is None else jobs):
         judged.after(before)
@@ -322,10 +318,6 @@ def summarise(judged: Iterable[LineVerdict]) -> Summary:
     for one in judged:
         summary.add(one)
     return summary
-
-
-def _arrays(schema: AnswerSchema) -> bool:
-    return schema.document.get("type") == "array"
 
 
 def _cores() -> int:
