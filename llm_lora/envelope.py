@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 
+from llm_lora.errors import UserError
 from llm_lora.intake import RECORD_KEYS
+from llm_lora.jsontext import quote
 from llm_lora.schema import AnswerSchema
 from llm_lora.subschemas import Node, Place
+from llm_lora.verdict import Reason, Verdict
 
 # Keywords whose subschemas tell what the value itself may hold; `not` tells what it may not.
 _ALL = ("allOf",)
 _ANY = ("anyOf", "oneOf", "then", "else")
 _IN_PLACE = (*_ALL, *_ANY, "if", "dependentSchemas", "dependencies")
 _REFERENCES = ("$ref", "$dynamicRef")
+_SHOWN = 10
 _OPEN = ("additionalProperties", "unevaluatedProperties")
 
 
@@ -41,6 +47,13 @@ class Envelope:
         if self.column is not None:
             return [self.column]
         return [key for key in RECORD_KEYS if key not in self._names]
+
+    def lacking(self, record: dict[str, Any]) -> Verdict | None:
+        """The verdict on a record without the column that was asked for."""
+        if self.column is None or self.column in record:
+            return None
+        what = f"no {quote(self.column)} in the record; its keys: {_some(record)}"
+        return Verdict("invalid", (Reason("", "column", what),))
 
     def key(self, record: dict[str, Any]) -> str | None:
         """The key under which a record holds its answer; None where it is the answer itself."""
@@ -124,6 +137,17 @@ class Envelope:
         yield from (target for target in targets if target is not None)
         for keyword in keywords:
             yield from self._in(node, keyword)
+
+
+def no_column(where: Path, column: str, found: Iterable[str]) -> UserError:
+    """What to tell where no record of a file has the column that was asked for."""
+    fix = f"--column NAME; keys of the records: {_some(found)}"
+    return UserError(f"no record has {quote(column)}", where=str(where), fix=fix)
+
+
+def _some(keys: Iterable[str]) -> str:
+    """The first few of the keys."""
+    return ", ".join([quote(key) for key in islice(keys, _SHOWN)]) or "none"
 
 
 def _listed(held: object) -> list[str]:

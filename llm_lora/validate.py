@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import bulk, intake, jsontext, repair
-from llm_lora.envelope import Envelope
+from llm_lora.envelope import Envelope, no_column
 from llm_lora.errors import UserError
 from llm_lora.intake import STDIN, Block, Items
 from llm_lora.jsontext import NotJson
@@ -122,6 +122,12 @@ class Judged:
     bad: list[LineVerdict] = field(default_factory=list)
     """The first few answers that are not valid, or were repaired."""
 
+    with_column: bool = False
+    """Whether any record has the column that was asked for."""
+
+    keys: list[str] = field(default_factory=list)
+    """Keys of the first record without it."""
+
     rows: list[tuple[int, str]] = field(default_factory=list)
     """Line and verdict of every answer, as JSON without its opening brace; if asked for."""
 
@@ -169,13 +175,13 @@ class Judge:
         """The verdict on every answer of a block."""
         texts, numbers, _, bare = _texts(block)
         for start in range(0, len(texts), _AT_ONCE):
-            verdicts, _ = self._verdicts(texts[start : start + _AT_ONCE], bare)
+            verdicts, _ = self._verdicts(texts[start : start + _AT_ONCE], bare, Judged(0))
             yield from map(LineVerdict, numbers[start : start + _AT_ONCE], verdicts)
 
     def _some(
         self, texts: Sequence[bytes], numbers: Sequence[int], bare: bool, into: Judged
     ) -> None:
-        verdicts, mended = self._verdicts(texts, bare)
+        verdicts, mended = self._verdicts(texts, bare, into)
         notable = [
             index
             for index, verdict in enumerate(verdicts)
@@ -200,16 +206,22 @@ class Judge:
             )
 
     def _verdicts(
-        self, texts: Sequence[bytes], bare: bool
+        self, texts: Sequence[bytes], bare: bool, into: Judged
     ) -> tuple[list[Verdict], dict[int, repair.Mended]]:
         """Verdicts on answers, and what was mended, by the answer's index."""
         values = bulk.parse_all(texts)
         inner: dict[int, bytes] = {}
+        lacking: dict[int, Verdict] = {}
         if not bare:
             for index, value in enumerate(values):
                 held = value
-                if type(value) is dict and (key := self.envelope.key(value)) is not None:
-                    values[index] = held = value[key]
+                if type(value) is dict:
+                    if (key := self.envelope.key(value)) is not None:
+                        values[index] = held = value[key]
+                        into.with_column = True
+                    elif (verdict := self.envelope.lacking(value)) is not None:
+                        lacking[index] = verdict
+                        into.keys = into.keys or list(value)
                 if type(held) is str:
                     inner[index] = held.encode()
             for index, value in zip(inner, bulk.parse_all(list(inner.values())), strict=True):
@@ -225,6 +237,8 @@ class Judge:
         verdicts = self.schema.judge_all(values)
         for index in broken.keys() - mended.keys():
             verdicts[index] = not_json(broken[index])
+        for index, verdict in lacking.items():
+            verdicts[index] = verdict
         return verdicts, mended
 
     def _written(self, text: bytes, bare: bool, mended: repair.Mended | None) -> bytes:
@@ -302,14 +316,18 @@ def judge_blocks(path: Path, judge: Judge, *, jobs: int | None = None) -> Iterat
         jobs: how many processes may work; None means one for each core.
 
     Raises:
-        UserError: the file cannot be read, is damaged, or a process was killed.
+        UserError: the file cannot be read, is damaged, no record has the column that was asked
+            for, or a process was killed.
     """
     blocks = intake.blocks(path, column=judge.column, arrays=judge.envelope.arrays)
-    before = 0
+    before, found, keys = 0, False, list[str]()
     for judged in _judged(blocks, judge, _cores() if jobs is None else jobs):
         judged.after(before)
         before += judged.lines
+        found, keys = found or judged.with_column, keys or judged.keys
         yield judged
+    if judge.column is not None and keys and not found:
+        raise no_column(path, judge.column, keys)
 
 
 def summarise(judged: Iterable[LineVerdict]) -> Summary:

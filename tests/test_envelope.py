@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from llm_lora import intake, validate
 from llm_lora.envelope import Envelope
+from llm_lora.errors import UserError
 from llm_lora.schema import AnswerSchema
-from llm_lora.validate import judge_file
+from llm_lora.validate import Judge, judge_blocks, judge_file
 
 TEXT: dict[str, Any] = {"type": "object", "properties": {"text": {"type": "string"}}}
 NODE = {
@@ -111,3 +113,33 @@ def test_keywords_beside_a_reference_count_where_the_draft_says_so() -> None:
     old = envelope({"$schema": "http://json-schema.org/draft-07/schema", **document})
     assert old.keys == ["answer", "response", "text"]
     assert old.arrays
+
+
+LEVEL = AnswerSchema.from_text('{"properties":{"level":{"enum":["low"]}}}')
+
+
+def test_a_record_without_the_column_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"out":{"level":"low"}}\n{"id":1,"answer":"x"}\n"{}"\n{}\n')
+    (block,) = judge_blocks(path, Judge(LEVEL, "out", fix=True))
+    assert [(one.line, str(one.verdict)) for one in block.bad] == [
+        (2, 'no "out" in the record; its keys: "id", "answer"'),
+        (4, 'no "out" in the record; its keys: none'),
+    ]
+    assert block.summary.to_dict()["reasons"][0]["keyword"] == "column"
+    assert block.fixed.decode() == path.read_text()
+
+
+def test_a_column_that_no_record_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"id":1,"answer":{"level":"low"}}\n' * 20)
+    monkeypatch.setattr(intake, "BLOCK", 100)
+    message = 'no record has "anwser"; --column NAME; keys of the records: "id", "answer"$'
+    with pytest.raises(UserError, match=message):
+        list(judge_blocks(path, Judge(LEVEL, "anwser"), jobs=1))
+    monkeypatch.setattr(validate, "_SMALL", 0)
+    with pytest.raises(UserError, match=message):
+        list(judge_blocks(path, Judge(LEVEL, "anwser"), jobs=2))
+    # One record with it, anywhere, is enough.
+    path.write_text(path.read_text() + '{"anwser":{"level":"low"}}')
+    assert sum(one.summary.valid for one in judge_blocks(path, Judge(LEVEL, "anwser"))) == 1
