@@ -31,7 +31,7 @@ def _fast() -> tuple[Callable[[bytes], object], Callable[[object], bytes], type[
 def parse_all(texts: Sequence[bytes]) -> list[object]:
     """The value of each text, or the `NotJson` that `jsontext.parse` raises for it.
 
-    A text that is not UTF-8 is not JSON either, and one may begin with a byte order mark.
+    A text that is not UTF-8 is not JSON either, nor is one that begins with a byte order mark.
     """
     if len(texts) <= _FEW:
         return [_strictly(text) for text in texts]
@@ -59,7 +59,7 @@ def _parse(text: bytes) -> object:
 
 def _strictly(text: bytes) -> object:
     try:
-        return jsontext.parse(text.decode("utf-8-sig"))
+        return jsontext.parse(text.decode())
     except UnicodeDecodeError as error:
         what = f"not UTF-8: byte 0x{text[error.start]:02x} at byte {error.start + 1} of the line"
         return NotJson((Flaw("utf8", what, error.start),))

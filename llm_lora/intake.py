@@ -112,6 +112,8 @@ class Span:
             if length <= 0:
                 return Lines(b"")
             data = file.read(length)
+            if not self.start:
+                data = data.removeprefix(_MARK)
             rest = b"" if data.endswith(b"\n") else file.readline(LARGEST)
         if len(rest) == LARGEST:
             raise _too_large(self.path, "a line")
@@ -152,9 +154,9 @@ def _blocks(path: Path, column: str | None, arrays: bool) -> Iterator[Block]:
         stream = _unpacked(_rewound(magic, file), magic)
         head = _head(stream)
         form = _form(head, arrays)
-        stream = _rewound(head, stream)
+        stream = _rewound(head.removeprefix(_MARK), stream)
         if form == "array":
-            yield from _items(path, io.TextIOWrapper(stream, "utf-8-sig", newline=""))
+            yield from _items(path, io.TextIOWrapper(stream, "utf-8", newline=""))
         elif form == "document":
             yield _document(path, stream.read(LARGEST))
         elif magic[:2] == _GZIP or magic == _ZSTD or not path.is_file():

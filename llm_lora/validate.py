@@ -11,12 +11,14 @@ import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llm_lora import bulk, intake, jsontext, repair
+from llm_lora.envelope import Envelope, no_column
 from llm_lora.errors import UserError
-from llm_lora.intake import RECORD_KEYS, STDIN, Block, Items
+from llm_lora.intake import STDIN, Block, Items
 from llm_lora.jsontext import NotJson
 from llm_lora.schema import AnswerSchema
 from llm_lora.verdict import VALID, Verdict, not_json
@@ -120,6 +122,12 @@ class Judged:
     bad: list[LineVerdict] = field(default_factory=list)
     """The first few answers that are not valid, or were repaired."""
 
+    with_column: bool = False
+    """Whether any record has the column that was asked for."""
+
+    keys: list[str] = field(default_factory=list)
+    """Keys of the first record without it."""
+
     rows: list[tuple[int, str]] = field(default_factory=list)
     """Line and verdict of every answer, as JSON without its opening brace; if asked for."""
 
@@ -139,8 +147,8 @@ class Judge:
 
     Lines hold one answer each: as a JSON string, as the answer itself, or as a record with the
     answer (text or JSON) under `column`, by default under `answer`, `response` or `text`, unless
-    the schema knows a property of that name. A line that is no JSON at all is the text of an
-    answer. `rows` asks for the verdict on every answer, `fix` for repairs.
+    the schema knows a property of that name (see `Envelope`). A line that is no JSON at all
+    is the text of an answer. `rows` asks for the verdict on every answer, `fix` for repairs.
     """
 
     schema: AnswerSchema
@@ -148,12 +156,10 @@ class Judge:
     rows: bool = False
     fix: bool = False
 
-    @property
-    def keys(self) -> list[str]:
-        if self.column is not None:
-            return [self.column]
-        known = self.schema.document.get("properties", {})
-        return [key for key in RECORD_KEYS if key not in known]
+    @cached_property
+    def envelope(self) -> Envelope:
+        """Tells where the answer of a line stands."""
+        return Envelope(self.schema, self.column)
 
     def block(self, block: Block) -> Judged:
         """Judge the answers of a block."""
@@ -169,13 +175,13 @@ class Judge:
         """The verdict on every answer of a block."""
         texts, numbers, _, bare = _texts(block)
         for start in range(0, len(texts), _AT_ONCE):
-            verdicts, _ = self._verdicts(texts[start : start + _AT_ONCE], bare)
+            verdicts, _ = self._verdicts(texts[start : start + _AT_ONCE], bare, Judged(0))
             yield from map(LineVerdict, numbers[start : start + _AT_ONCE], verdicts)
 
     def _some(
         self, texts: Sequence[bytes], numbers: Sequence[int], bare: bool, into: Judged
     ) -> None:
-        verdicts, mended = self._verdicts(texts, bare)
+        verdicts, mended = self._verdicts(texts, bare, into)
         notable = [
             index
             for index, verdict in enumerate(verdicts)
@@ -200,20 +206,22 @@ class Judge:
             )
 
     def _verdicts(
-        self, texts: Sequence[bytes], bare: bool
+        self, texts: Sequence[bytes], bare: bool, into: Judged
     ) -> tuple[list[Verdict], dict[int, repair.Mended]]:
         """Verdicts on answers, and what was mended, by the answer's index."""
         values = bulk.parse_all(texts)
         inner: dict[int, bytes] = {}
+        lacking: dict[int, Verdict] = {}
         if not bare:
-            keys = self.keys
             for index, value in enumerate(values):
                 held = value
                 if type(value) is dict:
-                    for key in keys:
-                        if key in value:
-                            values[index] = held = value[key]
-                            break
+                    if (key := self.envelope.key(value)) is not None:
+                        values[index] = held = value[key]
+                        into.with_column = True
+                    elif (verdict := self.envelope.lacking(value)) is not None:
+                        lacking[index] = verdict
+                        into.keys = into.keys or list(value)
                 if type(held) is str:
                     inner[index] = held.encode()
             for index, value in zip(inner, bulk.parse_all(list(inner.values())), strict=True):
@@ -229,6 +237,8 @@ class Judge:
         verdicts = self.schema.judge_all(values)
         for index in broken.keys() - mended.keys():
             verdicts[index] = not_json(broken[index])
+        for index, verdict in lacking.items():
+            verdicts[index] = verdict
         return verdicts, mended
 
     def _written(self, text: bytes, bare: bool, mended: repair.Mended | None) -> bytes:
@@ -243,7 +253,7 @@ class Judge:
             value = jsontext.parse(line)
         except (UnicodeDecodeError, NotJson):
             return _one_line(mended.text.encode())
-        key = next((key for key in self.keys if isinstance(value, dict) and key in value), None)
+        key = self.envelope.key(value) if isinstance(value, dict) else None
         start = jsontext.locate(line, [] if key is None else [key])
         end = json.JSONDecoder().raw_decode(line, start)[1]
         written = line[:start] + jsontext.dumps(mended.text) + line[end:]
@@ -291,7 +301,7 @@ def judge_file(path: Path, schema: AnswerSchema) -> Iterator[LineVerdict]:
     """
     judge = Judge(schema)
     before = 0
-    for block in intake.blocks(path, column=None, arrays=_arrays(schema)):
+    for block in intake.blocks(path, column=None, arrays=judge.envelope.arrays):
         for one in judge.each(block):
             yield replace(one, line=one.line + before)
         before += _texts(block)[2]
@@ -306,14 +316,18 @@ def judge_blocks(path: Path, judge: Judge, *, jobs: int | None = None) -> Iterat
         jobs: how many processes may work; None means one for each core.
 
     Raises:
-        UserError: the file cannot be read, is damaged, or a process was killed.
+        UserError: the file cannot be read, is damaged, no record has the column that was asked
+            for, or a process was killed.
     """
-    blocks = intake.blocks(path, column=judge.column, arrays=_arrays(judge.schema))
-    before = 0
+    blocks = intake.blocks(path, column=judge.column, arrays=judge.envelope.arrays)
+    before, found, keys = 0, False, list[str]()
     for judged in _judged(blocks, judge, _cores() if jobs is None else jobs):
         judged.after(before)
         before += judged.lines
+        found, keys = found or judged.with_column, keys or judged.keys
         yield judged
+    if judge.column is not None and keys and not found:
+        raise no_column(path, judge.column, keys)
 
 
 def summarise(judged: Iterable[LineVerdict]) -> Summary:
@@ -322,10 +336,6 @@ def summarise(judged: Iterable[LineVerdict]) -> Summary:
     for one in judged:
         summary.add(one)
     return summary
-
-
-def _arrays(schema: AnswerSchema) -> bool:
-    return schema.document.get("type") == "array"
 
 
 def _cores() -> int:

@@ -46,7 +46,7 @@ LAYERS = [
     ["vision_models", "face_models", "judges", "candidates", "label_sheet"],
     ["labelling"],
     ["differences", "samples", "timing"],
-    ["adapter", "charts", "page", "report", "run", "validate"],
+    ["adapter", "charts", "envelope", "page", "report", "run", "validate"],
     ["label_review", "versus", "picture_sources"],
     ["any_base", "picture_mapping", "mapping", "llamacpp"],
     ["names", "aliases", "published", "shelf", "store"],

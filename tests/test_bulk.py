@@ -42,7 +42,7 @@ def fast_from_the_first() -> Iterator[None]:
 def expected(text: bytes) -> object:
     """What jsontext makes of a text."""
     try:
-        return jsontext.parse(text.decode("utf-8-sig"))
+        return jsontext.parse(text.decode())
     except UnicodeDecodeError:
         return "not UTF-8"
     except NotJson as error:

@@ -14,7 +14,7 @@ import pytest
 
 from llm_lora.errors import UserError
 from llm_lora.schema import AnswerSchema
-from llm_lora.validate import LineVerdict, Summary, judge_file, summarise
+from llm_lora.validate import Judge, LineVerdict, Summary, judge_blocks, judge_file, summarise
 
 SCHEMA = AnswerSchema.from_text(
     '{"type":"object","properties":{"level":{"enum":["low","high"]},'
@@ -58,6 +58,37 @@ def test_a_property_that_the_schema_knows_is_no_envelope(tmp_path: Path) -> None
     assert one.verdict.valid
     (enveloped,) = judge(tmp_path, '{"answer":"{\\"text\\":\\"hello\\"}"}', schema=schema)
     assert enveloped.verdict.valid
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps({"answer": '\ufeff{"level":"low"}'}),
+        json.dumps('\ufeff{"level":"low"}'),
+        '\ufeff{"level":"low"}',
+    ],
+)
+def test_a_byte_order_mark_is_a_flaw_but_at_the_start_of_the_file(
+    tmp_path: Path, line: str
+) -> None:
+    *_, first, second = judge(tmp_path, '\ufeff{"level":"low"}', line)
+    assert first.verdict.valid
+    assert [reason.keyword for reason in second.verdict.reasons] == ["byte_order_mark"]
+    # Many are read by another parser.
+    assert {one.verdict.kind for one in judge(tmp_path, *["{}", line] * 100)[1::2]} == {"not_json"}
+    (block,) = judge_blocks(tmp_path / "answers.jsonl", Judge(SCHEMA, fix=True))
+    assert block.summary.repairs == {"byte_order_mark": 100}
+    assert b"\xef\xbb\xbf" not in block.fixed
+    assert b"ufeff" not in block.fixed
+
+
+def test_the_mark_of_a_file_is_not_in_the_repaired_one(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    for text in ('\ufeff{"level":"low"}\n', '\ufeff{\n"level":"low"}', '\ufeff[\n{"level":"low"}]'):
+        path.write_text(text)
+        (block,) = judge_blocks(path, Judge(SCHEMA, fix=True))
+        assert json.loads(block.fixed.decode()) == {"level": "low"}
+        assert block.summary.valid == 1
 
 
 def test_lines_are_counted_and_blank_ones_skipped(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""Where an answer stands in a line: alone, or in a record; told by the properties of its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+
+from llm_lora.errors import UserError
+from llm_lora.intake import RECORD_KEYS
+from llm_lora.jsontext import quote
+from llm_lora.schema import AnswerSchema
+from llm_lora.subschemas import Node, Place
+from llm_lora.verdict import Reason, Verdict
+
+# Keywords whose subschemas tell what the value itself may hold; `not` tells what it may not.
+_ALL = ("allOf",)
+_ANY = ("anyOf", "oneOf", "then", "else")
+_IN_PLACE = (*_ALL, *_ANY, "if", "dependentSchemas", "dependencies")
+_REFERENCES = ("$ref", "$dynamicRef")
+_SHOWN = 10
+_OPEN = ("additionalProperties", "unevaluatedProperties")
+
+
+class Envelope:
+    """Tells records that hold an answer from answers.
+
+    A record holds it under `column`, by default under `answer`, `response` or `text`, unless the
+    schema names a property so, wherever it does: behind a `$ref`, in a branch of `anyOf`.
+    """
+
+    def __init__(self, schema: AnswerSchema, column: str | None = None) -> None:
+        self._schema, self._parts, self.column = schema, schema.parts, column
+
+    @cached_property
+    def arrays(self) -> bool:
+        """Whether answers may be arrays themselves."""
+        return self._array(self._parts.root) is True
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Where a record may hold its answer, the likeliest key first."""
+        if self.column is not None:
+            return [self.column]
+        return [key for key in RECORD_KEYS if key not in self._names]
+
+    def lacking(self, record: dict[str, Any]) -> Verdict | None:
+        """The verdict on a record without the column that was asked for."""
+        if self.column is None or self.column in record:
+            return None
+        what = f"no {quote(self.column)} in the record; its keys: {_some(record)}"
+        return Verdict("invalid", (Reason("", "column", what),))
+
+    def key(self, record: dict[str, Any]) -> str | None:
+        """The key under which a record holds its answer; None where it is the answer itself."""
+        for key in self.keys:
+            if key in record:
+                itself = key in self._claimed and self._is_answer(record, record[key])
+                return None if itself else key
+        return None
+
+    def _is_answer(self, record: dict[str, Any], held: object) -> bool:
+        """Whether a record is an answer, where the schema allows the key, but does not name it."""
+        if not isinstance(held, str | dict | list):
+            return True
+        text = isinstance(held, str) and held.lstrip().startswith(("{", "["))
+        return not text and self._schema.judge_value(record).valid
+
+    @cached_property
+    def _nodes(self) -> list[Node]:
+        """The schema, and every subschema that looks at the whole answer."""
+        found: dict[Place, Node] = {}
+        waiting = [self._parts.root]
+        while waiting:
+            node = waiting.pop()
+            if node.place not in found:
+                found[node.place] = node
+                waiting += self._beside(node, _IN_PLACE)
+        return list(found.values())
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return {
+            name
+            for node in self._nodes
+            if self._counts(node)
+            for keyword in ("properties", "required")
+            for name in _listed(node.schema.get(keyword))
+        }
+
+    @cached_property
+    def _claimed(self) -> set[str]:
+        """Keys of records that an answer may have, too, though the schema does not name them."""
+        if self.column is not None:
+            return set()
+        nodes = [node.schema for node in self._nodes if self._counts(node)]
+        # What is merely not forbidden is no sign, else any record would do for an answer.
+        told = [schema[keyword] for schema in nodes for keyword in _OPEN if keyword in schema]
+        if any(held not in (True, False, {}) or (held is not False and not self._names)
+               for held in told):  # fmt: skip
+            return set(self.keys)
+        patterns = [name for schema in nodes for name in _listed(schema.get("patternProperties"))]
+        # The validator has its own regular expressions: it is asked instead of Python's.
+        closed = {"patternProperties": dict.fromkeys(patterns, False)}
+        return {key for key in self.keys if not jsonschema_rs.is_valid(closed, {key: 0})}
+
+    def _array(self, node: Node) -> bool | None:
+        """Whether a subschema is for arrays; None where it does not say."""
+        schema = node.schema
+        if self._counts(node):
+            if "type" in schema:
+                return "array" in _listed(schema["type"])
+            if "items" in schema or "prefixItems" in schema:
+                return "properties" not in schema
+        whole = [self._array(part) for part in self._beside(node, _ALL)]
+        some = [self._array(part) for keyword in _ANY for part in self._in(node, keyword)]
+        if False in whole:
+            return False
+        if True in whole or True in some:
+            return True
+        return False if some and None not in some else None
+
+    def _counts(self, node: Node) -> bool:
+        """Whether keywords beside a `$ref` count."""
+        return self._parts.siblings or "$ref" not in node.schema
+
+    def _in(self, node: Node, keyword: str) -> list[Node]:
+        return self._parts.below(node, keyword) if self._counts(node) else []
+
+    def _beside(self, node: Node, keywords: tuple[str, ...]) -> Iterator[Node]:
+        """Where a node refers to, and its subschemas in some keywords."""
+        targets = (self._parts.target(node, keyword) for keyword in _REFERENCES)
+        yield from (target for target in targets if target is not None)
+        for keyword in keywords:
+            yield from self._in(node, keyword)
+
+
+def no_column(where: Path, column: str, found: Iterable[str]) -> UserError:
+    """What to tell where no record of a file has the column that was asked for."""
+    fix = f"--column NAME; keys of the records: {_some(found)}"
+    return UserError(f"no record has {quote(column)}", where=str(where), fix=fix)
+
+
+def _some(keys: Iterable[str]) -> str:
+    """The first few of the keys."""
+    return ", ".join([quote(key) for key in islice(keys, _SHOWN)]) or "none"
+
+
+def _listed(held: object) -> list[str]:
+    """Names in a list or map, or one name; draft 4 has a boolean where others have a list."""
+    if isinstance(held, str):
+        return [held]
+    return [str(name) for name in held] if isinstance(held, list | dict) else []
