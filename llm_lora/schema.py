@@ -14,6 +14,7 @@ from llm_lora import bundle, files, jsontext
 from llm_lora.canonical import Canonical
 from llm_lora.errors import Problem, UserError
 from llm_lora.jsontext import NotJson, dumps, format_path, line_column, locate, quote
+from llm_lora.keywords import NOTES, RULES
 from llm_lora.narrowing import narrowed
 from llm_lora.subschemas import Subschemas
 from llm_lora.verdict import VALID, Reason, Verdict, not_json, reasons
@@ -31,6 +32,9 @@ _DRAFTS = {
     "http://json-schema.org/draft-04/schema": False,
 }
 
+# Where tools' definitions and requests hold a schema: OpenAI's, Anthropic's, MCP's.
+_WRAPPERS = ("schema", "json_schema", "parameters", "input_schema", "inputSchema")
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 """The canonical form of training targets; it leaves a weak model no white space to get lost in."""
@@ -94,6 +98,7 @@ class AnswerSchema:
                 where=where,
                 fix='begin with {"type": "object", "properties": …}',
             )
+        _refuse_no_schema(document, where)
         draft = _draft(document)
         if draft not in _DRAFTS:
             at = locate(text, ["$schema"])
@@ -182,6 +187,29 @@ class AnswerSchema:
     @cached_property
     def _canonical(self) -> Canonical:
         return Canonical(self.document, self.parts)
+
+
+def _refuse_no_schema(document: dict[str, Any], where: str) -> None:
+    """Refuse a document that would allow everything because it is something else.
+
+    Raises:
+        UserError: it wraps a schema, or has no keyword at all.
+    """
+    kind = document.get("type")  # requests have one, too: "json_schema"
+    if document.keys() & (RULES - {"type"}) or isinstance(kind, list) or kind in _TYPES:
+        return
+    held = next((key for key in _WRAPPERS if isinstance(document.get(key), dict)), None)
+    if held is not None:
+        inner = document[held].get("schema")
+        place = f"{held}.schema" if isinstance(inner, dict) else held
+        what = f"this is no schema, but wraps one under {place}"
+        raise UserError(what, where=where, fix=f"take what is under {place}")
+    known = document.keys() & NOTES or any(key.startswith(("$", "x-")) for key in document)
+    if document and not known and "type" not in document:
+        keys = ", ".join(quote(key) for key in list(document)[:5])
+        what = f"this is no schema: it has no keyword of JSON Schema, only {keys}"
+        fix = 'begin with {"type": "object", "properties": …}'
+        raise UserError(what, where=where, fix=fix)
 
 
 def _draft(document: dict[str, Any]) -> str:

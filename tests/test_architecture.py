@@ -21,7 +21,7 @@ LAYERS = [
     ["recipe_scalars", "recipe_root", "recipe_layers"],
     ["recipe_blocks", "recipe_types", "recipe_image_blocks", "recipe_image", "recipe"],
     ["assignment", "intervals"],
-    ["subschemas", "bundle", "canonical", "narrowing", "verdict", "schema"],
+    ["subschemas", "bundle", "canonical", "keywords", "narrowing", "verdict", "schema"],
     ["fields", "scores", "figures"],
     ["decoding", "grammar", "features", "extent"],
     ["probes", "habits", "lint", "fit", "stricter", "inferring", "sampling"],
