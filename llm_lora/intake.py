@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from llm_lora import jsontext
+from llm_lora import jsontext, rows
 from llm_lora.errors import UserError
 
 STDIN = Path("-")
@@ -151,6 +151,9 @@ def _blocks(path: Path, column: str | None, arrays: bool) -> Iterator[Block]:
         if magic == _PARQUET:
             yield from _column(path, column)
             return
+        for sign, what, fix in rows.FOREIGN:
+            if magic.startswith(sign):
+                raise UserError(f"this is {what}, not UTF-8 text", where=str(path), fix=fix)
         stream = _unpacked(_rewound(magic, file), magic)
         head = _head(stream)
         form = _form(head, arrays)

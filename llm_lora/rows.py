@@ -12,11 +12,16 @@ from typing import NamedTuple
 from llm_lora import files, jsontext, qa_text
 from llm_lora.errors import Problem, UserError
 
-_FOREIGN = (
+FOREIGN = (
     (b"\xff\xfe", "UTF-16 text", "save the file as UTF-8"),
     (b"\xfe\xff", "UTF-16 text", "save the file as UTF-8"),
-    (b"\x1f\x8b", "compressed with gzip", "unpack it first (gunzip)"),
     (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as JSONL"),
+)
+"""How files begin that no command reads: their first bytes, what they are, what to do."""
+
+_FOREIGN = (
+    *FOREIGN,
+    (b"\x1f\x8b", "compressed with gzip", "unpack it first (gunzip)"),
     (b"PAR1", "a Parquet file", "export it as JSONL"),
 )
 

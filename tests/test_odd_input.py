@@ -127,3 +127,14 @@ def test_no_answers_are_no_good_answers(tmp_path: Path, run_command: RunCommand)
     (tmp_path / "a.jsonl").write_text("\n")
     code, out, _ = run_command("validate", tmp_path / "a.jsonl", "--schema", tmp_path / "s.json")
     assert code == 1 and "0 of 0 answers valid" in out
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_answers_in_utf_16_are_told_once(
+    encoding: str, tmp_path: Path, run_command: RunCommand
+) -> None:
+    (tmp_path / "s.json").write_text("{}")
+    answers = tmp_path / "a.jsonl"
+    answers.write_bytes(('\ufeff{"answer": "1"}\n' * 9).encode(encoding))
+    code, _, said = run_command("validate", answers, "--schema", tmp_path / "s.json")
+    assert code == 2 and said.count("error: ") == 1 and "this is UTF-16 text" in said

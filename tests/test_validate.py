@@ -172,15 +172,24 @@ def test_names_without_number_are_counted_together() -> None:
     assert len(summary.reasons) == 1001
 
 
-def test_importing_is_quick_and_light() -> None:
+def test_importing_is_quick_and_light(surroundings: dict[str, str]) -> None:
     code = (
-        "import time, sys; started = time.perf_counter(); import llm_lora.validate; "
-        "print(time.perf_counter() - started, 'jsonschema' in sys.modules, 'jinja2' in sys.modules)"
+        "import time, sys; started = time.process_time(); import llm_lora.validate; "
+        "print(time.process_time() - started, 'jsonschema' in sys.modules, 'jinja2' in sys.modules)"
     )
+    # The first compiles; processor time, so that a busy machine does not fail it.
     runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(3)
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=surroundings,
+        )
+        for _ in range(5)
     ]
-    seconds, *heavy = min(run.stdout.split() for run in runs)
+    told = [run.stdout.split() for run in runs]
+    seconds, *heavy = min(told, key=lambda one: float(one[0]))
+    print(f"importing took {float(seconds):.3f} s")
     assert float(seconds) < 0.15
     assert heavy == ["False", "False"]
