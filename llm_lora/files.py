@@ -65,6 +65,26 @@ def read_text(path: Path) -> str:
         ) from None
 
 
+def require_apart(read: Iterable[Path], written: Mapping[str, Path | None]) -> None:
+    """Refuse to write over what is read, or twice to one place.
+
+    Args:
+        read: files that are read.
+        written: files to write by the option that names them, None where it is not given.
+
+    Raises:
+        UserError: a file would be lost.
+    """
+    taken = {os.path.realpath(path) for path in read}
+    for option, path in written.items():
+        if path is None:
+            continue
+        if (place := os.path.realpath(path)) in taken:
+            what = f"{path} is read or written already, and would be lost"
+            raise UserError(what, where=option, fix="name another file")
+        taken.add(place)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: a temporary file beside it, synced, then renamed.
 

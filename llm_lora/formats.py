@@ -138,15 +138,16 @@ def read(
     return (found for _, found in _examples(path, lines, format, system))
 
 
-def read_rows(path: Path) -> Iterator[tuple[Row, Example | Rejected]]:
-    """What `read` finds, each with the row that it was read from.
+def read_rows(path: Path) -> tuple[Shape, Iterator[tuple[Row, Example | Rejected]]]:
+    """A file's shape, and what `read` finds, each with the row that it was read from.
 
     Raises:
         UserError: as for `read`.
     """
     lines = rows.read(path)
     first = list(islice(lines, _DETECT_ROWS))
-    return _examples(path, chain(first, lines), _detect(path, first), None)
+    shape = _detect(path, first)
+    return shape, _examples(path, chain(first, lines), shape, None)
 
 
 def with_answer(row: dict[str, Any], shape: Shape, answer: str) -> dict[str, Any]:

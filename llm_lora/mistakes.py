@@ -252,6 +252,8 @@ def _hint(value: object, expected: Schema, root: Schema) -> str | None:
     if kinds & {"integer", "number"}:
         bare = value.strip().replace("_", "")
         decimal = re.fullmatch(r"[-+]?0*,\d+|[-+]?\d+,(\d{1,2}|\d{4,})", bare)
+        if decimal and "number" not in kinds:
+            return None
         bare = bare.replace(",", "." if decimal else "")
         if isinstance(scalar(bare), int | float):
             return "write it without quotes" if bare == value else f"write {bare}"

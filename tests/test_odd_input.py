@@ -56,6 +56,9 @@ def test_a_number_with_a_decimal_comma(tmp_path: Path, run_command: RunCommand) 
         recipe.write_text(f"{text}train: {{learning_rate: '{written}'}}\n")
         code, _, said = run_command("data", "check", recipe)
         assert code == 2 and f"write {meant}\n" in said
+    recipe.write_text("task: text\nbase: tiny\ndata: {train: a, schema: b}\nlora: {rank: '1,5'}\n")
+    code, _, said = run_command("data", "check", recipe)
+    assert code == 2 and "lora.rank" in said and "write 1" not in said
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ _GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _MOST = 64
 _CLOSE = 1e-6
+"""The last strength is reached even where the steps do not add up to it exactly."""
+
 _LARGEST = 4096
 _LAST_SEED = 2**32 - 1
-"""The last strength is reached even where the steps do not add up to it exactly."""
 
 
 @click.command()

@@ -111,7 +111,7 @@ def fit(
     from llm_lora.fit import Fit
     from llm_lora.schema import AnswerSchema
 
-    _require_apart([answers, file], [path for path in (mend, mend_schema) if path is not None])
+    files.require_apart([answers, file], {"--mend": mend, "--mend-schema": mend_schema})
     loaded = AnswerSchema.load(file)
     fitting = Fit(loaded)
     refused: list[dict[str, Any]] = []
@@ -119,8 +119,8 @@ def fit(
     checked = 0
     document = loaded.document
     applied: set[str] = set()
-    shape = formats.detect(answers)
-    for row, example in formats.read_rows(answers):
+    shape, rows = formats.read_rows(answers)
+    for row, example in rows:
         if isinstance(example, formats.Rejected) or not loaded.judge(example.answer).valid:
             lines.append(_unchanged(row))
             continue  # Data that does not fit the schema is for `data check` and `validate`.
@@ -146,26 +146,11 @@ def fit(
         for one in refused[:_SHOWN]:
             click.echo(f"{one['where']}: {one['what']}")
         if unfit:
-            rows = "1 row does" if unfit == 1 else f"{unfit} rows do"
-            click.echo(f"{rows} not fit the schema: llm-lora validate tells why")
+            which = "1 row does" if unfit == 1 else f"{unfit} rows do"
+            click.echo(f"{which} not fit the schema: llm-lora validate tells why")
         click.echo(f"{checked - len(refused)} of {checked} answers can be written by the decoder")
     if refused or not checked:
         raise SystemExit(1)
-
-
-def _require_apart(read: list[Path], written: list[Path]) -> None:
-    """See that nothing is written over what is read, or twice to one place.
-
-    Raises:
-        UserError: it would be.
-    """
-    for i, path in enumerate(written):
-        if path.resolve() in [other.resolve() for other in read + written[:i]]:
-            raise UserError(
-                "this file is read or written already, and would be lost",
-                where=str(path),
-                fix="name another file to write to",
-            )
 
 
 def _unchanged(row: Row) -> str:

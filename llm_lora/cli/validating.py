@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from os.path import realpath
 from pathlib import Path
 
 import click
-
-from llm_lora.errors import UserError
 
 
 @click.command()
@@ -58,28 +55,15 @@ def validate(
     stdin. With --fix, repaired answers are judged as repaired. The exit code is 1 when any answer
     is not valid, or there is none.
     """
+    from llm_lora import files
     from llm_lora.cli import verdicts
     from llm_lora.schema import AnswerSchema
     from llm_lora.validate import Judge, judge_blocks
 
-    _require_apart(answers, schema, {"--out": out, "--fix": fix})
+    files.require_apart([answers, schema], {"--out": out, "--fix": fix})
     judge = Judge(
         AnswerSchema.load(schema), column, rows=as_json or out is not None, fix=fix is not None
     )
     judged = judge_blocks(answers, judge, jobs=jobs)
     if not verdicts.show(judged, as_json=as_json, out=out, fix=fix):
         raise SystemExit(1)
-
-
-def _require_apart(answers: Path, schema: Path, written: dict[str, Path | None]) -> None:
-    """Refuse to write over what is read, or twice to one place.
-
-    Raises:
-        UserError: one of the paths is another one as well.
-    """
-    taken = {realpath(answers): "the answers", realpath(schema): "the schema"}
-    for option, path in written.items():
-        if path is None:
-            continue
-        if (other := taken.setdefault(realpath(path), option)) != option:
-            raise UserError(f"{path} is {other} too", where=option, fix="name another file")

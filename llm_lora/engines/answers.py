@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.engines.constrain import Constraints
 from llm_lora.engines.events import Listener, Progress, silent
-from llm_lora.engines.loading import Loaded, load_base, peak_memory_bytes
+from llm_lora.engines.loading import Loaded, free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.trouble import out_of_memory
 from llm_lora.formats import Answer, Message
 from llm_lora.schema import AnswerSchema
@@ -85,7 +84,7 @@ class Answerer:
     def close(self) -> None:
         """Give the memory back."""
         del self._model
-        gc.collect()
+        free_memory()
 
     def answer(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from llm_lora.base import Base
 from llm_lora.chat import Chat, Encoded
 from llm_lora.engines.answers import load_trained
 from llm_lora.engines.events import Listener, Progress, silent
+from llm_lora.engines.loading import free_memory
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.formats import Example
 
@@ -87,8 +87,7 @@ def compare(
                 done = number * len(rows) + i + 1
                 listener(Progress(stage="measuring", done=done, total=total))
             del loaded
-        gc.collect()
-        torch.cuda.empty_cache()
+        free_memory()
         loss, kl, same = (sums / sum(row.answer_tokens for row in rows)).tolist()
         if number == 0:
             own = Nearness(loss, kl, same)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from llm_lora.engines import (
 )
 from llm_lora.engines.callbacks import StopOnSignal
 from llm_lora.engines.events import Fit, Listener, silent
-from llm_lora.engines.loading import peak_memory_bytes
+from llm_lora.engines.loading import free_memory, peak_memory_bytes
 from llm_lora.engines.painting import Painter, Settings
 from llm_lora.engines.picture_cache import Cache
 from llm_lora.engines.picture_latents import Latents
@@ -156,8 +155,7 @@ def fit(
         save(weights, adapter)
     state = training.state
     del training
-    gc.collect()
-    torch.cuda.empty_cache()
+    free_memory()
     return Fit(
         steps=state.step,
         planned_steps=len(order.steps),

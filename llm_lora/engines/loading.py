@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import resource
 import warnings
 from dataclasses import dataclass
@@ -70,6 +71,12 @@ def peak_memory_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more, also in circles, and the GPU's cached pages."""
+    gc.collect()
+    torch.cuda.empty_cache()  # Does nothing where there is no GPU.
 
 
 def keep_freed_memory() -> None:

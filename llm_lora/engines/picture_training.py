@@ -6,7 +6,6 @@ that a step depends on, the order, the noise and the dropout, follows from the s
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from llm_lora.chance import dice
 from llm_lora.engines import painting, picture_prompts
 from llm_lora.engines.callbacks import StopOnSignal
 from llm_lora.engines.events import Interrupted, Listener, Progress
+from llm_lora.engines.loading import free_memory
 from llm_lora.engines.picture_checkpoints import Checkpoint, Rungs, State
 from llm_lora.engines.picture_latents import Cut, Latents
 from llm_lora.engines.picture_loading import Loaded
@@ -160,7 +160,7 @@ class Training:
                     raise
             # Here the error is gone, and with it what its traceback held.
             means.optimizer.clear()
-            self._free()
+            free_memory()
             self._climb()
         if not math.isfinite(total):
             raise UserError(
@@ -280,11 +280,6 @@ class Training:
             for encoder in loaded.text_encoders.values():
                 encoder.gradient_checkpointing_enable()
 
-    def _free(self) -> None:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
     def _encoded(self, cache: bool) -> Latents:
         """The latents of all pictures, before the first step where they are kept."""
         means = self._means
@@ -296,7 +291,7 @@ class Training:
             latents.__getitem__(cut)
             means.listener(Progress("encoding pictures", number + 1, len(cuts)))
         means.loaded.pipe.vae.to("cpu")
-        self._free()
+        free_memory()
         return latents
 
     # Looking at it

@@ -7,7 +7,6 @@ the last step: no validation loss says which one is best.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 import transformers
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import AutoTokenizer, TrainerState
@@ -26,7 +24,7 @@ from llm_lora.chat import Chat, Unencodable
 from llm_lora.engines import batches, tuning
 from llm_lora.engines.callbacks import Complete, Metrics, StopOnSignal, newest_checkpoint
 from llm_lora.engines.events import Fit, Interrupted, Listener, silent
-from llm_lora.engines.loading import Loaded, load_base, peak_memory_bytes
+from llm_lora.engines.loading import Loaded, free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.trainer import planned_loader
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
@@ -235,8 +233,7 @@ def go_on(
     seen = state.num_input_tokens_seen
     # Model, optimizer and callbacks point at each other; evaluation needs their memory.
     del trainer, model
-    gc.collect()
-    torch.cuda.empty_cache()
+    free_memory()
     return Fit(
         steps=state.global_step,
         planned_steps=steps,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from llm_lora.engines.callbacks import (
 )
 from llm_lora.engines.comparing import Form, compare
 from llm_lora.engines.events import Fit, Interrupted, Listener, silent
-from llm_lora.engines.loading import load_base, peak_memory_bytes
+from llm_lora.engines.loading import free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.merging import merge
 from llm_lora.engines.preferring import prefer
 from llm_lora.engines.trainer import PlannedTrainer
@@ -183,8 +182,7 @@ def fit(
     best = state.best_global_step or state.global_step
     # Model, optimizer and callbacks point at each other; evaluation needs their memory.
     del trainer
-    gc.collect()
-    torch.cuda.empty_cache()
+    free_memory()
     return Fit(
         steps=state.global_step,
         planned_steps=steps,
