@@ -121,8 +121,9 @@ def weights(alphas: torch.Tensor, prediction: str, limit: float | None) -> torch
     ratio = alphas / (1 - alphas)
     if prediction == "v":
         return ratio.clamp(max=limit) / (ratio + 1)
-    # Not the paper's quotient, which is 0 / 0 where nothing of the signal is left.
-    return (limit / ratio).clamp(max=1)
+    # Where nothing of the signal is left it would be 0 / 0.
+    ratio = ratio.clamp(min=torch.finfo(ratio.dtype).tiny)
+    return ratio.clamp(max=limit) / ratio
 
 
 def loss(guess: torch.Tensor, noised: Noised, counts: torch.Tensor) -> torch.Tensor:
