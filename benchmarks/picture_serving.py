@@ -22,7 +22,8 @@ import httpx
 from PIL import Image
 
 from llm_lora import adapter as adapters
-from llm_lora import engines, picture_sources, plan
+from llm_lora import engines, picture_sources
+from llm_lora import machine as plan
 from llm_lora.lora_prompt import Pick
 from llm_lora.serving import examining, flags, launch, trial
 from llm_lora.serving.plans import Wanted

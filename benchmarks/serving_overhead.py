@@ -21,8 +21,9 @@ from typing import Any
 import httpx
 
 from llm_lora import adapter as adapters
-from llm_lora import plan, text_task
+from llm_lora import machine as plan
 from llm_lora import run as runs
+from llm_lora import text_task
 from llm_lora.serving import flags, launch, load, preflight, requests, trial
 from llm_lora.serving.client import Client, as_json
 from llm_lora.serving.load import Load

@@ -21,8 +21,9 @@ import httpx
 from jsonschema import Draft202012Validator
 
 from llm_lora import adapter as adapters
-from llm_lora import plan, text_task
+from llm_lora import machine as plan
 from llm_lora import run as runs
+from llm_lora import text_task
 from llm_lora.serving import flags, launch, preflight, trial
 from llm_lora.serving.client import as_json
 from llm_lora.serving.preflight import Wanted

@@ -24,8 +24,8 @@ from typing import Any
 from llm_lora import engines, files, learning, pipeline, recipe, report, versions
 from llm_lora import run as runs
 from llm_lora.dataset import Dataset
-from llm_lora.engines.events import Progress
 from llm_lora.prepared import max_new_tokens, prepare
+from llm_lora.progress import Progress
 from llm_lora.report import FORMS
 from llm_lora.run import Run
 

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from llm_lora.example import Example
+
 ROOT = Path(__file__).parent.parent
 VARIANTS = {
     "nf4": {"bits": 4, "keep": True},
@@ -41,7 +43,7 @@ def measure(bits: int, keep: bool, batch_size: int) -> dict[str, float]:
     path = ROOT / "data_templates" / "medical_qa" / "train.jsonl"
     rows = []
     for example in formats.read(path):
-        if isinstance(example, formats.Example) and len(rows) < EXAMPLES:
+        if isinstance(example, Example) and len(rows) < EXAMPLES:
             encoded = chat.encode(example)
             pairs = zip(encoded.input_ids, encoded.mask, strict=True)
             labels = [token if scored else batches.IGNORED for token, scored in pairs]

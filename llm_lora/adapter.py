@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm_lora import files
-from llm_lora.base import safetensors_header
 from llm_lora.errors import UserError
 from llm_lora.mistakes import show
+from llm_lora.weights.header import safetensors_header
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_lora import files, tensors
-from llm_lora.base import safetensors_parts
 from llm_lora.errors import UserError
+from llm_lora.weights.header import safetensors_parts
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
+from llm_lora.example import Answer
 from llm_lora.fields import closed_places
-from llm_lora.formats import Answer
 from llm_lora.jsontext import NotJson
 from llm_lora.schema import AnswerSchema
 from llm_lora.scores import FieldScore

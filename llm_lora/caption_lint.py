@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_lora import captions, files
+from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
-from llm_lora.findings import Finding
 from llm_lora.jsontext import quote
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files, rows
+from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
-from llm_lora.findings import Finding
 
 NAMES = ("file_name", "filename", "image")
 TEXTS = ("text", "prompt", "caption")

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from llm_lora import caption_table
 from llm_lora.caption_table import Table
+from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
-from llm_lora.findings import Finding
-from llm_lora.formats import RAW_LIMIT, Rejected
+from llm_lora.example import RAW_LIMIT, Rejected
 
 LISTS = ("metadata.csv", "metadata.jsonl")
 """Where the captions of a folder are; either, not both."""

@@ -28,7 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llm_lora import base, files
 from llm_lora.errors import UserError
-from llm_lora.formats import Example, Message, make_example
+from llm_lora.example import Example, Message, make_example
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -358,7 +358,7 @@ def _strftime_now(format: str) -> str:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return base.read_object(path) if path.is_file() else {}
+    return files.read_object(path) if path.is_file() else {}
 
 
 def _content(token: object) -> str:

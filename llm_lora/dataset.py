@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_lora import files
+from llm_lora.data.finding import Finding, by_reason
 from llm_lora.errors import Problem, UserError
-from llm_lora.findings import Finding, notice
-from llm_lora.formats import Example, Message, Rejected, TooFewLeft, make_example
+from llm_lora.example import Example, Message, Rejected, TooFewLeft, make_example
+from llm_lora.findings import notice
 from llm_lora.sieve import Sieve
 from llm_lora.split import SIDES, Side, Split, fingerprint, split
 
@@ -115,20 +116,6 @@ class Dataset:
             fingerprint=written,
             stats=check,
         )
-
-
-def by_reason(rejected: Iterable[Rejected]) -> list[dict[str, Any]]:
-    """Reasons with their counts, most frequent first, each with the first place it occurred.
-
-    Rows count together when their reasons agree up to the colon, where the particulars begin.
-    """
-    groups: dict[str, list[Rejected]] = {}
-    for row in rejected:
-        groups.setdefault(row.reason.partition(": ")[0], []).append(row)
-    ordered = sorted(groups.values(), key=len, reverse=True)
-    return [
-        {"reason": rows[0].reason, "count": len(rows), "where": rows[0].where} for rows in ordered
-    ]
 
 
 def prepare(recipe: Recipe, schema: AnswerSchema | None, chat: Chat | None) -> Dataset:

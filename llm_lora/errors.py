@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 EXIT_USER_ERROR = 2
 """Exit code of the command line for every `UserError`."""
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells count it."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import adapter as adapters
-from llm_lora import base as bases
-from llm_lora import files, folders, mapping, text_task
+from llm_lora import files, mapping, text_task
 from llm_lora import merge as merging
 from llm_lora.adapter import Adapter
-from llm_lora.formats import Message
+from llm_lora.example import Message
 from llm_lora.llamacpp import modelfile, writing
+from llm_lora.progress import Watcher
 from llm_lora.run import Run
-from llm_lora.tasks import Watcher
 from llm_lora.text_task import Prepared
 
 _ADAPTER_FILES = (
@@ -35,12 +34,12 @@ def peft(here: Run, out: Path) -> None:
         UserError: the adapter is damaged, or `out` is taken.
     """
     prepared, adapter = _open(here)
-    folders.require_new(out)
-    with folders.workspace(out) as space:
+    files.require_new(out)
+    with files.workspace(out) as space:
         built = space / "peft"
         _copy(adapter, built)
         files.write_text(built / README, _peft_readme(prepared))
-        folders.put(built, out)
+        files.put(built, out)
 
 
 def vllm(here: Run, out: Path) -> str:
@@ -54,15 +53,15 @@ def vllm(here: Run, out: Path) -> str:
     """
     prepared, adapter = _open(here)
     mapping.effect(adapter, prepared.base)
-    folders.require_new(out)
+    files.require_new(out)
     name = _name(adapter)
     command = _vllm_command(prepared, adapter, name, out.absolute() / "adapter")
-    with folders.workspace(out) as space:
+    with files.workspace(out) as space:
         built = space / "vllm"
         _copy(adapter, built / "adapter")
         files.write_json(built / REQUEST, _openai_request(prepared, adapter, name))
         files.write_text(built / README, _vllm_readme(name, command))
-        folders.put(built, out)
+        files.put(built, out)
     return command
 
 
@@ -79,10 +78,10 @@ def gguf(
             installed, `out` is taken, or merging is refused.
     """
     prepared, adapter = _open(here)
-    folders.require_new(out)
+    files.require_new(out)
     if merged:
         _require(prepared)
-    with folders.workspace(out) as space:
+    with files.workspace(out) as space:
         path = space / out.name
         if merged:
             manifest = _merged(here, prepared, adapter, path, watch, into=into, measure=measure)
@@ -90,7 +89,7 @@ def gguf(
             manifest = {}
             watch.stage("Writing the adapter as GGUF")
             _write_adapter(prepared, adapter, path)
-        folders.put(path, out)
+        files.put(path, out)
     return manifest
 
 
@@ -106,13 +105,13 @@ def ollama(
         UserError: as `gguf`, or the chat template cannot be written for Ollama.
     """
     prepared, adapter = _open(here)
-    folders.require_new(out)
+    files.require_new(out)
     _require(prepared)
     turns = modelfile.Turns.of(
         prepared.chat, _added_begin(prepared), str(adapter.path / adapters.TEMPLATE)
     )
     manifest: dict[str, Any] = {}
-    with folders.workspace(out) as space:
+    with files.workspace(out) as space:
         built = space / "ollama"
         built.mkdir()
         model = "merged.gguf" if merged else "base.gguf"
@@ -139,7 +138,7 @@ def ollama(
         name = _name(adapter)
         files.write_json(built / REQUEST, _ollama_request(prepared, adapter, name))
         files.write_text(built / README, _ollama_readme(name))
-        folders.put(built, out)
+        files.put(built, out)
     return manifest
 
 
@@ -177,13 +176,13 @@ def _merged(
     measure: bool,
 ) -> dict[str, Any]:
     """Merge in a workspace of its own, and write the result as GGUF."""
-    with folders.workspace(path) as space:
+    with files.workspace(path) as space:
         folder = merging.build(
             here, space, watch, into=into, measure=measure, shard_bytes=merging.SHARD_BYTES
         )
         watch.stage("Writing the merged model as GGUF")
         _write_model(prepared, adapter, folder, path)
-        return bases.read_object(folder / adapters.MANIFEST)
+        return files.read_object(folder / adapters.MANIFEST)
 
 
 def _write_model(prepared: Prepared, adapter: Adapter, folder: Path, path: Path) -> None:

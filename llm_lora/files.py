@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llm_lora import files
 from llm_lora.errors import UserError
 
 
@@ -151,3 +154,118 @@ def write_json(path: Path, value: object) -> None:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
     write_chunks(path, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from one of a model's files.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, or holds no JSON object.
+    """
+    try:
+        value = json.loads(files.read_text(path))
+    except ValueError as error:
+        raise UserError(f"not JSON: {error}", where=str(path), fix="restore the file") from None
+    if not isinstance(value, dict):
+        raise UserError("not a JSON object", where=str(path), fix="restore the file")
+    return value
+
+
+_UNFINISHED = ".unfinished"
+
+
+def cache() -> Path:
+    """Where things lie that can be made again: `LLM_LORA_CACHE`, or the user's cache (XDG)."""
+    if own := os.environ.get("LLM_LORA_CACHE"):
+        return Path(own)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "llm-lora"
+
+
+def require_new(path: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        UserError: there is a file at this path, or a folder that is not empty.
+    """
+    if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(
+            "there is something here already", where=str(path), fix="name another, or remove it"
+        )
+
+
+@contextmanager
+def workspace(target: Path) -> Iterator[Path]:
+    """An empty, hidden folder beside `target`, for building it; removed in the end.
+
+    What a killed process left is swept by the next one that builds the same target: a living one
+    holds a lock on its folder.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    target = target.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{target.name}.*{_UNFINISHED}"):
+            _sweep(left)
+        space, handle = _claimed(target)
+    except OSError as error:
+        raise write_error(error, target) from error
+    try:
+        yield space
+    finally:
+        shutil.rmtree(space, ignore_errors=True)
+        os.close(handle)
+
+
+def put(built: Path, target: Path) -> None:
+    """Move what was built in a workspace to its place, in one step, safe on the disk.
+
+    Raises:
+        UserError: it cannot be written, or something was put there meanwhile.
+    """
+    folders = [built, *(path for path in built.rglob("*") if path.is_dir())]
+    try:
+        for folder in folders if built.is_dir() else ():
+            # mkdtemp's folders are the owner's alone; results are meant to be shared.
+            folder.chmod(0o755)
+            _sync(folder)
+        built.rename(target)
+        _sync(target.absolute().parent)
+    except OSError as error:
+        raise write_error(error, target) from error
+
+
+def _claimed(target: Path) -> tuple[Path, int]:
+    """A new workspace and the handle that holds its lock."""
+    while True:
+        space = Path(tempfile.mkdtemp(_UNFINISHED, f".{target.name}.", target.parent))
+        handle = os.open(space, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if space.is_dir():
+            return space, handle
+        # Another process swept it before it was locked.
+        os.close(handle)
+
+
+def _sweep(left: Path) -> None:
+    try:
+        handle = os.open(left, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(left, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

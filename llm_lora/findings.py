@@ -6,10 +6,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_lora.formats import Example, Message
+from llm_lora.data.finding import Finding
+from llm_lora.example import Example, Message
 from llm_lora.jsontext import quote
 from llm_lora.split import Split
 
@@ -26,16 +26,6 @@ FEW_VALIDATION = 10
 # A closed field with one value nearly everywhere is learned as a constant.
 _ONE_SIDED = 0.98
 _ENOUGH_ANSWERS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something worth knowing; `where` is the place of an example of it."""
-
-    kind: str
-    message: str
-    count: int
-    where: str | None = None
 
 
 def notice(

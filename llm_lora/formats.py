@@ -19,20 +19,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_lora import files, jsontext, rows
-from llm_lora.errors import Problem, UserError
+from llm_lora import jsontext, rows
+from llm_lora.errors import UserError
+from llm_lora.example import RAW_LIMIT, Example, Message, Rejected, Role, make_example
 from llm_lora.rows import Row
 
-Role = Literal["system", "user", "assistant"]
 Shape = Literal["prompt-response", "alpaca", "messages", "sharegpt"]
 
-RAW_LIMIT = 2000
-"""Characters of a rejected row that are kept: enough to find and mend it."""
 
 _PROMPT_KEYS = ("prompt", "question", "input")
 _ANSWER_KEYS = ("response", "answer", "output", "completion")
@@ -46,67 +43,8 @@ _ROLES: dict[str, Role] = {
 _DETECT_ROWS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Role
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One training pair; `prompt` ends with the user's turn that `answer` replies to."""
-
-    id: str
-    prompt: tuple[Message, ...]
-    answer: str
-    part: str | None
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A row that was set aside: where it came from ("file:line"), why, and how it begins."""
-
-    where: str
-    reason: str
-    raw: str
-
-
-class TooFewLeft(UserError):
-    """Too little is left to work with; `rejected` is what was set aside."""
-
-    def __init__(self, problems: Iterable[Problem], rejected: Iterable[Rejected]) -> None:
-        super().__init__(problems)
-        self.rejected = tuple(rejected)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model said; `finish` is "length" when the token limit cut it off.
-
-    `chances` tells for each token of the text at which character it begins and the logarithm of
-    its probability, where the engine was asked for them.
-    """
-
-    text: str
-    tokens: int
-    finish: Literal["stop", "length"]
-    chances: tuple[tuple[int, float], ...] = ()
-
-
 class _Unusable(Exception):
     """Why a row cannot become an example."""
-
-
-def make_example(
-    prompt: tuple[Message, ...], answer: str, *, part: str | None, where: str
-) -> Example:
-    """An example with its id: 16 hex digits over the texts alone, never over place or part."""
-    turns = [[message.role, message.content] for message in prompt]
-    content = json.dumps([turns, answer], ensure_ascii=False)
-    return Example(files.sha256(content)[:16], prompt, answer, part, where)
 
 
 def detect(path: Path) -> Shape:

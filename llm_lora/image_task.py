@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import adapter as adapters
-from llm_lora import base as bases
 from llm_lora import (
     engines,
     files,
@@ -23,15 +22,15 @@ from llm_lora import (
 from llm_lora import recipe as recipes
 from llm_lora import run as runs
 from llm_lora.adapter import Adapter
-from llm_lora.engines.events import Fit
 from llm_lora.errors import UserError
 from llm_lora.picture_base import PictureBase
 from llm_lora.picture_versus import compare as compare
 from llm_lora.pictures import PictureDataset
+from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
-from llm_lora.tasks import Watcher
+from llm_lora.weights import header
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Prepared:
             "order of pictures": self.dataset.order,
             "base": self.base.digest,
             "schema": self.schema.digest if self.schema else None,
-            "start_from": bases.sampled_sha256(lora_files.weights_file(start)) if start else None,
+            "start_from": header.sampled_sha256(lora_files.weights_file(start)) if start else None,
         }
 
 

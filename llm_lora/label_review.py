@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_lora import captions, files, page, picture_files
+from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
-from llm_lora.findings import Finding
-from llm_lora.formats import Rejected
+from llm_lora.example import Rejected
 from llm_lora.label_sheet import Item, Sheet
 
 TEMPLATES = Path(__file__).parent / "assets" / "label_review"

@@ -15,12 +15,12 @@ from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import engines, files, folders, tensors, text_task, versions
+from llm_lora import engines, files, tensors, text_task, versions
 from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
-from llm_lora.formats import Example
+from llm_lora.example import Example
+from llm_lora.progress import Watcher
 from llm_lora.run import Run
-from llm_lora.tasks import Watcher
 from llm_lora.text_task import Prepared
 
 DEQUANTISED, ORIGINAL, AUTO = "dequantised", "original", "auto"
@@ -82,11 +82,11 @@ def merge(
         UserError: the adapter is damaged, belongs to another base or cannot be merged; `out` is
             taken; memory or disk space ran out.
     """
-    folders.require_new(out)
-    with folders.workspace(out) as space:
+    files.require_new(out)
+    with files.workspace(out) as space:
         built = build(here, space, watch, into=into, measure=measure, shard_bytes=shard_bytes)
-        folders.put(built, out)
-    return bases.read_object(out / adapters.MANIFEST)
+        files.put(built, out)
+    return files.read_object(out / adapters.MANIFEST)
 
 
 def build(

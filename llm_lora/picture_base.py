@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import base as bases
-from llm_lora import picture_configs, single_file
+from llm_lora import files, picture_configs, single_file
 from llm_lora.errors import UserError
 from llm_lora.picture_family import (
     CANNOT,
@@ -25,6 +25,7 @@ from llm_lora.picture_family import (
     of_unet,
     require_plain,
 )
+from llm_lora.weights import header
 
 TINY = Path(__file__).parent / "assets" / "tiny_image"
 """The embedded base, named "tiny" in recipes."""
@@ -170,7 +171,7 @@ def _single_file(name: str, path: Path, prediction: str) -> PictureBase:
         name=name,
         path=path,
         config=config,
-        digest=bases.sampled_sha256(path),
+        digest=header.sampled_sha256(path),
         family=found.family,
         resolution=side or _resolution(config, found.family),
         prediction=found.prediction,
@@ -218,7 +219,7 @@ def _index(name: str, folder: Path) -> dict[str, Any]:
             fix="name the base it was trained on; to train it on: train.start_from",
         )
     if (folder / bases.PIPELINE).is_file():
-        return bases.read_object(folder / bases.PIPELINE)
+        return files.read_object(folder / bases.PIPELINE)
     if list(folder.glob("*.gguf")):
         raise single_file.ggml(name)
     config = bases.read_config(folder) if (folder / bases.CONFIG).is_file() else {}
@@ -269,7 +270,7 @@ def _weights(folder: Path, parts: Sequence[str]) -> tuple[list[Path], str | None
         if all(found.values()):
             weights = [path for part in parts for path in found[part]]
             for path in weights:
-                bases.safetensors_header(path)
+                header.safetensors_header(path)
             return weights, variant
     lacking = next(part for part in parts if not list((folder / part).glob("*.safetensors")))
     if any(list((folder / lacking).glob(pattern)) for pattern in ("*.bin", "*.pt", "*.ckpt")):
@@ -291,7 +292,7 @@ def _files_of(folder: Path, stem: str, variant: str | None) -> Iterator[Path]:
     if whole.is_file():
         yield whole
     elif index.is_file():
-        shards = sorted(set(bases.read_object(index).get("weight_map", {}).values()))
+        shards = sorted(set(files.read_object(index).get("weight_map", {}).values()))
         for shard in shards:
             if not (folder / shard).is_file():
                 raise UserError(
@@ -313,7 +314,7 @@ def _resolution(config: Path, family: Family) -> int:
 
 def _prediction(name: str, folder: Path, wanted: str) -> Prediction:
     path = folder / "scheduler" / "scheduler_config.json"
-    told = bases.read_object(path)
+    told = files.read_object(path)
     kind = str(told.get("_class_name", ""))
     if kind.startswith(_OTHER_NOISE) or "sigma_data" in told:
         raise UserError(NO_SHARES.format(kind=kind), where=name, fix=NATIVE)
@@ -339,5 +340,5 @@ def _digest(folder: Path, parts: Sequence[str], weights: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in (*small, *weights):
         name = path.relative_to(folder).as_posix()
-        total.update(f"{name} {path.stat().st_size} {bases.sampled_sha256(path)}\n".encode())
+        total.update(f"{name} {path.stat().st_size} {header.sampled_sha256(path)}\n".encode())
     return total.hexdigest()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_lora import files, folders
+from llm_lora import files
 from llm_lora.picture_family import CONFIGS, Family
 
 MERGES = CONFIGS / "merges.txt"
@@ -33,7 +33,7 @@ def folder(family: Family) -> Path:
     merges = files.read_bytes(MERGES)
     content = [f"{path.as_posix()} {files.sha256(data)}" for path, data in shipped.items()]
     mark = files.sha256("\n".join([*content, files.sha256(merges)]))[:16]
-    target = folders.cache() / "configs" / f"{family}-{mark}"
+    target = files.cache() / "configs" / f"{family}-{mark}"
     # Each file is whole or not there, and what it holds follows from the folder's name.
     for path, data in shipped.items():
         _put(target / path, data)

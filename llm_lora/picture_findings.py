@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llm_lora import buckets
-from llm_lora.findings import Finding
+from llm_lora.data.finding import Finding
 from llm_lora.picture_folder import Found
 
 if TYPE_CHECKING:

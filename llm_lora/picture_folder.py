@@ -15,9 +15,9 @@ from typing import TypeVar
 from llm_lora import captions, picture_files
 from llm_lora.buckets import EXTREME
 from llm_lora.captions import Caption
+from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
-from llm_lora.findings import Finding
-from llm_lora.formats import Rejected
+from llm_lora.example import Rejected
 from llm_lora.picture_files import Head, Looks, Unusable
 
 U = TypeVar("U")

@@ -14,10 +14,10 @@ from typing import Any
 from llm_lora import charts, page
 from llm_lora import run as runs
 from llm_lora.charts import Series
-from llm_lora.engines.events import Fit
 from llm_lora.picture_embed import Embedded, embed
 from llm_lora.picture_gates import DIMENSIONS, SCHEMA_VALID
 from llm_lora.pictures import Picture, PictureDataset
+from llm_lora.progress import Fit
 from llm_lora.recipe_image import ImageRecipe
 
 ASKED = {

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files, picture_gates, picture_page
-from llm_lora.engines.events import Fit
 from llm_lora.pictures import PictureDataset
+from llm_lora.progress import Fit
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.schema import AnswerSchema
 

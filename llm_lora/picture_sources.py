@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import adapter as adapters
-from llm_lora import base as bases
-from llm_lora import picture_base
+from llm_lora import files, picture_base
 from llm_lora import run as runs
 from llm_lora.errors import Problem, UserError
 from llm_lora.picture_base import PictureBase
@@ -108,5 +107,5 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
 def own_name(path: Path) -> str:
     """What an adapter calls itself: the name in its folder's manifest, or that of its file."""
     if (path / adapters.MANIFEST).is_file():
-        return str(bases.read_object(path / adapters.MANIFEST).get("name", path.name))
+        return str(files.read_object(path / adapters.MANIFEST).get("name", path.name))
     return path.name if path.is_dir() else path.stem

@@ -18,7 +18,7 @@ from typing import Literal
 
 from llm_lora import chance
 from llm_lora import picture_likeness as likeness
-from llm_lora.formats import Rejected
+from llm_lora.example import Rejected
 from llm_lora.picture_folder import Found
 
 Side = Literal["train", "held_out", "regularisation"]

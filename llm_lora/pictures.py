@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm_lora import buckets, caption_lint, files, picture_findings, picture_folder
 from llm_lora.captions import with_trigger
+from llm_lora.data import finding
+from llm_lora.data.finding import Finding
 from llm_lora.errors import Problem, UserError
-from llm_lora.findings import Finding
-from llm_lora.formats import Rejected, TooFewLeft
+from llm_lora.example import Rejected, TooFewLeft
 from llm_lora.picture_folder import Folder, Found
 from llm_lora.picture_split import SIDES, Side, split
 
@@ -145,9 +146,8 @@ class PictureDataset:
 
 def by_reason(rejected: Iterable[Rejected]) -> list[dict[str, Any]]:
     """Reasons with their counts, as the text path counts them."""
-    from llm_lora import dataset
 
-    return dataset.by_reason(rejected)
+    return finding.by_reason(rejected)
 
 
 def fingerprint(sides: Mapping[Side, Iterable[Picture]]) -> str:

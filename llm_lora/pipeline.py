@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files, run, tasks, versions
-from llm_lora.engines.events import Fit
 from llm_lora.errors import UserError
+from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe import AnyRecipe
 from llm_lora.run import Run
-from llm_lora.tasks import AnyPrepared, Task, Watcher
+from llm_lora.tasks import AnyPrepared, Task
 
 
 def prepare(recipe: AnyRecipe) -> AnyPrepared:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llm_lora import jsontext
-from llm_lora.formats import Answer, Example
+from llm_lora.example import Answer, Example
 from llm_lora.schema import AnswerSchema
 from llm_lora.scores import mean_score, score
 

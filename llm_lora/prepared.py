@@ -11,7 +11,7 @@ from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
 from llm_lora.errors import UserError
-from llm_lora.formats import TooFewLeft
+from llm_lora.example import TooFewLeft
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import calibration, figures, files, jsontext, page, scores
-from llm_lora.formats import Answer, Example
+from llm_lora.example import Answer, Example
 from llm_lora.gates import Gates, Rival
 from llm_lora.gates import judge as judge_gates
 from llm_lora.schema import AnswerSchema

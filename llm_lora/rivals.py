@@ -10,7 +10,7 @@ from llm_lora import adapter as adapters
 from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.errors import UserError
-from llm_lora.formats import Example, Message
+from llm_lora.example import Example, Message
 from llm_lora.gates import Rival
 from llm_lora.schema import AnswerSchema
 from llm_lora.store import Store, UnknownAdapter, Version

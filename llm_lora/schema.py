@@ -14,7 +14,6 @@ from llm_lora import bundle, files, jsontext
 from llm_lora.canonical import Canonical
 from llm_lora.errors import Problem, UserError
 from llm_lora.jsontext import NotJson, dumps, format_path, line_column, locate, quote
-from llm_lora.keywords import NOTES, RULES
 from llm_lora.narrowing import narrowed
 from llm_lora.subschemas import Subschemas
 from llm_lora.verdict import VALID, Reason, Verdict, not_json, reasons
@@ -251,3 +250,22 @@ def _reference_problems(parts: Subschemas, text: str, where: str) -> list[Proble
         what = f"{format_path(looping.place) or 'the schema'} refers to itself without end"
         problems.append(_problem(text, where, what, locate(text, looping.place)))
     return problems
+
+
+RULES = frozenset(
+    ("$dynamicRef", "$recursiveRef", "$ref", "additionalItems", "additionalProperties", "allOf",
+     "anyOf", "const", "contains", "dependencies", "dependentRequired", "dependentSchemas", "else",
+     "enum", "exclusiveMaximum", "exclusiveMinimum", "format", "if", "items", "maxContains",
+     "maxItems", "maxLength", "maxProperties", "maximum", "minContains", "minItems", "minLength",
+     "minProperties", "minimum", "multipleOf", "not", "oneOf", "pattern", "patternProperties",
+     "prefixItems", "properties", "propertyNames", "required", "then", "type", "unevaluatedItems",
+     "unevaluatedProperties", "uniqueItems")
+)  # fmt: skip
+"""Keywords that say what fits."""
+
+NOTES = frozenset(
+    ("contentEncoding", "contentMediaType", "contentSchema", "default", "definitions", "deprecated",
+     "description", "discriminator", "example", "examples", "id", "nullable", "readOnly", "title",
+     "writeOnly")
+)  # fmt: skip
+"""Keywords that say something about a schema; those that begin with $ are more of them."""

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from llm_lora import formats
 from llm_lora.chat import Chat, Unencodable
+from llm_lora.data.finding import Finding
 from llm_lora.errors import Problem, UserError
-from llm_lora.findings import Finding
+from llm_lora.example import RAW_LIMIT, Example, Rejected, make_example
 from llm_lora.fit import Fit
-from llm_lora.formats import Example, Rejected, make_example
 from llm_lora.lint import lint
 
 if TYPE_CHECKING:
@@ -162,4 +162,4 @@ def _rejected(example: Example, reason: str) -> Rejected:
     turns = [asdict(message) for message in example.prompt]
     turns.append({"role": "assistant", "content": example.answer})
     raw = json.dumps({"messages": turns}, ensure_ascii=False)
-    return Rejected(example.where, reason, raw[: formats.RAW_LIMIT])
+    return Rejected(example.where, reason, raw[:RAW_LIMIT])

@@ -19,6 +19,7 @@ from llm_lora.picture_family import (
     of_unet,
     require_plain,
 )
+from llm_lora.weights import header
 
 _UNET = "model.diffusion_model."
 _CONV_IN = f"{_UNET}input_blocks.0.0.weight"
@@ -108,7 +109,7 @@ def inspect(name: str, path: Path, prediction: str) -> Found:
             where=name,
             fix="name the .safetensors version of this model",
         )
-    tensors, metadata = bases.safetensors_parts(path)
+    tensors, metadata = header.safetensors_parts(path)
     if _CONV_IN not in tensors:
         raise _no_base(name, tensors)
     if any(one.startswith("control_model.") for one in tensors):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_lora import chance, duplicates, files
-from llm_lora.formats import Example
+from llm_lora.example import Example
 
 Side = Literal["train", "validation", "held_out"]
 SIDES: tuple[Side, ...] = ("train", "validation", "held_out")

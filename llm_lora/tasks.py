@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from llm_lora.adapter import Adapter
-from llm_lora.engines.events import Fit, Progress
 from llm_lora.errors import UserError
+from llm_lora.progress import AnyDataset, Fit, Watcher
 from llm_lora.recipe import AnyRecipe
 from llm_lora.run import Run
 
@@ -24,17 +24,6 @@ class AnyBase(Protocol):
     def digest(self) -> str: ...
 
 
-class AnyDataset(Protocol):
-    """Checked data of any task."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def summary(self) -> dict[str, Any]: ...
-
-    def write(self, folder: Path) -> None: ...
-
-
 class AnyPrepared(Protocol):
     """A recipe with everything that it names, read and checked."""
 
@@ -47,25 +36,6 @@ class AnyPrepared(Protocol):
 
     def inputs(self) -> dict[str, str | None]:
         """Digests of all that the run works on, by what to call it."""
-
-
-class Watcher(Protocol):
-    """Whoever shows the pipeline's progress: the command line, or nobody."""
-
-    def stage(self, title: str) -> None:
-        """A new stage begins."""
-
-    def say(self, text: str) -> None:
-        """A decision or a fact worth a line."""
-
-    def progress(self, progress: Progress) -> None:
-        """Work goes on."""
-
-    def checked(self, task: str, dataset: AnyDataset) -> None:
-        """The dataset passed its check."""
-
-    def began(self, here: Run) -> None:
-        """The run's folder is there; from now on it can be resumed."""
 
 
 class Task(Protocol):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_lora import files
-from llm_lora.base import safetensors_header, weight_files
 from llm_lora.errors import UserError
+from llm_lora.weights.header import safetensors_header, weight_files
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

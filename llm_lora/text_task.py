@@ -15,17 +15,16 @@ from llm_lora import recipe as recipes
 from llm_lora.adapter import Adapter
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
-from llm_lora.engines.events import Fit
 from llm_lora.errors import UserError
-from llm_lora.formats import Answer, Message
+from llm_lora.example import Answer, Message
 from llm_lora.learning import learn
 from llm_lora.names import suggest_name
 from llm_lora.prepared import Prepared, max_new_tokens, prepare
+from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe import Recipe
 from llm_lora.report import FORMS
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
-from llm_lora.tasks import Watcher
 from llm_lora.versus import compare
 
 __all__ = [

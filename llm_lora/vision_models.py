@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llm_lora import base as bases
 from llm_lora.errors import Problem, UserError
+from llm_lora.weights import header
 
 TINY = Path(__file__).parent / "assets" / "tiny_judge"
 """The embedded CLIP model, named "tiny": it knows drawn shapes and styles, and nothing else."""
@@ -59,7 +60,7 @@ def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
             where=name,
             fix="leave --model out for the usual one, or choose another --method",
         )
-    bases.weight_files(folder)
+    header.weight_files(folder)
     if not any((folder / one).is_file() for one in _PREPARES):
         raise UserError(
             f"there is no {_PREPARES[0]} here, which says how pictures are prepared",

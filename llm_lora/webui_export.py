@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm_lora import adapter as adapters
-from llm_lora import arrays, files, folders, image_task, lora_files, webui_metadata
+from llm_lora import arrays, files, image_task, lora_files, webui_metadata
 from llm_lora import run as runs
-from llm_lora.engines.events import Fit
+from llm_lora.progress import Fit
 from llm_lora.run import Run
 from llm_lora.webui_metadata import Trained
 
@@ -39,7 +39,7 @@ def write(here: Run, out: Path, step: int | None = None) -> Path:
     file = out / f"{trained.name}.safetensors"
     beside = file.with_suffix(".json"), file.with_suffix(".png")
     for path in (file, *beside):
-        folders.require_new(path)
+        files.require_new(path)
     arrays.write(file, found, webui_metadata.describe(lora, found, trained))
     files.write_json(beside[0], webui_metadata.user_notes(trained))
     sample = _sample(here, trained.steps)

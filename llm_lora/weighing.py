@@ -16,8 +16,8 @@ import numpy.typing as npt
 from llm_lora.chat import Chat, Encoded
 from llm_lora.decoding import decoding
 from llm_lora.errors import UserError
+from llm_lora.example import Example
 from llm_lora.fields import closed_spans
-from llm_lora.formats import Example
 from llm_lora.schema import AnswerSchema
 
 Flags = npt.NDArray[np.bool_]

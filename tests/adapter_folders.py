@@ -15,6 +15,7 @@ from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.base import Base
 from llm_lora.store import Store
+from llm_lora.weights import header
 
 SCHEMA = '{"type": "object", "properties": {"urgent": {"type": "boolean"}}}'
 RANK = 4
@@ -72,8 +73,8 @@ def lora(base: Base, *, seed: int = 0, zero: bool = False) -> dict[str, np.ndarr
     """Both halves for two modules of every layer of a base."""
     random = np.random.default_rng(seed)
     result = {}
-    for path in bases.weight_files(base.path):
-        for key, tensor in bases.safetensors_header(path).items():
+    for path in header.weight_files(base.path):
+        for key, tensor in header.safetensors_header(path).items():
             module = key.removesuffix(".weight")
             if module.endswith(MODULES):
                 outputs, inputs = tensor["shape"]

@@ -18,10 +18,10 @@ import torch
 from llm_lora import image_task, picture_base
 from llm_lora import recipe as recipes
 from llm_lora.engines import image, painting, picture_loading, picture_prompts
-from llm_lora.engines.events import Fit, Progress
 from llm_lora.engines.painting import Settings
 from llm_lora.engines.picture_loading import Loaded
 from llm_lora.engines.picture_sheets import Pixels
+from llm_lora.progress import Fit, Progress
 
 # Tests neither use nor fill the user's own cache.
 _CACHE = tempfile.mkdtemp(prefix="llm-lora-cache-")

@@ -11,9 +11,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from llm_lora import adapter as adapters
-from llm_lora import base as bases
 from llm_lora import files, picture_base
 from llm_lora.store import Store, Version
+from llm_lora.weights import header
 
 RANK = 4
 ENDS = ("attn1.to_q", "attn2.to_v", "ff.net.2", "self_attn.q_proj")
@@ -33,7 +33,7 @@ def shapes() -> dict[str, list[int]]:
     found = {}
     for part in ("unet", "text_encoder"):
         for path in (base.path / part).glob("*.safetensors"):
-            for key, tensor in bases.safetensors_header(path).items():
+            for key, tensor in header.safetensors_header(path).items():
                 module = key.removesuffix(".weight")
                 if module.endswith(ENDS):
                     text = part != "unet" and not module.startswith("text_model.")

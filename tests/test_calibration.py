@@ -11,7 +11,7 @@ import pytest
 from llm_lora import base as bases
 from llm_lora.calibration import confidences, reliability
 from llm_lora.chat import Chat
-from llm_lora.formats import Answer
+from llm_lora.example import Answer
 from llm_lora.schema import AnswerSchema
 from llm_lora.scores import FieldScore
 

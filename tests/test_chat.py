@@ -19,7 +19,7 @@ from model_folders import FAMILIES, GPT2_SPLIT, Family, write_family, write_fold
 from llm_lora import base
 from llm_lora.chat import Chat, Unencodable
 from llm_lora.errors import UserError
-from llm_lora.formats import Message, make_example
+from llm_lora.example import Message, make_example
 
 ANSWER = '{"symptoms":["headache","fever"],"days":3,"note":"caf\u00e9 \u4f60\u597d"}'
 SYSTEM = Message("system", "You fill in forms.")

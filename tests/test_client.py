@@ -8,7 +8,7 @@ import pytest
 from local_server import Application, serving
 
 from llm_lora.errors import UserError
-from llm_lora.formats import Message
+from llm_lora.example import Message
 from llm_lora.serving.client import ADMIN_KEY, API_KEY, Client
 
 CHAT = ("POST", "/v1/chat/completions")

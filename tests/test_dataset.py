@@ -16,10 +16,10 @@ from model_folders import write_family
 
 from llm_lora import dataset, duplicates
 from llm_lora.chat import Chat
+from llm_lora.data.finding import Finding
 from llm_lora.dataset import Dataset
 from llm_lora.errors import UserError
-from llm_lora.findings import Finding
-from llm_lora.formats import Example, Message, Rejected, make_example
+from llm_lora.example import Example, Message, Rejected, make_example
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
 from llm_lora.split import SIDES, fingerprint, side_of, split

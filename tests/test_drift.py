@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 from llm_lora import adapter as adapters
 from llm_lora import files, recipe, text_task
 from llm_lora import run as runs
-from llm_lora.engines.events import Progress
 from llm_lora.errors import UserError
-from llm_lora.formats import Message
+from llm_lora.example import Message
+from llm_lora.progress import Progress
 from llm_lora.run import Run
 from llm_lora.serving import drift
 from llm_lora.serving.client import Client

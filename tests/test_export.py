@@ -14,7 +14,7 @@ from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora.chat import Chat
 from llm_lora.errors import UserError
-from llm_lora.formats import Message
+from llm_lora.example import Message
 from llm_lora.llamacpp import modelfile, vocabulary, writing
 from llm_lora.llamacpp.family import Family
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_lora import base as bases
-from llm_lora.plan import GIB, Hardware
+from llm_lora.machine import GIB, Hardware
 from llm_lora.serving import flags
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_lora import formats
 from llm_lora.errors import UserError
-from llm_lora.formats import Example, Message, Rejected
+from llm_lora.example import RAW_LIMIT, Example, Message, Rejected
 
 USER, REPLY = "How is the weather?\nBe brief.", "It rains. ☂"
 EARLIER = [("user", "Hello"), ("assistant", "Good day.")]
@@ -176,7 +176,7 @@ def test_rejected_rows_keep_only_their_beginning(tmp_path: Path) -> None:
     path.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "' + "x" * 10_000 + "\n")
     _, rejected = read(path)
     assert isinstance(rejected, Rejected)
-    assert len(rejected.raw) == formats.RAW_LIMIT
+    assert len(rejected.raw) == RAW_LIMIT
 
 
 json_values = st.recursive(

@@ -14,7 +14,7 @@ from llm_lora import base as bases
 from llm_lora import gates, recipe, rivals, timing
 from llm_lora.chat import Chat
 from llm_lora.errors import UserError
-from llm_lora.formats import Example, Message
+from llm_lora.example import Example, Message
 from llm_lora.gates import Rival
 from llm_lora.schema import AnswerSchema
 from llm_lora.store import Store

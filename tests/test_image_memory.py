@@ -13,8 +13,8 @@ from image_runs import stop_after, train
 
 from llm_lora import adapter as adapters
 from llm_lora import arrays
-from llm_lora.engines.events import Interrupted
 from llm_lora.errors import UserError
+from llm_lora.progress import Interrupted
 
 pytestmark = pytest.mark.slow
 

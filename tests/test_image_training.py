@@ -23,10 +23,10 @@ from llm_lora import arrays
 from llm_lora import recipe as recipes
 from llm_lora.engines import picture_lora, picture_prompts
 from llm_lora.engines.callbacks import newest_checkpoint
-from llm_lora.engines.events import Fit, Interrupted
 from llm_lora.engines.painting import Painter, Settings
 from llm_lora.engines.picture_latents import Latents
 from llm_lora.errors import UserError
+from llm_lora.progress import Fit, Interrupted
 from llm_lora.recipe_image_blocks import ImageLora
 
 pytestmark = pytest.mark.slow

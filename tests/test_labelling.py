@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llm_lora import label_review, label_sheet, labelling
+from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
-from llm_lora.findings import Finding
 from llm_lora.labelling import Failure, Label, Labeller, Order, Outcome
 
 ORDER = Order("clip", "some/model", batch_size=4)

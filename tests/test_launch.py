@@ -17,11 +17,11 @@ from made_runs import make_adapter, make_run
 from llm_lora import files
 from llm_lora.cli import serving
 from llm_lora.errors import UserError
-from llm_lora.plan import GIB, Hardware
+from llm_lora.machine import GIB, Hardware, is_loopback
 from llm_lora.serving import flags, launch, preflight, sources
-from llm_lora.serving.addresses import is_loopback
 from llm_lora.serving.config import Limits, ServingConfig
-from llm_lora.serving.preflight import Plan, Wanted
+from llm_lora.serving.flags import Plan
+from llm_lora.serving.preflight import Wanted
 from llm_lora.store import Store
 
 CPU = Hardware(cores=2, memory_bytes=16 * GIB)

@@ -22,7 +22,7 @@ from adapter_folders import lora, report_of, write_adapter
 from layer_parts import config
 
 from llm_lora import base as bases
-from llm_lora import plan
+from llm_lora import machine as plan
 from llm_lora.schema import AnswerSchema
 from llm_lora.serving import flags
 from llm_lora.store import Store

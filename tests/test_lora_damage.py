@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_lora import arrays, lora_files, tensors
-from llm_lora.base import safetensors_header
 from llm_lora.errors import UserError
+from llm_lora.weights.header import safetensors_header
 
 MODULE = "unet.mid_block.attentions.0.proj_in"
 KOHYA = "lora_unet_mid_block_attentions_0_proj_in"

@@ -121,7 +121,7 @@ def as_type(folder: Path, kind: str, width: int, fill: bytes) -> Path:
     path = folder / adapters.WEIGHTS
     header: dict[str, Any] = {}
     end = 0
-    for key, tensor in bases.safetensors_header(path).items():
+    for key, tensor in header.safetensors_header(path).items():
         size = int(np.prod(tensor["shape"])) * width
         header[key] = {"dtype": kind, "shape": tensor["shape"], "data_offsets": [end, end + size]}
         end += size

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import files, folders, tensors
+from llm_lora import files, tensors
 from llm_lora import merge as merging
 from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
@@ -66,20 +66,20 @@ def test_a_workspace_sweeps_what_the_dead_left_and_spares_the_living(tmp_path: P
     alive.mkdir()
     handle = os.open(alive, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with folders.workspace(target) as space:
+    with files.workspace(target) as space:
         assert not dead.exists() and alive.is_dir()
         (space / "built").mkdir()
         (space / "built" / "file").write_text("x")
-        folders.put(space / "built", target)
+        files.put(space / "built", target)
     os.close(handle)
     assert (target / "file").read_text() == "x"
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "merged"]
     with pytest.raises(UserError, match="there is something here already"):
-        folders.require_new(target)
+        files.require_new(target)
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), folders.workspace(tmp_path / "out") as space:
+    with pytest.raises(RuntimeError), files.workspace(tmp_path / "out") as space:
         (space / "half").write_text("x")
         raise RuntimeError
     assert not list(tmp_path.iterdir())

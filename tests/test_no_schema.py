@@ -9,8 +9,7 @@ import pytest
 
 from llm_lora.errors import UserError
 from llm_lora.features import FRAGMENTS
-from llm_lora.keywords import NOTES, RULES
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema import NOTES, RULES, AnswerSchema
 
 INNER = {"type": "object", "properties": {"a": {"type": "integer"}}}
 NAMED = {"name": "n", "description": "d", "strict": True, "schema": INNER}

@@ -22,13 +22,13 @@ from PIL import Image
 from llm_lora import image_task, lora_prompt, picture_files, picture_gates
 from llm_lora import recipe as recipes
 from llm_lora.engines import picture_evidence, picture_scores, picture_sheets
-from llm_lora.engines.events import Fit
 from llm_lora.engines.painting import Settings
 from llm_lora.engines.picture_sheets import Pixels
 from llm_lora.image_task import Prepared
 from llm_lora.picture_base import PictureBase
 from llm_lora.picture_gates import DIMENSIONS
 from llm_lora.pictures import Picture, PictureDataset
+from llm_lora.progress import Fit
 from llm_lora.recipe_image import ImageGenerate
 from pretraining.image.drawing import draw
 from pretraining.image.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, TEXTURES, Scene

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_lora import plan
+from llm_lora import machine as plan
 from llm_lora.errors import UserError
-from llm_lora.plan import GIB, Hardware, detect, pick_profile
+from llm_lora.machine import GIB, Hardware, detect, pick_profile
 from llm_lora.recipe_types import PROFILES
 
 Program = Callable[..., None]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_lora.errors import UserError
-from llm_lora.formats import Answer, Example, Message, make_example
+from llm_lora.example import Answer, Example, Message, make_example
 from llm_lora.preference import Pair, pairs, reward, some
 from llm_lora.recipe import load
 from llm_lora.schema import AnswerSchema

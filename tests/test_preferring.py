@@ -19,11 +19,11 @@ from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
 from llm_lora.engines import text
 from llm_lora.engines.answers import load_trained
-from llm_lora.engines.events import Fit, Interrupted, Progress
 from llm_lora.engines.preferring import _encoded
 from llm_lora.errors import UserError
-from llm_lora.formats import Example
+from llm_lora.example import Example
 from llm_lora.preference import Pair
+from llm_lora.progress import Fit, Interrupted, Progress
 from llm_lora.recipe import load
 from llm_lora.schema import AnswerSchema
 

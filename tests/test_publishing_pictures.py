@@ -24,7 +24,7 @@ from llm_lora import adapter as adapters
 from llm_lora import any_base, files, mapping, picture_base
 from llm_lora.cli import publishing, serving
 from llm_lora.errors import UserError
-from llm_lora.plan import GIB, Hardware
+from llm_lora.machine import GIB, Hardware
 from llm_lora.serving import examining, launch, sources, trial
 from llm_lora.serving.config import ServingConfig
 from llm_lora.serving.loader import Loader

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_lora import formats, qa_text, rows
-from llm_lora.formats import Example, Rejected
+from llm_lora.example import Example, Rejected
 
 
 def read(path: Path, text: str) -> list[Example | Rejected]:

@@ -568,7 +568,7 @@ def test_every_setting_is_described() -> None:
 
 def test_import_brings_in_neither_yaml_nor_anything_heavy() -> None:
     code = (
-        "import sys, llm_lora.recipe, llm_lora.plan\n"
+        "import sys, llm_lora.recipe, llm_lora.machine\n"
         "heavy = {'ruamel.yaml', 'torch', 'transformers', 'numpy', 'psutil', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

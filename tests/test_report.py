@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llm_lora import charts, report
-from llm_lora.formats import Answer, Example, Message
+from llm_lora.example import Answer, Example, Message
 from llm_lora.page import clock, percent
 from llm_lora.schema import AnswerSchema
 

@@ -13,7 +13,7 @@ import pytest
 
 from llm_lora import page, report, samples, versus
 from llm_lora.errors import UserError
-from llm_lora.formats import Answer, Example, Message
+from llm_lora.example import Answer, Example, Message
 from llm_lora.gates import Rival
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema

@@ -19,7 +19,7 @@ from served import TOKENS, Served, greedy
 from llm_lora import adapter as adapters
 from llm_lora.dataset import Dataset
 from llm_lora.errors import UserError
-from llm_lora.plan import GIB, Hardware
+from llm_lora.machine import GIB, Hardware
 from llm_lora.schema import AnswerSchema
 from llm_lora.serving import flags, preflight, trial
 from llm_lora.serving.layer import Layer

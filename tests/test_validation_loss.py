@@ -19,7 +19,7 @@ from llm_lora.chat import Chat
 from llm_lora.engines import batches, loading, text
 from llm_lora.engines.constrain import Constraints
 from llm_lora.engines.trainer import PlannedTrainer
-from llm_lora.formats import Message, make_example
+from llm_lora.example import Message, make_example
 from llm_lora.recipe import load
 from llm_lora.schema import AnswerSchema
 from llm_lora.weighing import Course

@@ -7,8 +7,7 @@ import io
 import json
 import sys
 
-from llm_lora.cli.exits import EXIT_INTERRUPTED
-from llm_lora.errors import EXIT_USER_ERROR, UserError
+from llm_lora.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 _IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 """What the system says of paths that nothing can be at; looking for them fails anywhere."""

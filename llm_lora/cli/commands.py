@@ -22,8 +22,7 @@ from llm_lora.cli import (
     serving,
     validating,
 )
-from llm_lora.cli.exits import EXIT_INTERRUPTED
-from llm_lora.errors import Problem, UserError
+from llm_lora.errors import EXIT_INTERRUPTED, Problem, UserError
 
 if TYPE_CHECKING:
     from llm_lora.recipe import Read
@@ -107,7 +106,7 @@ def train(
     # Only now: a mistake in the recipe is told before anything else is imported.
     from llm_lora import pipeline
     from llm_lora.cli import show
-    from llm_lora.engines.events import Interrupted
+    from llm_lora.progress import Interrupted
 
     watch = show.Live(quiet=as_json)
     with watch:
@@ -168,7 +167,7 @@ def data_check(
     """Read and judge every record of a recipe's data; nothing is trained."""
     from llm_lora import files, pipeline
     from llm_lora.cli import show
-    from llm_lora.formats import TooFewLeft
+    from llm_lora.example import TooFewLeft
 
     loaded = _read(recipe, overrides, profile)[0].recipe
     try:
@@ -213,7 +212,7 @@ def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
     from llm_lora import pipeline
     from llm_lora import run as runs
     from llm_lora.cli import show
-    from llm_lora.engines.events import Fit
+    from llm_lora.progress import Fit
 
     here = runs.find(run)
     prepared = pipeline.reopen(here)
@@ -338,7 +337,7 @@ for command in (
 
 def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:
     """The recipe in the profile asked for, and why it is that profile."""
-    from llm_lora import plan
+    from llm_lora import machine as plan
     from llm_lora import recipe as recipes
 
     reason = "as asked"

@@ -1,5 +1,16 @@
 """The console that commands print on."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True)
+
+
+def figure(value: Any) -> str:
+    """A number with three places, None in words, anything else as it is."""
+    if value is None:
+        return "not measured"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from llm_lora import base, picture_base, plan
+from llm_lora import base, picture_base
+from llm_lora import machine as plan
 from llm_lora.cli.console import console
 from llm_lora.errors import UserError
 

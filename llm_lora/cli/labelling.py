@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm_lora.cli.exits import EXIT_INTERRUPTED
-from llm_lora.errors import UserError
+from llm_lora.errors import EXIT_INTERRUPTED, UserError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from llm_lora.findings import Finding
+    from llm_lora.data.finding import Finding
     from llm_lora.labelling import Labeller, Order, Outcome
 
 _USUAL = {

@@ -64,9 +64,8 @@ def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
 
     Starts a server for each form and round, and nothing else should run meanwhile.
     """
-    from llm_lora import plan as machine
+    from llm_lora import machine, text_task
     from llm_lora import run as runs
-    from llm_lora import text_task
     from llm_lora.cli import show
     from llm_lora.serving import bench as measuring
 

@@ -253,8 +253,8 @@ def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
     """
     from llm_lora import adapter as adapters
     from llm_lora import run as runs
-    from llm_lora.base import read_object
     from llm_lora.errors import UserError
+    from llm_lora.files import read_object
 
     if (source / adapters.CONFIG).is_file():
         home = source.resolve().parent

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from llm_lora import files
+
 
 @click.group()
 def recipe() -> None:
@@ -25,13 +27,12 @@ def convert(file: Path, out: Path | None) -> None:
 
     What every key became stands above it. Paths hold in the working directory, or where --out is.
     """
-    from llm_lora import files, folders
     from llm_lora import recipe as recipes
 
     text = recipes.convert(file, out.parent if out else Path())
     if out is None:
         click.echo(text, nl=False)
         return
-    folders.require_new(out)
+    files.require_new(out)
     files.write_text(out, text)
     click.echo(f"wrote {out}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from llm_lora.errors import UserError
+from llm_lora.example import Rejected
 
 if TYPE_CHECKING:
     from llm_lora.lint import Lint
@@ -121,7 +122,7 @@ def fit(
     applied: set[str] = set()
     shape, rows = formats.read_rows(answers)
     for row, example in rows:
-        if isinstance(example, formats.Rejected) or not loaded.judge(example.answer).valid:
+        if isinstance(example, Rejected) or not loaded.judge(example.answer).valid:
             lines.append(_unchanged(row))
             continue  # Data that does not fit the schema is for `data check` and `validate`.
         checked += 1
@@ -240,7 +241,7 @@ def _answers(data: Path) -> list[Any]:
 
     found = []
     for example in formats.read(data):
-        if not isinstance(example, formats.Rejected):
+        if not isinstance(example, Rejected):
             try:
                 found.append(jsontext.parse(example.answer))
             except jsontext.NotJson:

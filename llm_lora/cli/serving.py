@@ -111,7 +111,7 @@ def serve(runs: tuple[Path, ...], is_open: bool, dry_run: bool, **options: Any) 
     LLM_LORA_API_KEYS and LLM_LORA_ADMIN_KEYS, separated by commas. Ctrl-C ends the server once the
     running requests are answered; a second Ctrl-C ends it at once.
     """
-    from llm_lora import plan as machine
+    from llm_lora import machine
     from llm_lora.serving import examining, launch
     from llm_lora.serving.plans import Wanted
 

@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 
 from llm_lora import gates
-from llm_lora.cli.console import console
-from llm_lora.engines.events import Interrupted
-from llm_lora.engines.events import Progress as Moment
+from llm_lora.cli.console import console, figure
+from llm_lora.progress import Interrupted
+from llm_lora.progress import Progress as Moment
 
 if TYPE_CHECKING:
     from llm_lora.recipe import AnyRecipe
@@ -226,13 +226,6 @@ def _short(run: Run) -> str:
         return str(chosen.relative_to(Path.cwd()))
     except ValueError:
         return str(chosen)
-
-
-def figure(value: Any) -> str:
-    """A number with three places, None in words, anything else as it is."""
-    if value is None:
-        return "not measured"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def summary(run: Run) -> dict[str, Any]:

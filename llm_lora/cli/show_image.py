@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from llm_lora.cli.console import console
-from llm_lora.cli.show import figure
+from llm_lora.cli.console import console, figure
 
 if TYPE_CHECKING:
     from llm_lora.pictures import PictureDataset
     from llm_lora.run import Run
 
-COLUMNS = {name: name for name in ("fidelity", "strength", "alignment")}
+COLUMNS: Mapping[str, str] = {name: name for name in ("fidelity", "strength", "alignment")}
 NEXT = "open {page}"
 
 _SHOWN = 20

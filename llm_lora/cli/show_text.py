@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from llm_lora.cli.console import console
-from llm_lora.cli.show import figure
+from llm_lora.cli.console import console, figure
 from llm_lora.figures import NAMES, SURE
 
 if TYPE_CHECKING:
     from llm_lora.dataset import Dataset
     from llm_lora.run import Run
 
-COLUMNS = {"schema_valid": "schema valid", "field_f1": "field F1"}
+COLUMNS: Mapping[str, str] = {"schema_valid": "schema valid", "field_f1": "field F1"}
 NEXT = "llm-lora chat {run}"
 
 _SAMPLES = 3

@@ -8,7 +8,7 @@ import sys
 from llm_lora import adapter as adapters
 from llm_lora import engines, text_task
 from llm_lora.cli.console import console
-from llm_lora.formats import Answer, Message
+from llm_lora.example import Answer, Message
 from llm_lora.run import Run
 
 

@@ -17,10 +17,10 @@ from transformers import logging as transformers_logging
 from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.engines.constrain import Constraints
-from llm_lora.engines.events import Listener, Progress, silent
 from llm_lora.engines.loading import Loaded, free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.trouble import out_of_memory
-from llm_lora.formats import Answer, Message
+from llm_lora.example import Answer, Message
+from llm_lora.progress import Listener, Progress, silent
 from llm_lora.schema import AnswerSchema
 
 

@@ -16,8 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from llm_lora import files
-from llm_lora.engines.events import Listener, Progress
 from llm_lora.errors import UserError
+from llm_lora.progress import Listener, Progress
 
 _COMPLETE = "complete"
 """Marker in a checkpoint folder, written after all else, with the sizes of all files."""

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from llm_lora.base import Base
 from llm_lora.chat import Chat, Encoded
 from llm_lora.engines.answers import load_trained
-from llm_lora.engines.events import Listener, Progress, silent
 from llm_lora.engines.loading import free_memory
 from llm_lora.engines.trouble import full_disk, out_of_memory
-from llm_lora.formats import Example
+from llm_lora.example import Example
+from llm_lora.progress import Listener, Progress, silent
 
 _FIX = "leave measuring out: --no-measure; merging itself needs little memory"
 

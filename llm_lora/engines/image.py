@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from llm_lora import base as bases
 from llm_lora import lora_files
 from llm_lora.engines import (
     picture_checkpoints,
@@ -17,7 +16,6 @@ from llm_lora.engines import (
     picture_prompts,
 )
 from llm_lora.engines.callbacks import StopOnSignal
-from llm_lora.engines.events import Fit, Listener, silent
 from llm_lora.engines.loading import free_memory, peak_memory_bytes
 from llm_lora.engines.painting import Painter, Settings
 from llm_lora.engines.picture_cache import Cache
@@ -36,7 +34,9 @@ from llm_lora.engines.picture_training import Means, Training
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.picture_base import PictureBase
 from llm_lora.pictures import PictureDataset
+from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe_image import ImageRecipe
+from llm_lora.weights import header
 
 __all__ = [
     "Painter",
@@ -224,5 +224,5 @@ def _texts(
 def _text_cache(recipe: ImageRecipe, loaded: Loaded) -> Cache:
     """Texts depend on the base, on what it is computed in, and on an adapter in its encoders."""
     start = recipe.train.start_from
-    adapter = bases.sampled_sha256(lora_files.weights_file(start)) if start else ""
+    adapter = header.sampled_sha256(lora_files.weights_file(start)) if start else ""
     return Cache("texts", loaded.base.digest, str(loaded.compute), adapter)

@@ -23,8 +23,8 @@ from llm_lora import tensors
 from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.engines import loading
-from llm_lora.engines.events import Listener, Progress, silent
 from llm_lora.errors import UserError
+from llm_lora.progress import Listener, Progress, silent
 from llm_lora.tensors import Tensor
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from llm_lora import arrays, files, folders
+from llm_lora import arrays, files
 from llm_lora.errors import UserError
 
 _FORMAT = "1"
@@ -22,7 +22,7 @@ class Cache:
 
     def __init__(self, kind: str, *depends: str) -> None:
         """`depends` tells what all entries depend on: the encoder's digest, the precision."""
-        self.folder = folders.cache() / kind / files.sha256("\n".join((_FORMAT, *depends)))[:16]
+        self.folder = files.cache() / kind / files.sha256("\n".join((_FORMAT, *depends)))[:16]
 
     def get(self, key: str) -> dict[str, torch.Tensor] | None:
         """What was put under this key."""

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from llm_lora.engines.dino import Dino
-from llm_lora.engines.events import Listener, Progress
 from llm_lora.engines.picture_evidence import Evidence
 from llm_lora.face_models import FaceModel
 from llm_lora.judges import Judges
 from llm_lora.picture_figures import Floats
+from llm_lora.progress import Listener, Progress
 from llm_lora.vision_models import VisionModel
 
 T = TypeVar("T")

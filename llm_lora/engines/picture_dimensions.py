@@ -10,12 +10,12 @@ from itertools import pairwise
 import numpy as np
 
 from llm_lora import picture_figures
-from llm_lora.engines.events import Fit
 from llm_lora.engines.picture_compared import UNTOLD
 from llm_lora.engines.picture_evidence import FULL, Evidence
 from llm_lora.engines.picture_measured import SHOWN, Measured, or_not
 from llm_lora.engines.picture_yardsticks import Response, Yardsticks, kept_of
 from llm_lora.picture_figures import Floats
+from llm_lora.progress import Fit
 
 _PRESENT = 0.5
 """Presence from which a picture counts as of the style."""

@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 
 from llm_lora import captions, lora_prompt, picture_files
 from llm_lora.engines.clip import Clip
-from llm_lora.engines.events import Listener, Progress
 from llm_lora.engines.painting import Painter, Settings
 from llm_lora.engines.picture_sheets import Pixels
 from llm_lora.picture_figures import Floats
 from llm_lora.pictures import Picture, PictureDataset
+from llm_lora.progress import Listener, Progress
 from llm_lora.recipe_image import ImageRecipe
 
 T = TypeVar("T")

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_lora import learning_curve, picture_figures
-from llm_lora.engines.events import Fit
 from llm_lora.engines.picture_evidence import Evidence, Painted, Real
 from llm_lora.engines.picture_measured import SHOWN, Measured, or_not
 from llm_lora.engines.picture_yardsticks import Yardsticks
 from llm_lora.picture_figures import Floats
+from llm_lora.progress import Fit
 
 
 def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:

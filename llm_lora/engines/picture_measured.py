@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llm_lora.engines.events import Fit
 from llm_lora.engines.picture_evidence import Evidence
 from llm_lora.engines.picture_sheets import Pixels
 from llm_lora.engines.picture_yardsticks import Yardsticks
+from llm_lora.progress import Fit
 
 SHOWN = 8
 """Rows or columns of a sheet at most, where there may be many."""

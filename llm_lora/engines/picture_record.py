@@ -14,8 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from llm_lora import files
 from llm_lora.engines.callbacks import whole_rows
-from llm_lora.engines.events import Listener, Progress
 from llm_lora.engines.picture_sheets import Pixels, write_picture
+from llm_lora.progress import Listener, Progress
 
 _PICTURE_SUFFIX = ".png"
 

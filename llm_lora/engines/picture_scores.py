@@ -16,7 +16,6 @@ from llm_lora.engines import (
     picture_yardsticks,
 )
 from llm_lora.engines.clip import Clip
-from llm_lora.engines.events import Fit, Listener, silent
 from llm_lora.engines.painting import Painter
 from llm_lora.engines.picture_compared import Compared
 from llm_lora.engines.picture_measured import Dimension, Measured
@@ -24,6 +23,7 @@ from llm_lora.engines.picture_sheets import sheet, write_picture
 from llm_lora.engines.trouble import out_of_memory
 from llm_lora.picture_base import PictureBase
 from llm_lora.pictures import PictureDataset
+from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe_image import ImageRecipe
 
 _DIGITS = 4

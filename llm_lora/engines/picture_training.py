@@ -19,7 +19,6 @@ import torch
 from llm_lora.chance import dice
 from llm_lora.engines import painting, picture_prompts
 from llm_lora.engines.callbacks import StopOnSignal
-from llm_lora.engines.events import Interrupted, Listener, Progress
 from llm_lora.engines.loading import free_memory
 from llm_lora.engines.picture_checkpoints import Checkpoint, Rungs, State
 from llm_lora.engines.picture_latents import Cut, Latents
@@ -33,6 +32,7 @@ from llm_lora.engines.picture_record import Record
 from llm_lora.engines.picture_steps import Steps
 from llm_lora.engines.trouble import is_out_of_memory, out_of_memory
 from llm_lora.errors import UserError
+from llm_lora.progress import Interrupted, Listener, Progress
 from llm_lora.recipe_image import ImageRecipe
 
 _LOG_EVERY = 5

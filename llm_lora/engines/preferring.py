@@ -23,13 +23,13 @@ from llm_lora.base import Base
 from llm_lora.chat import Chat, Unencodable
 from llm_lora.engines import batches, tuning
 from llm_lora.engines.callbacks import Complete, Metrics, StopOnSignal, newest_checkpoint
-from llm_lora.engines.events import Fit, Interrupted, Listener, silent
 from llm_lora.engines.loading import Loaded, free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.trainer import planned_loader
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
-from llm_lora.formats import Example
+from llm_lora.example import Example
 from llm_lora.preference import Pair
+from llm_lora.progress import Fit, Interrupted, Listener, silent
 from llm_lora.recipe import Recipe
 
 

@@ -16,12 +16,12 @@ from trl import GRPOConfig, GRPOTrainer
 from llm_lora.base import Base
 from llm_lora.chat import Chat
 from llm_lora.engines import tuning
-from llm_lora.engines.events import Fit, Listener, silent
 from llm_lora.engines.loading import Loaded
 from llm_lora.engines.preferring import Places, Resumed, go_on
 from llm_lora.errors import UserError
-from llm_lora.formats import Example
+from llm_lora.example import Example
 from llm_lora.preference import reward
+from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
 

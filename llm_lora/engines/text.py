@@ -27,14 +27,14 @@ from llm_lora.engines.callbacks import (
     newest_checkpoint,
 )
 from llm_lora.engines.comparing import Form, compare
-from llm_lora.engines.events import Fit, Interrupted, Listener, silent
 from llm_lora.engines.loading import free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.merging import merge
 from llm_lora.engines.preferring import prefer
 from llm_lora.engines.trainer import PlannedTrainer
 from llm_lora.engines.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
-from llm_lora.formats import Example
+from llm_lora.example import Example
+from llm_lora.progress import Fit, Interrupted, Listener, silent
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
 from llm_lora.weighing import Course, weigh

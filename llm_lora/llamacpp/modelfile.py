@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_lora.chat import Chat
 from llm_lora.errors import UserError
-from llm_lora.formats import Message
+from llm_lora.example import Message
 
 _CONTEXT = 8192
 """Tokens of context at most: Ollama reserves memory for all of them."""

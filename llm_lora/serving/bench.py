@@ -16,16 +16,16 @@ from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import folders, mapping, merge, tensors, versions
+from llm_lora import files, mapping, merge, tensors, versions
 from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.errors import UserError
-from llm_lora.plan import Hardware
+from llm_lora.machine import Hardware
+from llm_lora.progress import Watcher
 from llm_lora.run import Run
 from llm_lora.serving import flags, load, trial
 from llm_lora.serving.client import as_json
 from llm_lora.serving.load import Load
-from llm_lora.tasks import Watcher
 from llm_lora.text_task import Prepared
 
 MERGED, BASE, ADAPTER, MIXED = "merged", "base", "adapter", "mixed"
@@ -83,7 +83,7 @@ def measure(
     adapters.require_base(adapter, prepared.base)
     mapping.effect(adapter, prepared.base)
     found = {form: _Form() for form in FORMS}
-    with folders.workspace(here.folder / "bench") as space:
+    with files.workspace(here.folder / "bench") as space:
         merge.merge(here, space / MERGED, watch, measure=False)
         bench = _Bench(prepared, adapter, hardware, settings, space)
         merged = bases.resolve(str(space / MERGED))

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from llm_lora.errors import UserError
-from llm_lora.formats import Message
-from llm_lora.serving.addresses import is_loopback
+from llm_lora.example import Message
+from llm_lora.machine import is_loopback
 
 API_KEY = "LLM_LORA_API_KEY"
 ADMIN_KEY = "LLM_LORA_ADMIN_KEY"

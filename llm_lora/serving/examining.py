@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llm_lora.errors import UserError
-from llm_lora.plan import Hardware
+from llm_lora.machine import Hardware
 from llm_lora.serving import picture_preflight, preflight, sources
 from llm_lora.serving.plans import AnyPlan, Wanted
 

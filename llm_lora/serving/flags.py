@@ -6,18 +6,21 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_lora import base as bases
+from llm_lora import files
 from llm_lora.errors import Problem
+from llm_lora.machine import GIB, Hardware
 from llm_lora.mapping import server_rank
-from llm_lora.plan import GIB, Hardware
-from llm_lora.serving.config import VARIABLE
+from llm_lora.serving.config import VARIABLE, ServingConfig
+from llm_lora.serving.plans import AnyPlan, layer_config
+from llm_lora.serving.sources import Candidate
 
 if TYPE_CHECKING:
     from llm_lora.base import Base
-    from llm_lora.serving.preflight import Plan
 
 LAYER = "llm_lora.serving.layer.Layer"
 _CPU_WORKER = "llm_lora.engines.vllm_cpu.Mended"
@@ -226,7 +229,61 @@ def _generation(base: Base) -> list[str]:
     """
     flags = ["--generation-config", "vllm"]
     path = base.path / "generation_config.json"
-    penalty = bases.read_object(path).get("repetition_penalty") if path.is_file() else None
+    penalty = files.read_object(path).get("repetition_penalty") if path.is_file() else None
     if isinstance(penalty, int | float) and penalty != 1:
         flags += ["--override-generation-config", json.dumps({"repetition_penalty": penalty})]
     return flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(AnyPlan):
+    """A server for text.
+
+    Attributes:
+        context: tokens of prompt and answer together.
+        ranks: of everything that may be promoted while the server runs.
+    """
+
+    base: Base
+    context: int
+    ranks: tuple[int, ...]
+
+    @property
+    def server(self) -> str:
+        return "vLLM"
+
+    @property
+    def form(self) -> str:
+        form = "one merged model" if self.wanted.merged else self.places
+        return f"context {self.context} tokens · {form}"
+
+    def told(self, candidate: Candidate) -> str:
+        schema = "schema enforced" if candidate.adapter.schema_path else "no schema: free text"
+        scores = candidate.adapter.manifest.get("scores") or {}
+        block = (scores.get("constrained") or scores.get("unconstrained") or {}).get("all")
+        if not block:
+            return schema
+        valid, f1 = block["schema_valid"], block["field_f1"]
+        return f"{schema} · held out: {valid:.1%} valid, field F1 {f1:.2f}"
+
+    def request(self, candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
+        message = (candidate.example if candidate else None) or "Hello"
+        model = candidate.name if candidate else self.base_name
+        return "/v1/chat/completions", {
+            "model": model,
+            "messages": [{"role": "user", "content": message}],
+        }
+
+    def command(self) -> list[str]:
+        return command(self)
+
+    def config(self) -> ServingConfig:
+        return layer_config(
+            self.wanted,
+            self.store,
+            self.base,
+            self.base_name,
+            merged=self.wanted.merged is not None,
+            max_rank=max_rank(self.ranks),
+            on_invalid=self.wanted.on_invalid,
+        )

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from llm_lora.serving.addresses import is_loopback
+from llm_lora.machine import is_loopback
 
 _DATA = b"data: "
 _DONE = b"[DONE]"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from llm_lora.errors import Problem
-from llm_lora.plan import Hardware
+from llm_lora.machine import Hardware
 
 
 def problems(host: str, port: int, hardware: Hardware) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import published
+from llm_lora import files, published
 from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.errors import UserError
@@ -39,7 +39,7 @@ def find(folder: Path, candidate: Candidate) -> tuple[Base, str]:
         UserError: no merged model is there, a file of it was changed, or it is another adapter's.
     """
     path = folder / adapters.MANIFEST
-    manifest = bases.read_object(path) if path.is_file() else {}
+    manifest = files.read_object(path) if path.is_file() else {}
     again = f"llm-lora merge {candidate.label} --out DIR"
     if manifest.get("kind") != "merged":
         raise UserError("no merged model here", where=str(folder), fix=f"make one: {again}")

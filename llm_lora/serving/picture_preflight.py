@@ -8,8 +8,8 @@ from typing import Any
 
 from llm_lora import any_base, mapping, picture_base
 from llm_lora.errors import UserError
+from llm_lora.machine import Hardware
 from llm_lora.picture_base import PictureBase
-from llm_lora.plan import Hardware
 from llm_lora.serving import machine, plans
 from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.plans import AnyPlan, Findings, Wanted

@@ -26,8 +26,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_lora import adapter as adapters
 from llm_lora import engines, picture_base, versions
-from llm_lora.base import read_object
 from llm_lora.errors import UserError
+from llm_lora.files import read_object
 from llm_lora.lora_prompt import Pick
 from llm_lora.picture_base import PictureBase
 from llm_lora.serving import asgi, errors

@@ -12,9 +12,8 @@ from typing import Any
 from llm_lora import adapter as adapters
 from llm_lora.any_base import AnyBase
 from llm_lora.errors import Problem, UserError
-from llm_lora.plan import Hardware
+from llm_lora.machine import Hardware, is_loopback
 from llm_lora.serving import sources
-from llm_lora.serving.addresses import is_loopback
 from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.exchange import OnInvalid
 from llm_lora.serving.keys import API_KEYS, Keys

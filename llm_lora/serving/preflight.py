@@ -7,76 +7,20 @@ vLLM takes a minute to start and then refuses late (rank, features), answers as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import files, mapping
 from llm_lora.base import Base
 from llm_lora.errors import UserError
-from llm_lora.plan import Hardware
+from llm_lora.machine import Hardware
 from llm_lora.serving import flags, machine, merged, plans
-from llm_lora.serving.config import ServingConfig
-from llm_lora.serving.plans import AnyPlan, Findings, Wanted, layer_config
+from llm_lora.serving.flags import Plan
+from llm_lora.serving.plans import Findings, Wanted
 from llm_lora.serving.sources import Candidate, Stock
 
 __all__ = ["Plan", "Wanted", "examine"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan(AnyPlan):
-    """A server for text.
-
-    Attributes:
-        context: tokens of prompt and answer together.
-        ranks: of everything that may be promoted while the server runs.
-    """
-
-    base: Base
-    context: int
-    ranks: tuple[int, ...]
-
-    @property
-    def server(self) -> str:
-        return "vLLM"
-
-    @property
-    def form(self) -> str:
-        form = "one merged model" if self.wanted.merged else self.places
-        return f"context {self.context} tokens · {form}"
-
-    def told(self, candidate: Candidate) -> str:
-        schema = "schema enforced" if candidate.adapter.schema_path else "no schema: free text"
-        scores = candidate.adapter.manifest.get("scores") or {}
-        block = (scores.get("constrained") or scores.get("unconstrained") or {}).get("all")
-        if not block:
-            return schema
-        valid, f1 = block["schema_valid"], block["field_f1"]
-        return f"{schema} · held out: {valid:.1%} valid, field F1 {f1:.2f}"
-
-    def request(self, candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
-        message = (candidate.example if candidate else None) or "Hello"
-        model = candidate.name if candidate else self.base_name
-        return "/v1/chat/completions", {
-            "model": model,
-            "messages": [{"role": "user", "content": message}],
-        }
-
-    def command(self) -> list[str]:
-        return flags.command(self)
-
-    def config(self) -> ServingConfig:
-        return layer_config(
-            self.wanted,
-            self.store,
-            self.base,
-            self.base_name,
-            merged=self.wanted.merged is not None,
-            max_rank=flags.max_rank(self.ranks),
-            on_invalid=self.wanted.on_invalid,
-        )
 
 
 def examine(wanted: Wanted, hardware: Hardware) -> Plan:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from llm_lora.errors import UserError
+from llm_lora.run import Run
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,33 @@ class Interrupted(Exception):
         self.step = step
         self.total = total
         self.checkpoint = checkpoint
+
+
+class AnyDataset(Protocol):
+    """Checked data of any task."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def summary(self) -> dict[str, Any]: ...
+
+    def write(self, folder: Path) -> None: ...
+
+
+class Watcher(Protocol):
+    """Whoever shows the pipeline's progress: the command line, or nobody."""
+
+    def stage(self, title: str) -> None:
+        """A new stage begins."""
+
+    def say(self, text: str) -> None:
+        """A decision or a fact worth a line."""
+
+    def progress(self, progress: Progress) -> None:
+        """Work goes on."""
+
+    def checked(self, task: str, dataset: AnyDataset) -> None:
+        """The dataset passed its check."""
+
+    def began(self, here: Run) -> None:
+        """The run's folder is there; from now on it can be resumed."""
