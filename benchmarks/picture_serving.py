@@ -27,7 +27,7 @@ from llm_lora import machine as plan
 from llm_lora.lora_prompt import Pick
 from llm_lora.serving import examining, flags, launch, trial
 from llm_lora.serving.plans import Wanted
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 NAME, BY = "bench", "benchmark"
 ROUTE = "/v1/images/generations"

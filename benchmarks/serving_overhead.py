@@ -29,7 +29,7 @@ from llm_lora.serving.client import Client, as_json
 from llm_lora.serving.load import Load
 from llm_lora.serving.preflight import Wanted
 from llm_lora.serving.terms import Terms
-from llm_lora.store import Store, Version
+from llm_lora.store.store import Store, Version
 from llm_lora.text_task import Prepared
 
 NAME = "bench"

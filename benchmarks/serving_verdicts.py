@@ -27,7 +27,7 @@ from llm_lora import text_task
 from llm_lora.serving import flags, launch, preflight, trial
 from llm_lora.serving.client import as_json
 from llm_lora.serving.preflight import Wanted
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 NAME = "bench"
 FEW_TOKENS = 40

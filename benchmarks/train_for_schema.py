@@ -21,12 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llm_lora import engines, files, learning, pipeline, recipe, report, versions
+from llm_lora import engines, files, learning, pipeline, recipe, versions
 from llm_lora import run as runs
 from llm_lora.dataset import Dataset
 from llm_lora.prepared import max_new_tokens, prepare
 from llm_lora.progress import Progress
-from llm_lora.report import FORMS
+from llm_lora.report.text import document as report
+from llm_lora.report.text.document import FORMS
 from llm_lora.run import Run
 
 ROOT = Path(__file__).parent.parent

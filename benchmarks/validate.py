@@ -174,7 +174,7 @@ def write(folder: Path, shape: str, answers: int) -> tuple[Path, Path]:
 
 def with_llm_lora(path: Path, schema: Path, jobs: int) -> tuple[int, int]:
     from llm_lora.schema import AnswerSchema
-    from llm_lora.validate import Judge, Summary, judge_blocks
+    from llm_lora.validate.judging import Judge, Summary, judge_blocks
 
     summary = Summary()
     for block in judge_blocks(path, Judge(AnswerSchema.load(schema)), jobs=jobs):
@@ -218,7 +218,7 @@ WAYS: dict[str, Callable[[Path, Path], tuple[int, int]]] = {
 def measure(way: str, path: Path, schema: Path) -> None:
     """One way, in this process."""
     # Starting up is not what is measured here.
-    import_module("llm_lora.validate" if way.startswith("llm-lora") else way)
+    import_module("llm_lora.validate.judging" if way.startswith("llm-lora") else way)
     started = time.perf_counter()
     answers, valid = WAYS[way](path, schema)
     seconds = time.perf_counter() - started

@@ -15,7 +15,6 @@ from llm_lora import (
     lora_files,
     picture_base,
     picture_gates,
-    picture_report,
     pictures,
     versions,
 )
@@ -24,10 +23,11 @@ from llm_lora import run as runs
 from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
 from llm_lora.picture_base import PictureBase
-from llm_lora.picture_versus import compare as compare
 from llm_lora.pictures import PictureDataset
 from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe_image import ImageRecipe
+from llm_lora.report.image import document as picture_report
+from llm_lora.report.image.versus import compare as compare
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 from llm_lora.weights import header

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import engines, files, report, rivals, timing, versions
+from llm_lora import engines, files, rivals, timing, versions
 from llm_lora import recipe as recipes
 from llm_lora.adapter import Adapter
 from llm_lora.chat import Chat
@@ -18,14 +18,15 @@ from llm_lora.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Message
 from llm_lora.learning import learn
-from llm_lora.names import suggest_name
 from llm_lora.prepared import Prepared, max_new_tokens, prepare
 from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe import Recipe
-from llm_lora.report import FORMS
+from llm_lora.report.text import document as report
+from llm_lora.report.text.document import FORMS
+from llm_lora.report.text.versus import compare
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
-from llm_lora.versus import compare
+from llm_lora.store.names import suggest_name
 
 __all__ = [
     "Prepared",

@@ -14,7 +14,7 @@ from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.base import Base
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 from llm_lora.weights import header
 
 SCHEMA = '{"type": "object", "properties": {"urgent": {"type": "boolean"}}}'

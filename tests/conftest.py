@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from picture_serving import Held
 
     from llm_lora.serving.picture_server import PictureServer
-    from llm_lora.store import Store
+    from llm_lora.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "data_templates" / "medical_qa"

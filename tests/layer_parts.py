@@ -12,7 +12,7 @@ from fake_vllm import BASE, FakeVllm
 from llm_lora import base as bases
 from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.layer import Layer
-from llm_lora.store import Store, Version
+from llm_lora.store.store import Store, Version
 
 
 @dataclass

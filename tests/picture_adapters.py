@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from llm_lora import adapter as adapters
 from llm_lora import files, picture_base
-from llm_lora.store import Store, Version
+from llm_lora.store.store import Store, Version
 from llm_lora.weights import header
 
 RANK = 4

@@ -20,7 +20,7 @@ from llm_lora import engines, picture_base
 from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.layer import Layer
 from llm_lora.serving.picture_server import PictureServer
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 ROUTE = "/v1/images/generations"
 BASE = picture_base.resolve("tiny")

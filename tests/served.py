@@ -17,7 +17,7 @@ from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.run import Run
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 API_KEY, ADMIN_KEY = "a-key-for-use-0123456789", "a-key-for-admins-0123456789"
 TOKENS = 40

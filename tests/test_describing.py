@@ -12,9 +12,9 @@ from local_server import Application, serving
 from PIL import Image
 
 from llm_lora.errors import UserError
-from llm_lora.labelling import Failure, Label
-from llm_lora.serving import describing
-from llm_lora.serving.describing import ASK, KEY, Describer, Endpoint
+from llm_lora.label import by_server as describing
+from llm_lora.label.by_server import ASK, KEY, Describer, Endpoint
+from llm_lora.label.labelling import Failure, Label
 
 PICTURES = [scene(seed, (900, 300)) for seed in range(3)]
 SECRET = "sk-very-secret-7"

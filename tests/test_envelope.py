@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from llm_lora import intake, validate
-from llm_lora.envelope import Envelope
 from llm_lora.errors import UserError
 from llm_lora.schema import AnswerSchema
-from llm_lora.validate import Judge, judge_blocks, judge_file
+from llm_lora.validate import intake
+from llm_lora.validate import judging as validate
+from llm_lora.validate.envelope import Envelope
+from llm_lora.validate.judging import Judge, judge_blocks, judge_file
 
 TEXT: dict[str, Any] = {"type": "object", "properties": {"text": {"type": "string"}}}
 NODE = {

@@ -15,8 +15,8 @@ from llm_lora import base as bases
 from llm_lora.chat import Chat
 from llm_lora.errors import UserError
 from llm_lora.example import Message
-from llm_lora.llamacpp import modelfile, vocabulary, writing
-from llm_lora.llamacpp.family import Family
+from llm_lora.export.llamacpp import modelfile, vocabulary, writing
+from llm_lora.export.llamacpp.family import Family
 
 gguf = pytest.importorskip("gguf", reason="the extra [gguf] is not installed")
 

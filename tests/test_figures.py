@@ -10,7 +10,7 @@ from test_scores import make, record
 
 from llm_lora import fields
 from llm_lora.figures import compare, summarise
-from llm_lora.report import Judged
+from llm_lora.report.text.document import Judged
 from llm_lora.scores import exact_match, score
 
 # --- many answers ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from llm_lora.errors import UserError
 from llm_lora.example import Example, Message
 from llm_lora.gates import Rival
 from llm_lora.schema import AnswerSchema
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 SCHEMA = AnswerSchema.from_text(
     json.dumps(

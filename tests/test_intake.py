@@ -16,10 +16,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from llm_lora import intake, validate
 from llm_lora.errors import UserError
 from llm_lora.schema import AnswerSchema
-from llm_lora.validate import Judge, LineVerdict, Summary, judge_blocks, judge_file
+from llm_lora.validate import intake
+from llm_lora.validate import judging as validate
+from llm_lora.validate.judging import Judge, LineVerdict, Summary, judge_blocks, judge_file
 
 TEXT = (
     '{"type":"object","properties":{"level":{"enum":["low","high"]},"n":{"type":"integer"}},'

@@ -14,8 +14,8 @@ from browser import Page
 from drawn import folder
 from test_labelling import Machine, edit, run, texts
 
-from llm_lora import label_review
-from llm_lora.labelling import Order
+from llm_lora.label import review as label_review
+from llm_lora.label.labelling import Order
 
 pytestmark = [pytest.mark.slow, browser.needed]
 

@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from llm_lora import label_review, label_sheet, labelling
 from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
-from llm_lora.labelling import Failure, Label, Labeller, Order, Outcome
+from llm_lora.label import labelling
+from llm_lora.label import review as label_review
+from llm_lora.label import sheet as label_sheet
+from llm_lora.label.labelling import Failure, Label, Labeller, Order, Outcome
 
 ORDER = Order("clip", "some/model", batch_size=4)
 

@@ -22,7 +22,7 @@ from llm_lora.serving import flags, launch, preflight, sources
 from llm_lora.serving.config import Limits, ServingConfig
 from llm_lora.serving.flags import Plan
 from llm_lora.serving.preflight import Wanted
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 CPU = Hardware(cores=2, memory_bytes=16 * GIB)
 CARD = Hardware(4, 32 * GIB, "RTX", 24 * GIB, (8, 9), bf16=True)

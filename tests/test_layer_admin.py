@@ -14,7 +14,7 @@ from in_process import Got, ask, chat
 from layer_parts import Parts, parts
 from test_layer_residents import damage
 
-from llm_lora import aliases
+from llm_lora.store import aliases
 
 KEY = "admin-key-0123456789"
 

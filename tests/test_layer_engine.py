@@ -25,7 +25,7 @@ from llm_lora import base as bases
 from llm_lora import machine as plan
 from llm_lora.schema import AnswerSchema
 from llm_lora.serving import flags
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it")
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from layer_parts import Parts, parts
 
 from llm_lora import adapter as adapters
 from llm_lora.serving import residents as residents_module
-from llm_lora.store import Version
+from llm_lora.store.store import Version
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from in_process import Got, chat
 from layer_parts import Parts, parts
 from test_layer_residents import settle
 
-from llm_lora.store import Version
+from llm_lora.store.store import Version
 
 MOVES = 20
 

@@ -14,7 +14,7 @@ from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
-from llm_lora.llamacpp import writing
+from llm_lora.export.llamacpp import writing
 from llm_lora.schema import AnswerSchema
 
 pytest.importorskip("gguf", reason="the extra [gguf] is not installed")

@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import files, tensors
-from llm_lora import merge as merging
 from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
+from llm_lora.export import merge as merging
 from llm_lora.tensors import Tensor
 
 

@@ -13,7 +13,7 @@ from llm_lora import files, picture_gates
 from llm_lora.errors import UserError
 from llm_lora.picture_gates import DIMENSIONS
 from llm_lora.schema import AnswerSchema
-from llm_lora.validate import judge_file
+from llm_lora.validate.judging import judge_file
 
 SHIPPED = ROOT / "data_templates" / "style_lora" / "style.schema.json"
 

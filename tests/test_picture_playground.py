@@ -22,7 +22,7 @@ from PIL import Image
 
 from llm_lora.serving import playground
 from llm_lora.serving.picture_server import PictureServer
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 pytestmark = browser.needed
 PROMPT = "a red circle on a blue background"

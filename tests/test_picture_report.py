@@ -17,15 +17,18 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from llm_lora import files, picture_embed, picture_page, picture_report, pictures, tasks
+from llm_lora import files, pictures, tasks
 from llm_lora import recipe as recipes
 from llm_lora.cli import commands, shelves
 from llm_lora.engines.picture_sheets import sheet, write_picture
 from llm_lora.errors import UserError
-from llm_lora.picture_report import DIMENSIONS
 from llm_lora.pictures import PictureDataset
 from llm_lora.progress import Fit
 from llm_lora.recipe_image import ImageRecipe
+from llm_lora.report.image import document as picture_report
+from llm_lora.report.image import embed as picture_embed
+from llm_lora.report.image import page as picture_page
+from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 

@@ -23,7 +23,7 @@ from llm_lora import files
 from llm_lora.recipe_root import TASKS
 from llm_lora.serving import playground
 from llm_lora.serving.layer import Layer
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 SCHEMA = {
     "type": "object",

@@ -17,7 +17,7 @@ from llm_lora import files
 from llm_lora.cli import publishing, shelves
 from llm_lora.errors import UserError
 from llm_lora.serving import client
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 NAME = "medical-qa"
 

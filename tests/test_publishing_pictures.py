@@ -29,7 +29,7 @@ from llm_lora.serving import examining, launch, sources, trial
 from llm_lora.serving.config import ServingConfig
 from llm_lora.serving.loader import Loader
 from llm_lora.serving.plans import AnyPlan, Wanted
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 TINY = picture_base.resolve("tiny")
 CPU = Hardware(cores=2, memory_bytes=16 * GIB)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from llm_lora import charts, report
 from llm_lora.example import Answer, Example, Message
-from llm_lora.page import clock, percent
+from llm_lora.report import charts
+from llm_lora.report.text import document as report
+from llm_lora.report.text.page import clock, percent
 from llm_lora.schema import AnswerSchema
 
 SCHEMA = AnswerSchema.from_text(

@@ -11,10 +11,11 @@ from typing import Any
 import browser
 import pytest
 
-from llm_lora import page, report, samples, versus
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message
 from llm_lora.gates import Rival
+from llm_lora.report.text import document as report
+from llm_lora.report.text import page, samples, versus
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 

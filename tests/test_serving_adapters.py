@@ -11,12 +11,12 @@ from adapter_folders import SCHEMA
 from layer_parts import publish
 
 from llm_lora import base as bases
-from llm_lora.aliases import ALIAS
 from llm_lora.cli import shelves
 from llm_lora.serving.adapters import listing
 from llm_lora.serving.catalog import Catalog
 from llm_lora.serving.metrics import Metrics
-from llm_lora.store import Store
+from llm_lora.store.aliases import ALIAS
+from llm_lora.store.store import Store
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from llm_lora.schema import AnswerSchema
 from llm_lora.serving import flags, preflight, trial
 from llm_lora.serving.layer import Layer
 from llm_lora.serving.preflight import Wanted
-from llm_lora.store import Store, Version
+from llm_lora.store.store import Store, Version
 
 CPU = Hardware(cores=2, memory_bytes=16 * GIB)
 

@@ -17,7 +17,7 @@ from picture_serving import ROUTE, Held, layer, painted, pixels, run, same
 from llm_lora.serving import picture_requests
 from llm_lora.serving.errors import Refused
 from llm_lora.serving.picture_server import PictureServer
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 
 @pytest.fixture

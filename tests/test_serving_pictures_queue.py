@@ -19,7 +19,7 @@ from picture_serving import ROUTE, Held, layer
 from llm_lora.serving.errors import Refused
 from llm_lora.serving.layer import Layer
 from llm_lora.serving.picture_server import PictureServer
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 KEY, ADMIN = "a-key-for-use-0123456789", "a-key-for-admins-0123456789"
 

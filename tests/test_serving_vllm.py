@@ -32,7 +32,7 @@ from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 from llm_lora.serving import trial
 from llm_lora.serving.routes import ROUTES, Access
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it")
 pytestmark = pytest.mark.slow

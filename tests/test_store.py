@@ -13,10 +13,10 @@ import pytest
 from adapter_folders import NAME, put, report_of, three_versions, write_adapter
 
 from llm_lora import adapter as adapters
-from llm_lora import aliases
 from llm_lora import base as bases
 from llm_lora.errors import UserError
-from llm_lora.store import Alias, Canary, Store, UnknownAdapter
+from llm_lora.store import aliases
+from llm_lora.store.store import Alias, Canary, Store, UnknownAdapter
 
 
 @pytest.fixture(scope="session")

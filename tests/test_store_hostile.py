@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_lora import adapter as adapters
-from llm_lora import published
-from llm_lora.aliases import Alias
 from llm_lora.errors import UserError
-from llm_lora.store import Store, UnknownAdapter, check_name, suggest_name
+from llm_lora.store import published
+from llm_lora.store.aliases import Alias
+from llm_lora.store.store import Store, UnknownAdapter, check_name, suggest_name
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from llm_lora.errors import UserError
-from llm_lora.store import Store
+from llm_lora.store.store import Store
 
 NAME = "medical-qa"
 NUMBERS = st.integers(1, 5)

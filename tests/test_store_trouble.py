@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from adapter_folders import NAME, put, report_of, write_adapter
 
-from llm_lora import aliases, published
 from llm_lora.errors import UserError
-from llm_lora.store import Store
+from llm_lora.store import aliases, published
+from llm_lora.store.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,14 @@ import pytest
 
 from llm_lora.errors import UserError
 from llm_lora.schema import AnswerSchema
-from llm_lora.validate import Judge, LineVerdict, Summary, judge_blocks, judge_file, summarise
+from llm_lora.validate.judging import (
+    Judge,
+    LineVerdict,
+    Summary,
+    judge_blocks,
+    judge_file,
+    summarise,
+)
 
 SCHEMA = AnswerSchema.from_text(
     '{"type":"object","properties":{"level":{"enum":["low","high"]},'
@@ -174,7 +181,7 @@ def test_names_without_number_are_counted_together() -> None:
 
 def test_importing_is_quick_and_light(surroundings: dict[str, str]) -> None:
     code = (
-        "import time, sys; started = time.process_time(); import llm_lora.validate; "
+        "import time, sys; started = time.process_time(); import llm_lora.validate.judging; "
         "print(time.process_time() - started, 'jsonschema' in sys.modules, 'jinja2' in sys.modules)"
     )
     # The first compiles; processor time, so that a busy machine does not fail it.

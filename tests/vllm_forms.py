@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_lora.schema import AnswerSchema
 from llm_lora.serving.exchange import Exchange
-from llm_lora.store import Version
+from llm_lora.store.store import Version
 
 Message = dict[str, Any]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from llm_lora.data.finding import Finding
-    from llm_lora.labelling import Labeller, Order, Outcome
+    from llm_lora.label.labelling import Labeller, Order, Outcome
 
 _USUAL = {
     "clip": "openai/clip-vit-base-patch32",
@@ -28,7 +28,8 @@ _SHOWN = 5
 
 def _list_candidates(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from llm_lora import candidates, files
+        from llm_lora import files
+        from llm_lora.label import candidates
 
         click.echo(files.read_text(candidates.BUILT_IN), nl=False)
         context.exit()
@@ -88,7 +89,9 @@ def label(folder: Path, as_json: bool, **given: Any) -> None:
     Pictures that have a caption are left as they are. What was interrupted goes on with the same
     command. The key of a server is read from LLM_LORA_VISION_KEY.
     """
-    from llm_lora import caption_lint, label_review, labelling
+    from llm_lora import caption_lint
+    from llm_lora.label import labelling
+    from llm_lora.label import review as label_review
 
     order, make = _order(**given)
     with _Bar(quiet=as_json) as bar:
@@ -125,8 +128,8 @@ def _order(
     Raises:
         UserError: options that do not go together, or something that they name is not there.
     """
-    from llm_lora import candidates as choices
-    from llm_lora.labelling import Order
+    from llm_lora.label import candidates as choices
+    from llm_lora.label.labelling import Order
 
     for name, value, of in (
         ("--candidates", candidates, "clip"),
@@ -136,7 +139,7 @@ def _order(
         if value is not None and method != of:
             raise UserError(f"{name} is for --method {of}", fix=f"add --method {of}")
     if method == "vlm":
-        from llm_lora.serving.describing import ASK, Describer, Endpoint
+        from llm_lora.label.by_server import ASK, Describer, Endpoint
 
         if url is None or model is None:
             raise UserError(

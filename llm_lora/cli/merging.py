@@ -52,9 +52,9 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
     The adapter was trained on the base in NF4. It can be added to the base that NF4 made, or to
     the original one; both are measured against what was trained.
     """
-    from llm_lora import merge as merging
     from llm_lora import run as runs
     from llm_lora.cli import show
+    from llm_lora.export import merge as merging
 
     shard_bytes = _bytes(shard_size)
     merging.check_into(into)
@@ -110,11 +110,11 @@ def export(
 
     Choose one of --peft, --gguf, --ollama and --vllm for text, or --webui for pictures.
     """
-    from llm_lora import export as exports
-    from llm_lora import merge as merging
     from llm_lora import run as runs
-    from llm_lora import webui_export
     from llm_lora.cli import show
+    from llm_lora.export import exporting as exports
+    from llm_lora.export import merge as merging
+    from llm_lora.export.webui import file as webui_export
 
     asked = {"--peft": peft, "--gguf": gguf, "--ollama": ollama, "--vllm": vllm, "--webui": webui}
     chosen = {option: path for option, path in asked.items() if path is not None}

@@ -11,7 +11,7 @@ from rich.table import Table
 from llm_lora.adapter import MADE
 from llm_lora.cli.console import console
 from llm_lora.cli.show import of
-from llm_lora.store import Alias, Version
+from llm_lora.store.store import Alias, Version
 
 _GATES = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[dim]no report[/]"}
 _FACTS = ("event", "at", "by", "why", "number")

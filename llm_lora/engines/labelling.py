@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
-from llm_lora import candidates
-from llm_lora.candidates import Part
 from llm_lora.engines.clip import Clip, quieten
-from llm_lora.labelling import Label
+from llm_lora.label import candidates
+from llm_lora.label.candidates import Part
+from llm_lora.label.labelling import Label
 from llm_lora.vision_models import VisionModel
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llm_lora import adapter, files
-from llm_lora.aliases import ALIAS
 from llm_lora.errors import UserError
 from llm_lora.serving.catalog import Catalog
 from llm_lora.serving.loader import what
 from llm_lora.serving.metrics import Metrics
-from llm_lora.store import Alias, Version
+from llm_lora.store.aliases import ALIAS
+from llm_lora.store.store import Alias, Version
 
 
 def listing(catalog: Catalog, metrics: Metrics, *, loaded: Collection[str]) -> dict[str, Any]:

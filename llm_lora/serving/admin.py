@@ -10,16 +10,16 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from llm_lora import any_base
-from llm_lora.aliases import Alias
 from llm_lora.any_base import AnyBase
 from llm_lora.errors import UserError
-from llm_lora.names import is_name
 from llm_lora.serving.catalog import Catalog
 from llm_lora.serving.errors import Refused
 from llm_lora.serving.loader import Unfit
 from llm_lora.serving.requests import read_object
 from llm_lora.serving.residents import Residents
-from llm_lora.store import Event, UnknownAdapter, Version
+from llm_lora.store.aliases import Alias
+from llm_lora.store.names import is_name
+from llm_lora.store.store import Event, UnknownAdapter, Version
 
 _FIELDS = {
     "/admin/promote": {"name", "version", "force", "why"},

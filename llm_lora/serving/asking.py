@@ -17,7 +17,7 @@ from llm_lora.serving.loader import Unfit
 from llm_lora.serving.metrics import Metrics
 from llm_lora.serving.requests import Request
 from llm_lora.serving.residents import Resident, Residents
-from llm_lora.store import Version
+from llm_lora.store.store import Version
 
 _TRIES = 3
 """How often a name is looked up anew because the version that it meant turned out unfit."""

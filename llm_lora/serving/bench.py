@@ -16,10 +16,11 @@ from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import files, mapping, merge, tensors, versions
+from llm_lora import files, mapping, tensors, versions
 from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.errors import UserError
+from llm_lora.export import merge
 from llm_lora.machine import Hardware
 from llm_lora.progress import Watcher
 from llm_lora.run import Run

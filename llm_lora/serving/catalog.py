@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from llm_lora.adapter import MADE
-from llm_lora.aliases import ALIAS
 from llm_lora.errors import UserError
 from llm_lora.jsontext import quote
 from llm_lora.mapping import SERVER_RANKS
-from llm_lora.names import is_name
 from llm_lora.serving.errors import Refused
 from llm_lora.serving.loader import TooLarge, Unfit, what
-from llm_lora.store import Store, UnknownAdapter, Version
+from llm_lora.store.aliases import ALIAS
+from llm_lora.store.names import is_name
+from llm_lora.store.store import Store, UnknownAdapter, Version
 
 logger = logging.getLogger(__name__)
 

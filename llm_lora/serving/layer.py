@@ -13,8 +13,6 @@ from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llm_lora import aliases
-from llm_lora.aliases import Stamp
 from llm_lora.errors import UserError
 from llm_lora.serving import adapters, asgi, models, playground, requests, routes
 from llm_lora.serving.access_log import AccessLog
@@ -33,7 +31,9 @@ from llm_lora.serving.picture_asking import Painting
 from llm_lora.serving.residents import Residents
 from llm_lora.serving.routes import Access
 from llm_lora.serving.upkeep import Upkeep, wanted_names
-from llm_lora.store import Store
+from llm_lora.store import aliases
+from llm_lora.store.aliases import Stamp
+from llm_lora.store.store import Store
 
 logger = logging.getLogger(__name__)
 

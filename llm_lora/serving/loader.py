@@ -17,7 +17,7 @@ from llm_lora.errors import UserError
 from llm_lora.serving import asgi, probe
 from llm_lora.serving.errors import Refused
 from llm_lora.serving.terms import Terms
-from llm_lora.store import Store, Version
+from llm_lora.store.store import Store, Version
 
 logger = logging.getLogger(__name__)
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from llm_lora import adapter as adapters
 from llm_lora import base as bases
-from llm_lora import files, published
+from llm_lora import files
 from llm_lora.adapter import Adapter
 from llm_lora.base import Base
 from llm_lora.errors import UserError
 from llm_lora.serving.loader import Loader
 from llm_lora.serving.sources import Candidate
 from llm_lora.serving.terms import Terms
-from llm_lora.store import Version
+from llm_lora.store import published
+from llm_lora.store.store import Version
 
 
 class Whole(Loader):

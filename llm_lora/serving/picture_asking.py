@@ -18,7 +18,7 @@ from llm_lora.serving.errors import Refused
 from llm_lora.serving.exchange import Exchange
 from llm_lora.serving.picture_requests import PictureRequest
 from llm_lora.serving.residents import Resident
-from llm_lora.store import Version
+from llm_lora.store.store import Version
 
 PAINT = "/paint"
 """Where the server behind is asked to paint."""

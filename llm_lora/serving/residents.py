@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from llm_lora.serving.errors import Refused
 from llm_lora.serving.loader import Failed, Loader, Unfit
 from llm_lora.serving.terms import Terms
-from llm_lora.store import Version
+from llm_lora.store.store import Version
 
 logger = logging.getLogger(__name__)
 

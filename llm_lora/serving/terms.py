@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from llm_lora import adapter
 from llm_lora.decoding import request_fields
 from llm_lora.schema import AnswerSchema
-from llm_lora.store import Version
+from llm_lora.store.store import Version
 
 
 @dataclass(frozen=True)

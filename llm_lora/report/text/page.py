@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import charts, differences, gates, samples
+from llm_lora import gates
 from llm_lora.figures import SURE
-from llm_lora.samples import Row, Sets
+from llm_lora.report import charts
+from llm_lora.report.text import differences, samples
+from llm_lora.report.text.samples import Row, Sets
 from llm_lora.schema import AnswerSchema
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_lora import figures
 from llm_lora.errors import UserError
-from llm_lora.report import FORMS
+from llm_lora.report.text.document import FORMS
 from llm_lora.run import Run
 from llm_lora.verdict import Verdict
 

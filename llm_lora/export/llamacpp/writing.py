@@ -17,9 +17,9 @@ from llm_lora import files, tensors
 from llm_lora.adapter import Adapter
 from llm_lora.chat import Chat
 from llm_lora.errors import UserError
-from llm_lora.llamacpp import vocabulary
-from llm_lora.llamacpp.family import OUTPUT, ROPE_FACTORS, Family, package, refuse
-from llm_lora.llamacpp.vocabulary import Vocabulary
+from llm_lora.export.llamacpp import vocabulary
+from llm_lora.export.llamacpp.family import OUTPUT, ROPE_FACTORS, Family, package, refuse
+from llm_lora.export.llamacpp.vocabulary import Vocabulary
 from llm_lora.tensors import Tensor
 
 SCHEMA_KEY = "llm_lora.answer_schema"

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_lora import files
 from llm_lora import recipe as recipes
-from llm_lora.picture_report import DIMENSIONS
+from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run
 
 _TOLD = ("prompts", "embedder")

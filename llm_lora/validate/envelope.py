@@ -11,10 +11,10 @@ from typing import Any
 import jsonschema_rs
 
 from llm_lora.errors import UserError
-from llm_lora.intake import RECORD_KEYS
 from llm_lora.jsontext import quote
 from llm_lora.schema import AnswerSchema
 from llm_lora.subschemas import Node, Place
+from llm_lora.validate.intake import RECORD_KEYS
 from llm_lora.verdict import Reason, Verdict
 
 # Keywords whose subschemas tell what the value itself may hold; `not` tells what it may not.

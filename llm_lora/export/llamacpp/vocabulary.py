@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.chat import Chat
-from llm_lora.llamacpp.family import package, refuse
+from llm_lora.export.llamacpp.family import package, refuse
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

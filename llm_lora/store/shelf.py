@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from llm_lora import aliases, files, published
-from llm_lora.aliases import Alias, Event
+from llm_lora import files
 from llm_lora.errors import UserError
-from llm_lora.published import Content
+from llm_lora.store import aliases, published
+from llm_lora.store.aliases import Alias, Event
+from llm_lora.store.published import Content
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 _LOCK = ".lock"

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import adapter as adapters
-from llm_lora import aliases, mapping, published
-from llm_lora.aliases import Alias, Canary, Event, Stamp
+from llm_lora import mapping
 from llm_lora.any_base import AnyBase
 from llm_lora.errors import UserError
-from llm_lora.names import check_name, is_name, suggest_name
-from llm_lora.published import Version
-from llm_lora.shelf import Shelf
+from llm_lora.store import aliases, published
+from llm_lora.store.aliases import Alias, Canary, Event, Stamp
+from llm_lora.store.names import check_name, is_name, suggest_name
+from llm_lora.store.published import Version
+from llm_lora.store.shelf import Shelf
 
 __all__ = [
     "Alias",

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_lora import captions, files, page, picture_files
+from llm_lora import captions, files, picture_files
 from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
 from llm_lora.example import Rejected
-from llm_lora.label_sheet import Item, Sheet
+from llm_lora.label.sheet import Item, Sheet
+from llm_lora.report.text import page
 
 TEMPLATES = Path(__file__).parent / "assets" / "label_review"
 

@@ -19,7 +19,7 @@ import httpx
 from llm_lora import picture_files
 from llm_lora.captions import one_line
 from llm_lora.errors import UserError
-from llm_lora.labelling import Failure, Label
+from llm_lora.label.labelling import Failure, Label
 from llm_lora.machine import is_loopback
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from typing import Any
 from llm_lora import adapter as adapters
 from llm_lora import files
 from llm_lora.adapter import Adapter
-from llm_lora.aliases import Event, sync
 from llm_lora.errors import Problem, UserError
 from llm_lora.gates import AT_MOST
+from llm_lora.store.aliases import Event, sync
 from llm_lora.weights.header import safetensors_header
 
 VERSION = "version.json"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from llm_lora import differences
-from llm_lora.differences import Piece
+from llm_lora.report.text import differences
+from llm_lora.report.text.differences import Piece
 from llm_lora.scores import same
 
 WORST = 10

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from llm_lora import captions, files, picture_files
 from llm_lora.errors import UserError
 from llm_lora.example import Rejected
-from llm_lora.label_sheet import Item, Sheet, Written
+from llm_lora.label.sheet import Item, Sheet, Written
 from llm_lora.picture_files import Unusable
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 
 from llm_lora import adapter as adapters
 from llm_lora import files, mapping, text_task
-from llm_lora import merge as merging
 from llm_lora.adapter import Adapter
 from llm_lora.example import Message
-from llm_lora.llamacpp import modelfile, writing
+from llm_lora.export import merge as merging
+from llm_lora.export.llamacpp import modelfile, writing
 from llm_lora.progress import Watcher
 from llm_lora.run import Run
 from llm_lora.text_task import Prepared
