@@ -25,8 +25,11 @@ from llm_lora import adapter as adapters
 from llm_lora import engines, picture_sources
 from llm_lora import machine as plan
 from llm_lora.lora_prompt import Pick
-from llm_lora.serving import examining, flags, launch, trial
-from llm_lora.serving.plans import Wanted
+from llm_lora.serving.launch import examining
+from llm_lora.serving.launch import launching as launch
+from llm_lora.serving.launch import vllm as flags
+from llm_lora.serving.launch.plans import Wanted
+from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store
 
 NAME, BY = "bench", "benchmark"

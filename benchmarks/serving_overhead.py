@@ -24,11 +24,15 @@ from llm_lora import adapter as adapters
 from llm_lora import machine as plan
 from llm_lora import run as runs
 from llm_lora import text_task
-from llm_lora.serving import flags, launch, load, preflight, requests, trial
 from llm_lora.serving.client import Client, as_json
-from llm_lora.serving.load import Load
-from llm_lora.serving.preflight import Wanted
-from llm_lora.serving.terms import Terms
+from llm_lora.serving.launch import launching as launch
+from llm_lora.serving.launch import text as preflight
+from llm_lora.serving.launch import vllm as flags
+from llm_lora.serving.launch.text import Wanted
+from llm_lora.serving.layer.terms import Terms
+from llm_lora.serving.layer.text import requests
+from llm_lora.serving.measure import load, trial
+from llm_lora.serving.measure.load import Load
 from llm_lora.store.store import Store, Version
 from llm_lora.text_task import Prepared
 

@@ -24,9 +24,12 @@ from llm_lora import adapter as adapters
 from llm_lora import machine as plan
 from llm_lora import run as runs
 from llm_lora import text_task
-from llm_lora.serving import flags, launch, preflight, trial
 from llm_lora.serving.client import as_json
-from llm_lora.serving.preflight import Wanted
+from llm_lora.serving.launch import launching as launch
+from llm_lora.serving.launch import text as preflight
+from llm_lora.serving.launch import vllm as flags
+from llm_lora.serving.launch.text import Wanted
+from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store
 
 NAME = "bench"

@@ -10,10 +10,10 @@ from typing import Any
 
 from llm_lora import files
 from llm_lora.errors import UserError
-from llm_lora.files import read_object
+from llm_lora.files import ASSETS, read_object
 from llm_lora.weights.header import _LLAMA_CPP, _LLAMA_CPP_FIX, sampled_sha256, weight_files
 
-TINY = Path(__file__).parent / "assets" / "tiny_text"
+TINY = ASSETS / "tiny_text"
 """The embedded base, named "tiny" in recipes."""
 
 CONFIG = "config.json"

@@ -17,6 +17,9 @@ from typing import Any, BinaryIO
 from llm_lora import files
 from llm_lora.errors import UserError
 
+ASSETS = Path(__file__).parent / "assets"
+"""What ships with the package: the embedded bases, templates of pages, configurations."""
+
 
 def sha256(data: bytes | str) -> str:
     """Hex digest of bytes, or of text in UTF-8."""

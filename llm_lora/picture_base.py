@@ -15,6 +15,7 @@ from typing import Any
 from llm_lora import base as bases
 from llm_lora import files, picture_configs, single_file
 from llm_lora.errors import UserError
+from llm_lora.files import ASSETS
 from llm_lora.picture_family import (
     CANNOT,
     CONFIGS,
@@ -27,7 +28,7 @@ from llm_lora.picture_family import (
 )
 from llm_lora.weights import header
 
-TINY = Path(__file__).parent / "assets" / "tiny_image"
+TINY = ASSETS / "tiny_image"
 """The embedded base, named "tiny" in recipes."""
 
 _WEIGHTS = {

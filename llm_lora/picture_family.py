@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from llm_lora.errors import UserError
+from llm_lora.files import ASSETS
 
 Family = Literal["sd1", "sd2", "sdxl"]
 """Stable Diffusion 1.x, 2.x and XL: what their UNets and text encoders are made of."""
@@ -14,7 +14,7 @@ Family = Literal["sd1", "sd2", "sdxl"]
 Prediction = Literal["epsilon", "v"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022, arXiv 2202.00512)."""
 
-CONFIGS = Path(__file__).parent / "assets" / "picture_configs"
+CONFIGS = ASSETS / "picture_configs"
 """Configurations of each family; `picture_configs.folder` makes them complete."""
 
 NATIVE = "choose a Stable Diffusion 1.5, 2.x or SDXL base"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from llm_lora import base as bases
 from llm_lora.errors import Problem, UserError
+from llm_lora.files import ASSETS
 from llm_lora.weights import header
 
-TINY = Path(__file__).parent / "assets" / "tiny_judge"
+TINY = ASSETS / "tiny_judge"
 """The embedded CLIP model, named "tiny": it knows drawn shapes and styles, and nothing else."""
 
 DINO = ("dinov2", "dinov2_with_registers", "vit")

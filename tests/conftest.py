@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from browser import Page
     from picture_serving import Held
 
-    from llm_lora.serving.picture_server import PictureServer
+    from llm_lora.serving.painter import PictureServer
     from llm_lora.store.store import Store
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,8 @@ from adapter_folders import report_of, write_adapter
 from fake_vllm import BASE, FakeVllm
 
 from llm_lora import base as bases
-from llm_lora.serving.config import Limits, ServingConfig
-from llm_lora.serving.layer import Layer
+from llm_lora.serving.layer.config import Limits, ServingConfig
+from llm_lora.serving.layer.layer import Layer
 from llm_lora.store.store import Store, Version
 
 

@@ -17,9 +17,9 @@ from in_process import Got, ask
 from PIL import Image
 
 from llm_lora import engines, picture_base
-from llm_lora.serving.config import Limits, ServingConfig
-from llm_lora.serving.layer import Layer
-from llm_lora.serving.picture_server import PictureServer
+from llm_lora.serving.layer.config import Limits, ServingConfig
+from llm_lora.serving.layer.layer import Layer
+from llm_lora.serving.painter import PictureServer
 from llm_lora.store.store import Store
 
 ROUTE = "/v1/images/generations"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm_lora import base as bases
-from llm_lora.serving import bench
+from llm_lora.serving.measure import bench
 
 
 def document(merged: float, base: float, adapter: float, mixed: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 import install
 from llm_lora.schema import Reason, Verdict
-from llm_lora.serving.metrics import Metrics
+from llm_lora.serving.layer.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 SERVE = ROOT / "serve"

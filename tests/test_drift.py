@@ -19,8 +19,8 @@ from llm_lora.errors import UserError
 from llm_lora.example import Message
 from llm_lora.progress import Progress
 from llm_lora.run import Run
-from llm_lora.serving import drift
 from llm_lora.serving.client import Client
+from llm_lora.serving.measure import drift
 from llm_lora.text_task import Prepared
 
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"

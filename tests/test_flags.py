@@ -8,7 +8,7 @@ import pytest
 
 from llm_lora import base as bases
 from llm_lora.machine import GIB, Hardware
-from llm_lora.serving import flags
+from llm_lora.serving.launch import vllm as flags
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,13 @@ from llm_lora import files
 from llm_lora.cli import serving
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware, is_loopback
-from llm_lora.serving import flags, launch, preflight, sources
-from llm_lora.serving.config import Limits, ServingConfig
-from llm_lora.serving.flags import Plan
-from llm_lora.serving.preflight import Wanted
+from llm_lora.serving import sources
+from llm_lora.serving.launch import launching as launch
+from llm_lora.serving.launch import text as preflight
+from llm_lora.serving.launch import vllm as flags
+from llm_lora.serving.launch.text import Wanted
+from llm_lora.serving.launch.vllm import Plan
+from llm_lora.serving.layer.config import Limits, ServingConfig
 from llm_lora.store.store import Store
 
 CPU = Hardware(cores=2, memory_bytes=16 * GIB)
@@ -289,7 +292,7 @@ def test_the_command_for_a_cpu_keeps_the_cache_modest(run: Path, port: int) -> N
     assert told["--max-loras"] == "4"
     assert told["--max-lora-rank"] == "16"
     assert told["--max-model-len"] == "2048"
-    assert told["--middleware"] == "llm_lora.serving.layer.Layer"
+    assert told["--middleware"] == "llm_lora.serving.layer.layer.Layer"
     assert json.loads(told["--structured-outputs-config"]) == {
         "backend": "guidance",
         "disable_any_whitespace": True,

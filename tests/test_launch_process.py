@@ -21,9 +21,9 @@ import psutil
 import pytest
 
 from llm_lora.errors import UserError
-from llm_lora.serving import launch
-from llm_lora.serving.log import Line, Tail, causes, parse
-from llm_lora.serving.process import Restarts, Server
+from llm_lora.serving.launch import launching as launch
+from llm_lora.serving.launch.log import Line, Tail, causes, parse
+from llm_lora.serving.launch.process import Restarts, Server
 
 # Writes its process numbers to a file, then serves /ready until it is asked to end.
 FAKE = """
@@ -183,7 +183,7 @@ def test_nothing_outlives_a_killed_launcher(fake: Fake, mode: str) -> None:
     launcher = f"""
         import os, time
         from pathlib import Path
-        from llm_lora.serving.process import Server
+        from llm_lora.serving.launch.process import Server
         command, log = {fake.command(mode)!r}, Path({str(fake.log)!r})
         server = Server(command, os.environ, log, grace_seconds=1)
         time.sleep(600)

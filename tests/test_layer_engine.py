@@ -24,7 +24,7 @@ from layer_parts import config
 from llm_lora import base as bases
 from llm_lora import machine as plan
 from llm_lora.schema import AnswerSchema
-from llm_lora.serving import flags
+from llm_lora.serving.launch import vllm as flags
 from llm_lora.store.store import Store
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it")

@@ -16,8 +16,8 @@ from in_process import Got, ask, chat, until
 from layer_parts import Parts, parts
 
 from llm_lora import base as bases
-from llm_lora.serving import upkeep
-from llm_lora.serving.catalog import Catalog
+from llm_lora.serving.layer import upkeep
+from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.store.store import Version
 
 KEY = "admin-key-0123456789"

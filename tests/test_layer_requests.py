@@ -15,9 +15,9 @@ from in_process import JSON, Got, ask, chat
 from layer_parts import Parts, parts
 
 from llm_lora.schema import AnswerSchema
-from llm_lora.serving import requests
-from llm_lora.serving.errors import Refused
-from llm_lora.serving.terms import Terms
+from llm_lora.serving.layer.errors import Refused
+from llm_lora.serving.layer.terms import Terms
+from llm_lora.serving.layer.text import requests
 
 CHAT, COMPLETION, TOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize"
 USER = {"role": "user", "content": "Hello"}
@@ -363,7 +363,7 @@ def test_bodies_have_a_largest_size_however_they_are_sent(served: Parts) -> None
 
 
 def test_a_body_that_never_ends_is_given_up(served: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_lora.serving.asgi._BODY_SECONDS", 0.05)
+    monkeypatch.setattr("llm_lora.serving.layer.asgi._BODY_SECONDS", 0.05)
     assert post(served, CHAT, raw=[b'{"model":'], headers=JSON, stalls=True).status == 408
 
 

@@ -14,7 +14,7 @@ from in_process import Got, ask, chat, until
 from layer_parts import Parts, parts
 
 from llm_lora import adapter as adapters
-from llm_lora.serving import residents as residents_module
+from llm_lora.serving.layer import residents as residents_module
 from llm_lora.store.store import Version
 
 

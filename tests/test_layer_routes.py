@@ -12,8 +12,8 @@ from in_process import Got, ask, chat
 from layer_parts import Parts, config, parts
 
 from llm_lora.errors import UserError
-from llm_lora.serving import routes
-from llm_lora.serving.keys import Keys, any_for_use
+from llm_lora.serving.layer import routes
+from llm_lora.serving.layer.keys import Keys, any_for_use
 
 USE, ADMIN = "use-key-0123456789", "admin-key-0123456789"
 

@@ -25,13 +25,13 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from in_process import ask
 from layer_parts import config
 from llm_lora.serving import routes
-from llm_lora.serving.layer import Layer
+from llm_lora.serving.layer.layer import Layer
 
 folder = Path(sys.argv[1])
 config(folder).write(folder / "serving.json")
 parser = make_arg_parser(FlexibleArgumentParser())
 app = build_app(
-    parser.parse_args(["--middleware", "llm_lora.serving.layer.Layer"]), ("generate",)
+    parser.parse_args(["--middleware", "llm_lora.serving.layer.layer.Layer"]), ("generate",)
 )
 layer = app.user_middleware[0].cls
 assert layer is Layer, f"not outermost: {app.user_middleware}"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from local_server import Application, serving
 
-from llm_lora.serving import load
-from llm_lora.serving.load import Load, Timing
+from llm_lora.serving.measure import load
+from llm_lora.serving.measure.load import Load, Timing
 
 PATH = "/v1/chat/completions"
 

@@ -20,8 +20,8 @@ from local_server import serving
 from picture_serving import Held, painted
 from PIL import Image
 
-from llm_lora.serving import playground
-from llm_lora.serving.picture_server import PictureServer
+from llm_lora.serving.layer import playground
+from llm_lora.serving.painter import PictureServer
 from llm_lora.store.store import Store
 
 pytestmark = browser.needed

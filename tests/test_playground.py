@@ -21,8 +21,8 @@ from local_server import serving
 from llm_lora import adapter as adapters
 from llm_lora import files
 from llm_lora.recipe_root import TASKS
-from llm_lora.serving import playground
-from llm_lora.serving.layer import Layer
+from llm_lora.serving.layer import playground
+from llm_lora.serving.layer.layer import Layer
 from llm_lora.store.store import Store
 
 SCHEMA = {

@@ -25,10 +25,13 @@ from llm_lora import any_base, files, mapping, picture_base
 from llm_lora.cli import publishing, serving
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware
-from llm_lora.serving import examining, launch, sources, trial
-from llm_lora.serving.config import ServingConfig
-from llm_lora.serving.loader import Loader
-from llm_lora.serving.plans import AnyPlan, Wanted
+from llm_lora.serving import sources
+from llm_lora.serving.launch import examining
+from llm_lora.serving.launch import launching as launch
+from llm_lora.serving.launch.plans import AnyPlan, Wanted
+from llm_lora.serving.layer.config import ServingConfig
+from llm_lora.serving.layer.loader import Loader
+from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store
 
 TINY = picture_base.resolve("tiny")
@@ -246,7 +249,7 @@ def test_a_run_for_pictures_gets_a_server_that_paints(tmp_path: Path) -> None:
     run = picture_run(tmp_path / "run")
     plan = examine(sources=(run,))
     assert [(one.name, one.example) for one in plan.served] == [("style-lora", "a blue star")]
-    assert plan.command()[1:3] == ["-m", "llm_lora.serving.picture_server"]
+    assert plan.command()[1:3] == ["-m", "llm_lora.serving.painter"]
     assert plan.warnings == ()
     sources.publish(plan.served, plan.store)
     assert Store(plan.store).version("style-lora").number == 1
@@ -317,15 +320,15 @@ def test_a_dry_run_prints_the_command_and_writes_nothing(tmp_path: Path) -> None
     run = picture_run(tmp_path / "run")
     code, told = command("serve", run, "--dry-run", "--port", trial.free_port())
     assert code == 0 and "64x64 in 3 steps · trigger ink sketch style" in told
-    assert "llm_lora.serving.picture_server --host 127.0.0.1" in told
+    assert "llm_lora.serving.painter --host 127.0.0.1" in told
     assert not (run / "serving").exists()
 
 
 def test_neither_server_imports_what_the_other_needs() -> None:
     code = (
         "import sys\n"
-        "import llm_lora.serving.layer, llm_lora.serving.picture_server\n"
-        "import llm_lora.serving.examining, llm_lora.cli.serving\n"
+        "import llm_lora.serving.layer.layer, llm_lora.serving.painter\n"
+        "import llm_lora.serving.launch.examining, llm_lora.cli.serving\n"
         "heavy = {'torch', 'transformers', 'diffusers', 'peft', 'vllm'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from local_server import serving
 from vllm_forms import INVALID, SCHEMA, VALID, Server
 
-from llm_lora.serving import judging, responses
-from llm_lora.serving.asgi import replay
-from llm_lora.serving.exchange import Exchange
-from llm_lora.serving.streaming import Events, Stream
+from llm_lora.serving.layer.asgi import replay
+from llm_lora.serving.layer.exchange import Exchange
+from llm_lora.serving.layer.text import judging, responses
+from llm_lora.serving.layer.text.streaming import Events, Stream
 
 REQUEST = {"model": "medical-qa@0123456789ab", "messages": [], "temperature": 0.0}
 SCOPE = {

@@ -12,9 +12,9 @@ from layer_parts import publish
 
 from llm_lora import base as bases
 from llm_lora.cli import shelves
-from llm_lora.serving.adapters import listing
-from llm_lora.serving.catalog import Catalog
-from llm_lora.serving.metrics import Metrics
+from llm_lora.serving.layer.adapters import listing
+from llm_lora.serving.layer.catalog import Catalog
+from llm_lora.serving.layer.metrics import Metrics
 from llm_lora.store.aliases import ALIAS
 from llm_lora.store.store import Store
 

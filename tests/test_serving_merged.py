@@ -21,9 +21,11 @@ from llm_lora.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware
 from llm_lora.schema import AnswerSchema
-from llm_lora.serving import flags, preflight, trial
-from llm_lora.serving.layer import Layer
-from llm_lora.serving.preflight import Wanted
+from llm_lora.serving.launch import text as preflight
+from llm_lora.serving.launch import vllm as flags
+from llm_lora.serving.launch.text import Wanted
+from llm_lora.serving.layer.layer import Layer
+from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store, Version
 
 CPU = Hardware(cores=2, memory_bytes=16 * GIB)

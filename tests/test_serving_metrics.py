@@ -19,10 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from vllm_forms import INVALID, SCHEMA, VALID
 
 from llm_lora.errors import UserError
-from llm_lora.serving.access_log import NAME_LIMIT, AccessLog
-from llm_lora.serving.asgi import call
-from llm_lora.serving.exchange import Exchange
-from llm_lora.serving.metrics import BASE, Metrics
+from llm_lora.serving.layer.access_log import NAME_LIMIT, AccessLog
+from llm_lora.serving.layer.asgi import call
+from llm_lora.serving.layer.exchange import Exchange
+from llm_lora.serving.layer.metrics import BASE, Metrics
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from in_process import ask
 from picture_serving import ROUTE, Held, layer, painted, pixels, run, same
 
-from llm_lora.serving import picture_requests
-from llm_lora.serving.errors import Refused
-from llm_lora.serving.picture_server import PictureServer
+from llm_lora.serving.layer.errors import Refused
+from llm_lora.serving.layer.image import requests as picture_requests
+from llm_lora.serving.painter import PictureServer
 from llm_lora.store.store import Store
 
 

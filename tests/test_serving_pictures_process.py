@@ -21,7 +21,7 @@ from served import ADMIN_KEY, API_KEY, Served, runs_on
 
 from llm_lora import files
 from llm_lora.cli import painting
-from llm_lora.serving import trial
+from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store
 
 PROMPT = "a red circle"

@@ -16,9 +16,9 @@ from in_process import Got, ask, chat, until
 from layer_parts import config as text_config
 from picture_serving import ROUTE, Held, layer
 
-from llm_lora.serving.errors import Refused
-from llm_lora.serving.layer import Layer
-from llm_lora.serving.picture_server import PictureServer
+from llm_lora.serving.layer.errors import Refused
+from llm_lora.serving.layer.layer import Layer
+from llm_lora.serving.painter import PictureServer
 from llm_lora.store.store import Store
 
 KEY, ADMIN = "a-key-for-use-0123456789", "a-key-for-admins-0123456789"

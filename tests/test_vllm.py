@@ -19,7 +19,7 @@ from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
 from llm_lora.engines import text
 from llm_lora.schema import AnswerSchema
-from llm_lora.serving import trial
+from llm_lora.serving.measure import trial
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it")
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora.schema import AnswerSchema
-from llm_lora.serving.exchange import Exchange
+from llm_lora.serving.layer.exchange import Exchange
 from llm_lora.store.store import Version
 
 Message = dict[str, Any]

@@ -67,7 +67,7 @@ def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
     from llm_lora import machine, text_task
     from llm_lora import run as runs
     from llm_lora.cli import show
-    from llm_lora.serving import bench as measuring
+    from llm_lora.serving.measure import bench as measuring
 
     here = runs.find(run)
     prepared = text_task.reopen(here)
@@ -127,8 +127,8 @@ def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:
     from llm_lora import run as runs
     from llm_lora import text_task
     from llm_lora.cli import show
-    from llm_lora.serving import drift
     from llm_lora.serving.client import Client
+    from llm_lora.serving.measure import drift
 
     here = runs.find(run)
     prepared = text_task.reopen(here)

@@ -9,8 +9,9 @@ from pathlib import Path
 from llm_lora import files
 from llm_lora.captions import one_line
 from llm_lora.errors import Problem, UserError
+from llm_lora.files import ASSETS
 
-BUILT_IN = Path(__file__).parent / "assets" / "candidates.txt"
+BUILT_IN = ASSETS / "candidates.txt"
 
 _SURE = 0.5
 """Least share of a part's winner to be written, except of the first part."""

@@ -12,10 +12,11 @@ from llm_lora import captions, files, picture_files
 from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
 from llm_lora.example import Rejected
+from llm_lora.files import ASSETS
 from llm_lora.label.sheet import Item, Sheet
 from llm_lora.report.text import page
 
-TEMPLATES = Path(__file__).parent / "assets" / "label_review"
+TEMPLATES = ASSETS / "label_review"
 
 UNSURE = 0.5
 """Score below which a label needs a look."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_lora import gates
 from llm_lora.figures import SURE
+from llm_lora.files import ASSETS
 from llm_lora.report import charts
 from llm_lora.report.text import differences, samples
 from llm_lora.report.text.samples import Row, Sets
@@ -17,7 +18,7 @@ from llm_lora.schema import AnswerSchema
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEMPLATES = Path(__file__).parent / "assets" / "report"
+TEMPLATES = ASSETS / "report"
 
 TEXT_LIMIT = 3000
 """Characters of a prompt or an unreadable answer that the page shows."""

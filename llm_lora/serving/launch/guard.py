@@ -1,0 +1,65 @@
+"""Runs one command and sees to it that nothing of it is left behind: `python -m` this module.
+
+    python -m llm_lora.serving.launch.guard SECONDS COMMAND...
+
+The guard holds the reading end of a pipe as its standard input. When the pipe closes, because the
+other side wants an end or was killed, the command is asked to end (SIGTERM), and after SECONDS its
+whole process group is killed. The group is also killed when the command ends by itself, so workers
+never outlive it. Its exit code is the command's, or 128 + N where signal N ended it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command until it ends or standard input does."""
+    seconds, command = float(arguments[0]), arguments[1:]
+    # Whoever wants an end closes the pipe; signals to the group are the command's own affair.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_as_child
+    )
+    threading.Thread(target=_end_on_eof, args=(child, seconds), daemon=True).start()
+    code = child.wait()
+    _kill_group(child)
+    return 128 - code if code < 0 else code
+
+
+def _as_child() -> None:
+    """In the child before it becomes the command: signals as usual, and no life after the guard."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end_on_eof(child: subprocess.Popen[bytes], seconds: float) -> None:
+    # The descriptor itself: a thread blocked in sys.stdin would hold up the interpreter's exit.
+    while os.read(0, 1):
+        pass
+    child.terminate()
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        _kill_group(child)
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    # The group bears the number of its first process, and lives as long as any of its members.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

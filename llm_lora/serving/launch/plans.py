@@ -1,0 +1,326 @@
+"""What somebody asks to be served and what will be, whatever the task; checks that all share."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_lora import adapter as adapters
+from llm_lora.any_base import AnyBase
+from llm_lora.errors import Problem, UserError
+from llm_lora.machine import Hardware, is_loopback
+from llm_lora.serving import sources
+from llm_lora.serving.layer.config import Limits, ServingConfig
+from llm_lora.serving.layer.exchange import OnInvalid
+from llm_lora.serving.layer.keys import API_KEYS, Keys
+from llm_lora.serving.sources import Candidate, Stock
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody asks to be served, and how; nothing of it is checked yet.
+
+    Attributes:
+        sources: runs or adapter folders; or else
+        store: the folder of published adapters.
+        task: text or image; None: what the adapters are for.
+        base: its name or folder; None: the one that the adapters were trained on.
+        merged: what `llm-lora merge` made of the one run in `sources`; it is served in its place.
+        max_adapters: versions that are loaded at once.
+        context: tokens of prompt and answer together; None: as many as usual.
+        open: serve without keys on an address that others reach.
+        log_contents: write requests and answers into the access log as well.
+        max_concurrent: requests that are answered at once.
+        max_waiting: requests that may wait until one of those is done; None: as many as usual.
+        max_body: of a request, in MiB.
+        timeout: seconds for a whole answer.
+        extra: flags for vLLM as they were typed.
+    """
+
+    sources: tuple[Path, ...] = ()
+    store: Path | None = None
+    task: str | None = None
+    base: str | None = None
+    merged: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_adapters: int = 4
+    context: int | None = None
+    api_keys: Path | None = None
+    admin_keys: Path | None = None
+    open: bool = False
+    on_invalid: OnInvalid = "flag"
+    access_log: Path | None = None
+    log_contents: bool = False
+    max_concurrent: int = Limits.max_concurrent
+    max_waiting: int | None = None
+    max_body: int = Limits.max_body_bytes // 2**20
+    timeout: float = Limits.request_seconds
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyPlan(ABC):
+    """What will be served: checked, and nothing written yet.
+
+    Attributes:
+        served: what requests will reach.
+        state: the folder for the log and the layer's configuration.
+        keys: digests of the keys for use and for administration.
+    """
+
+    wanted: Wanted
+    hardware: Hardware
+    base_name: str
+    base_digest: str
+    store: Path
+    state: Path
+    served: tuple[Candidate, ...]
+    keys: Keys
+    warnings: tuple[str, ...]
+
+    @property
+    def url(self) -> str:
+        """Where the server is reached from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.wanted.host, self.wanted.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.wanted.port}"
+
+    @property
+    def places(self) -> str:
+        """How many adapters there is room for."""
+        return f"{self.wanted.max_adapters} adapters at once"
+
+    @property
+    @abstractmethod
+    def server(self) -> str:
+        """What does the work, as people call it."""
+
+    @property
+    @abstractmethod
+    def form(self) -> str:
+        """In short, how the base is served."""
+
+    @abstractmethod
+    def told(self, candidate: Candidate) -> str:
+        """In short, what one adapter brings."""
+
+    @abstractmethod
+    def request(self, candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request to try an adapter, or the base, with."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What starts the server."""
+
+    @abstractmethod
+    def config(self) -> ServingConfig:
+        """What the layer will be told."""
+
+
+class Findings:
+    """Problems and warnings, gathered so that all of them are told at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.warnings: list[str] = []
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            self.problems += error.problems
+
+    def refuse(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.problems.append(Problem(what, where, fix))
+
+    def settle(self) -> None:
+        """Raise what was gathered."""
+        if self.problems:
+            raise UserError(dict.fromkeys(self.problems))
+
+
+def check_sources(wanted: Wanted) -> None:
+    """Runs or a store, not both.
+
+    Raises:
+        UserError: both were named, or neither.
+    """
+    if bool(wanted.sources) == (wanted.store is not None):
+        raise UserError(
+            "name runs or a store: one of the two",
+            fix="llm-lora serve RUN, or llm-lora serve --store STORE",
+        )
+
+
+def look(wanted: Wanted, task: str, found: Findings) -> Stock:
+    """What there is to serve; its problems and warnings become findings.
+
+    Raises:
+        UserError: there is no such store.
+    """
+    stock = (
+        sources.of_store(wanted.store, wanted.port, task)
+        if wanted.store is not None
+        else sources.of_runs(wanted.sources, wanted.port, task)
+    )
+    found.problems += stock.problems
+    found.warnings += stock.warnings
+    return stock
+
+
+def served_name(base: AnyBase) -> str:
+    """The name under which requests reach the base itself: never a path of this machine."""
+    return base.path.name if Path(base.name).expanduser().exists() else base.name
+
+
+def trained_on(stock: Stock, found: Findings) -> Mapping[str, Any]:
+    """The manifest of an adapter whose base is that of all of them.
+
+    Raises:
+        UserError: they have several bases, or there is none.
+    """
+    manifests = [(one.label, one.adapter.manifest) for one in stock.candidates]
+    manifests = manifests or [(one.label, one.manifest) for one in stock.waiting]
+    origins = [(label, manifest["base"]) for label, manifest in manifests]
+    if len({told["digest"] for _, told in origins}) == 1:
+        return manifests[0][1]
+    if origins:
+        listed = ", ".join(f"{label} ({told['name']})" for label, told in origins)
+        found.refuse(
+            f"these adapters belong to different bases: {listed}",
+            fix="serve one base per server: name it with --base",
+        )
+    elif not found.problems:  # Else there are adapters, and it was told why they will not do.
+        found.refuse("nothing here tells which base to serve", fix="name it: --base NAME or FOLDER")
+    raise UserError(found.problems)
+
+
+def of_base(
+    candidates: Sequence[Candidate], base: AnyBase, wanted: Wanted, found: Findings
+) -> list[Candidate]:
+    """The candidates of this base.
+
+    A store may hold adapters of many bases: those of others than the one named are left out. One
+    that was trained on a base of this name with another digest is refused: it would answer wrongly.
+    """
+    mine = [one for one in candidates if one.adapter.base_digest == base.digest]
+    for one in candidates:
+        if one in mine:
+            continue
+        elsewhere = wanted.store is not None and one.adapter.base_name != base.name
+        if elsewhere and mine:
+            found.warnings.append(
+                f"{one.label} is not served: it was trained on {one.adapter.base_name}"
+            )
+        else:
+            with found.gathered():
+                adapters.require_base(one.adapter, base)
+    return mine
+
+
+def check_names(candidates: Sequence[Candidate], base_name: str, found: Findings) -> None:
+    for name in {one.name for one in candidates} & {base_name}:
+        found.refuse(
+            f"the adapter {name} has the name of the base: requests could not tell them apart",
+            fix="publish it under another name: llm-lora publish RUN --as NAME",
+        )
+
+
+def check_gates(candidate: Candidate, found: Findings) -> None:
+    """Warn where nothing proves that an adapter is good, or something that it is not."""
+    if not candidate.passed:
+        found.warnings.append(_gates(candidate))
+
+
+def _gates(candidate: Candidate) -> str:
+    if candidate.report is None:
+        return f"{candidate.label} has no report: nothing tells how well it answers"
+    failed = [_gate(gate) for gate in candidate.report["gates"] if not gate["passed"]]
+    return f"{candidate.label} did not pass its gates: {', '.join(failed)}"
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    value, threshold = gate.get("value"), gate.get("threshold")
+    told = "not measured" if value is None else f"{value:.3g}"
+    return f"{gate['name']} {told}" + (f" of {threshold:.3g}" if threshold is not None else "")
+
+
+def check_places(wanted: Wanted, candidates: Sequence[Candidate], found: Findings) -> None:
+    """Warn where more adapters are live than there is room for."""
+    if len(candidates) > wanted.max_adapters:
+        found.warnings.append(
+            f"{len(candidates)} adapters are live or on trial, and {wanted.max_adapters} are "
+            "loaded at once: the others wait for a place when asked; more places: --max-adapters"
+        )
+
+
+def check_log(wanted: Wanted, found: Findings) -> None:
+    """Refuse an access log that cannot be written as asked."""
+    if wanted.access_log is not None and not wanted.access_log.absolute().parent.is_dir():
+        found.refuse(
+            "no folder for the access log", where=str(wanted.access_log), fix="make the folder"
+        )
+    if wanted.log_contents and wanted.access_log is None:
+        found.refuse("--log-contents without an access log", fix="add --access-log FILE")
+
+
+def find_keys(wanted: Wanted, found: Findings) -> Keys:
+    """The keys, which a server that others reach must have."""
+    keys = Keys()
+    with found.gathered():
+        keys = Keys.read(layer_config(wanted, Path()))
+        if not (keys.use or wanted.open or is_loopback(wanted.host)):
+            found.refuse(
+                f"--host {wanted.host} lets others in, and no API keys are given",
+                fix=f"--api-keys FILE (one key a line) or {API_KEYS}=KEY; "
+                "--open serves others without keys",
+            )
+    return keys
+
+
+def layer_config(
+    wanted: Wanted,
+    store: Path,
+    base: AnyBase | None = None,
+    base_name: str = "",
+    *,
+    limits: Limits | None = None,
+    **more: Any,
+) -> ServingConfig:
+    """What the layer will be told; without a base, enough to read the keys.
+
+    `limits` are other than usual, `more` are settings of one task.
+    """
+    return ServingConfig(
+        store=store,
+        base_name=base_name,
+        base_path=base.path if base else Path(),
+        base_digest=base.digest if base else "",
+        max_resident=wanted.max_adapters,
+        limits=limits or limits_of(wanted),
+        api_keys_file=_absolute(wanted.api_keys),
+        admin_keys_file=_absolute(wanted.admin_keys),
+        access_log=_absolute(wanted.access_log),
+        log_contents=wanted.log_contents,
+        **more,
+    )
+
+
+def limits_of(wanted: Wanted) -> Limits:
+    """The limits that were asked for."""
+    waiting = Limits.max_waiting if wanted.max_waiting is None else wanted.max_waiting
+    return Limits(
+        max_body_bytes=wanted.max_body * 2**20,
+        max_concurrent=wanted.max_concurrent,
+        max_waiting=waiting,
+        request_seconds=wanted.timeout,
+    )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()

@@ -1,0 +1,36 @@
+"""What `GET /v1/models` answers: the names that a request may use, in OpenAI's form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from llm_lora.serving.layer import asgi
+from llm_lora.serving.layer.catalog import Catalog
+from llm_lora.serving.layer.errors import Refused
+
+
+async def listing(app: ASGIApp, catalog: Catalog) -> dict[str, Any]:
+    """The base as the server describes it, and every adapter's names beside it.
+
+    Raises:
+        Refused: the server does not describe its base (502).
+    """
+    reply = await asgi.call(app, "GET", "/v1/models")
+    try:
+        cards = json.loads(reply.body)["data"]
+        card = next(card for card in cards if card["id"] == catalog.base_name)
+    except (ValueError, KeyError, TypeError, StopIteration):
+        raise Refused(502, "the server behind does not say which models it has") from None
+    # The server names the folder that the base lies in, which is nobody's business.
+    base = {**card, "root": catalog.base_name}
+    names = await asyncio.to_thread(catalog.known)
+    adapters = [
+        {**base, "id": name, "owned_by": "llm-lora", "root": name, "parent": catalog.base_name}
+        for name in names
+        if name != catalog.base_name
+    ]
+    return {"object": "list", "data": [base, *adapters]}

@@ -1,0 +1,74 @@
+"""The routes that are open to the outside, and who may use them; there are no others."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from llm_lora.serving.layer.errors import Refused
+
+
+class Access(Enum):
+    """Which key a route asks for."""
+
+    OPEN = "open"
+    USE = "use"
+    ADMIN = "admin"
+
+
+_COMMON: dict[str, tuple[str, Access]] = {
+    "/": ("GET", Access.OPEN),
+    "/health": ("GET", Access.OPEN),
+    "/ready": ("GET", Access.OPEN),
+    "/version": ("GET", Access.OPEN),
+    "/metrics": ("GET", Access.USE),
+    "/v1/models": ("GET", Access.USE),
+    "/v1/adapters": ("GET", Access.USE),
+    "/admin/promote": ("POST", Access.ADMIN),
+    "/admin/rollback": ("POST", Access.ADMIN),
+    "/admin/canary": ("POST", Access.ADMIN),
+    "/admin/load": ("POST", Access.ADMIN),
+    "/admin/history": ("GET", Access.ADMIN),
+}
+
+_MODEL_ROUTES = {
+    "text": ("/v1/chat/completions", "/v1/completions", "/tokenize"),
+    "image": ("/v1/images/generations",),
+}
+
+MODEL_ROUTES = frozenset(path for paths in _MODEL_ROUTES.values() for path in paths)
+"""Routes whose body names a model."""
+
+ROUTES: dict[str, tuple[str, Access]] = {
+    **_COMMON,
+    **dict.fromkeys(_MODEL_ROUTES["text"], ("POST", Access.USE)),
+}
+"""Method and key of every route of a server for text."""
+
+PICTURE_ROUTES: dict[str, tuple[str, Access]] = {
+    **_COMMON,
+    **dict.fromkeys(_MODEL_ROUTES["image"], ("POST", Access.USE)),
+}
+
+_OF_TASK = {"text": ROUTES, "image": PICTURE_ROUTES}
+
+
+def access(method: str, path: str, task: str = "text") -> Access:
+    """Who may use a route of a server for a task.
+
+    Only the exact path counts, so that the inner app, which sees the same text, can never take it
+    for another of its routes.
+
+    Raises:
+        Refused: there is no such route (404), or it takes another method (405).
+    """
+    found = _OF_TASK[task].get(path)
+    if found is None:
+        raise Refused(404, f"there is no {path[:200]} here", code="unknown_route")
+    wanted, access = found
+    if method != wanted:
+        raise Refused(
+            405,
+            f"{path} takes {wanted}, not {method[:20]}",
+            headers=[(b"allow", wanted.encode())],
+        )
+    return access

@@ -1,0 +1,108 @@
+"""What has to be done while the server runs, though nobody asks: loading, unloading, new keys."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from typing import Any
+
+from llm_lora.serving.layer.catalog import Catalog
+from llm_lora.serving.layer.residents import Residents
+
+logger = logging.getLogger(__name__)
+
+_EVERY_SECONDS = 1.0
+
+
+class Upkeep:
+    """Keeps the server in the state that the store asks for.
+
+    Live versions and those on trial are loaded before anybody asks, as far as there is room, and
+    each is probed once. A version that no alias points to any more is unloaded after
+    `linger_seconds` without a request. `also` is called every time as well.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        residents: Residents,
+        *,
+        linger_seconds: float,
+        also: Callable[[], None],
+    ) -> None:
+        self._catalog = catalog
+        self._residents = residents
+        self._linger_seconds = linger_seconds
+        self._also = also
+        self._was_ready = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; a second call does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def once(self) -> None:
+        """Do what has to be done now; loads go on afterwards."""
+        await self._look()
+        await self._tidy()
+
+    async def _look(self) -> None:
+        self._also()
+        wanted = await asyncio.to_thread(self._catalog.wanted)
+        for served, version in wanted.items():
+            if not (self._residents.proven(served) and self._residents.full):
+                self._residents.prepare(version)
+        if not self._was_ready:
+            await self.state()  # It counts even if nobody asked in the moment that it was ready.
+
+    async def _tidy(self) -> None:
+        await self._residents.unload_idle(self._linger_seconds)
+
+    async def state(self) -> dict[str, Any]:
+        """Whether the server is ready, and what is `missing` or was `refused`.
+
+        It is ready once every live version was loaded and probed, and stays so: a version promoted
+        later that cannot be loaded is one name's trouble, and must not take a server that answers
+        for all the others, with all its replicas, out of service.
+        """
+        return await asyncio.to_thread(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        missing, refused = {}, {}
+        for _, version in self._catalog.aliases():
+            why = self._catalog.problem(version)
+            if why is None and not self._residents.proven(version.served_name):
+                why = self._residents.failure(version.served_name) or "loading"
+            if why is not None:
+                missing[version.label] = why
+        for version, reason in self._catalog.refusals():
+            refused[version.label] = reason
+        self._was_ready |= not missing
+        return {"ready": self._was_ready, "missing": missing, "refused": refused}
+
+    async def _run(self) -> None:
+        # Unloading may wait for a long painting; new keys and new versions do not.
+        await asyncio.gather(self._repeat(self._look), self._repeat(self._tidy))
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception:  # one bad moment of the store must not end all upkeep
+                logger.exception("upkeep failed; it goes on")
+            await asyncio.sleep(_EVERY_SECONDS)
+
+
+async def wanted_names(catalog: Catalog) -> Collection[str]:
+    """Served names of what aliases point to, read from the store now."""
+    return (await asyncio.to_thread(catalog.wanted)).keys()

@@ -1,0 +1,88 @@
+"""A server for the length of a measurement: started, awaited, looked at, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from llm_lora.errors import UserError
+from llm_lora.serving.launch.log import Tail
+from llm_lora.serving.launch.process import Server
+
+START_SECONDS = 1800.0
+"""How long a start may take: a large base is read, and kernels are compiled for the card."""
+
+_LOOK_S = 0.25
+_GRACE_S = 30.0
+_CACHE = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    url: str,
+    log: Path,
+    *,
+    path: str = "/health",
+) -> Iterator[Server]:
+    """A server, from when it answers `path` with 200 until the end of the context.
+
+    Raises:
+        UserError: it died, or did not answer in time; with its last words.
+    """
+    tail = Tail(log)
+    server = Server(command, environment, log, grace_seconds=_GRACE_S)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(url + path):
+            if server.exit_code() is not None or time.monotonic() > deadline:
+                said = "".join(f"\n    {reason}" for reason in tail.explain())
+                raise UserError(f"vLLM did not come up{said}", where=str(log))
+            time.sleep(_LOOK_S)
+        yield server
+    finally:
+        server.end()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def memory_bytes(server: Server) -> int:
+    """Host memory of a server's processes; what they share counts once."""
+    # Imported on use: the command line's help does without.
+    import psutil
+
+    total = 0
+    for process in server.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += psutil.Process(process).memory_full_info().pss
+    return total
+
+
+def cache_tokens(url: str) -> int | None:
+    """Tokens that the key-value cache of a running vLLM holds; None where it does not tell."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+        found = _CACHE.search(response.read().decode())
+    labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1])) if found else {}
+    try:
+        return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
