@@ -30,7 +30,7 @@ from pretraining.image.styles import STYLES
 from pretraining.image.template import STYLE, UNSEEN_SHAPES
 
 if TYPE_CHECKING:
-    from llm_lora.engines.clip import Clip
+    from llm_lora.engines.vision.clip import Clip
 
     Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -116,8 +116,8 @@ def measure(run: Path, count: int) -> dict[str, Any]:
     """Train the classifier, paint, classify."""
     from llm_lora import picture_figures, pipeline, vision_models
     from llm_lora import run as runs
-    from llm_lora.engines.clip import Clip
-    from llm_lora.engines.painting import Painter, Settings
+    from llm_lora.engines.image.painting import Painter, Settings
+    from llm_lora.engines.vision.clip import Clip
     from llm_lora.image_task import Prepared
 
     here = runs.find(run)

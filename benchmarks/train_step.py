@@ -34,7 +34,8 @@ def measure(bits: int, keep: bool, batch_size: int) -> dict[str, float]:
     from llm_lora import base as bases
     from llm_lora import formats
     from llm_lora.chat import Chat
-    from llm_lora.engines import batches, loading
+    from llm_lora.engines.shared import loading
+    from llm_lora.engines.text import batches
 
     if not keep:
         loading.keep_freed_memory = lambda: None

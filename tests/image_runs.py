@@ -17,10 +17,13 @@ import torch
 
 from llm_lora import image_task, picture_base
 from llm_lora import recipe as recipes
-from llm_lora.engines import image, painting, picture_loading, picture_prompts
-from llm_lora.engines.painting import Settings
-from llm_lora.engines.picture_loading import Loaded
-from llm_lora.engines.picture_sheets import Pixels
+from llm_lora.engines.image import engine as image
+from llm_lora.engines.image import loading as picture_loading
+from llm_lora.engines.image import painting
+from llm_lora.engines.image import prompts as picture_prompts
+from llm_lora.engines.image.loading import Loaded
+from llm_lora.engines.image.painting import Settings
+from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit, Progress
 
 # Tests neither use nor fill the user's own cache.

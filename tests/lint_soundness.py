@@ -89,7 +89,7 @@ def _token_writer(backend: Backend) -> Callable[[AnswerSchema], list[str]]:
     from outlines_core.json_schema import build_regex_from_schema
     from transformers import AutoTokenizer
 
-    from llm_lora.engines.constrain import Constraints
+    from llm_lora.engines.text.constrain import Constraints
 
     tokenizer = AutoTokenizer.from_pretrained(bases.TINY)
     size, end = len(tokenizer), tokenizer.eos_token_id

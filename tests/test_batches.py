@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_lora.engines import batches
+from llm_lora.engines.text import batches
 
 
 @given(

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, LogitsProcessorList
 
 from llm_lora import base as bases
-from llm_lora.engines.constrain import Constraints
+from llm_lora.engines.text.constrain import Constraints
 from llm_lora.lint import lint
 from llm_lora.schema import AnswerSchema
 

@@ -12,7 +12,7 @@ from conftest import Command
 
 from llm_lora import base as bases
 from llm_lora.chat import Chat
-from llm_lora.engines import text
+from llm_lora.engines.text import engine as text
 from llm_lora.example import Message
 from llm_lora.schema import AnswerSchema
 

@@ -20,8 +20,8 @@ from llm_lora import recipe as recipes
 from llm_lora import run as runs
 from llm_lora.cli import painting
 from llm_lora.cli.commands import app
-from llm_lora.engines import painting as engine_painting
-from llm_lora.engines.painting import Settings
+from llm_lora.engines.image import painting as engine_painting
+from llm_lora.engines.image.painting import Settings
 from llm_lora.errors import UserError
 from llm_lora.run import Run
 

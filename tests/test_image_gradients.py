@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from image_runs import train
 
-from llm_lora.engines import picture_lora, picture_noise
-from llm_lora.engines.picture_latents import Cut
-from llm_lora.engines.picture_noise import Noised
-from llm_lora.engines.picture_training import Training
+from llm_lora.engines.image import lora as picture_lora
+from llm_lora.engines.image import noise as picture_noise
+from llm_lora.engines.image.latents import Cut
+from llm_lora.engines.image.noise import Noised
+from llm_lora.engines.image.train.loop import Training
 from llm_lora.recipe_image_blocks import ImageLora
 
 pytestmark = pytest.mark.slow

@@ -21,10 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from llm_lora import adapter as adapters
 from llm_lora import arrays
 from llm_lora import recipe as recipes
-from llm_lora.engines import picture_lora, picture_prompts
-from llm_lora.engines.callbacks import newest_checkpoint
-from llm_lora.engines.painting import Painter, Settings
-from llm_lora.engines.picture_latents import Latents
+from llm_lora.engines.image import lora as picture_lora
+from llm_lora.engines.image import prompts as picture_prompts
+from llm_lora.engines.image.latents import Latents
+from llm_lora.engines.image.painting import Painter, Settings
+from llm_lora.engines.shared.record import newest_checkpoint
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Interrupted
 from llm_lora.recipe_image_blocks import ImageLora

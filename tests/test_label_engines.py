@@ -43,7 +43,7 @@ def test_clip_chooses_what_the_model_finds_likeliest(clip: Path) -> None:
     import torch
     from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-    from llm_lora.engines.labelling import ZeroShot
+    from llm_lora.engines.vision.captioning import ZeroShot
 
     labels = ZeroShot(vision_models.resolve(str(clip), "clip"), PARTS)(PICTURES)
     model = CLIPModel.from_pretrained(clip).eval()
@@ -67,7 +67,7 @@ def test_clip_chooses_what_the_model_finds_likeliest(clip: Path) -> None:
 
 
 def test_clip_points_do_not_depend_on_the_batch(clip: Path) -> None:
-    from llm_lora.engines.clip import Clip
+    from llm_lora.engines.vision.clip import Clip
 
     model = Clip(vision_models.resolve(str(clip), "clip"), device="cpu")
     whole = model.images(PICTURES).numpy()
@@ -81,7 +81,7 @@ def test_clip_points_do_not_depend_on_the_batch(clip: Path) -> None:
 
 
 def test_the_embedded_judge_can_label(tmp_path: Path) -> None:
-    from llm_lora.engines.labelling import ZeroShot
+    from llm_lora.engines.vision.captioning import ZeroShot
 
     labels = ZeroShot(vision_models.resolve("tiny", "clip"), PARTS)(PICTURES)
     assert all(label.caption.split(", ")[0] in PARTS[0].texts for label in labels)
@@ -91,7 +91,7 @@ def test_blip_describes_each_picture_as_it_would_alone(blip: Path) -> None:
     import torch
     from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
-    from llm_lora.engines.labelling import Captioner
+    from llm_lora.engines.vision.captioning import Captioner
 
     labels = Captioner(vision_models.resolve(str(blip), "blip"))(PICTURES)
     model = BlipForConditionalGeneration.from_pretrained(blip).eval()

@@ -299,7 +299,7 @@ def test_the_command_for_a_cpu_keeps_the_cache_modest(run: Path, port: int) -> N
     }
     assert told["--kv-cache-memory-bytes"] == str(GIB // 2)
     assert "--enforce-eager" in command
-    assert told["--worker-extension-cls"] == "llm_lora.engines.vllm_cpu.Mended"
+    assert told["--worker-extension-cls"] == "llm_lora.engines.text.vllm_cpu.Mended"
     assert command[-2:] == ["--dtype", "float32"]
 
 

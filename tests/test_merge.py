@@ -126,7 +126,7 @@ def test_other_things_than_plain_lora_are_refused(tmp_path: Path) -> None:
 
 def merge(base: Path, adapter: Path, out: Path, into: str = "original", **options: Any) -> Path:
     """Merge as the command does, without a run."""
-    from llm_lora.engines import merging as engine
+    from llm_lora.engines.text import merging as engine
 
     out.mkdir()
     found = bases.resolve(str(base))
@@ -228,8 +228,8 @@ def test_the_dequantised_base_is_the_engines_own_to_the_bit(
     import torch
     from safetensors.torch import load_file as load_torch
 
-    from llm_lora.engines import loading
-    from llm_lora.engines import merging as engine
+    from llm_lora.engines.shared import loading
+    from llm_lora.engines.text import merging as engine
 
     # Small parts, so that these small matrices are worked on in several.
     monkeypatch.setattr(engine, "_PART", 1024)
@@ -259,7 +259,7 @@ def test_rows_that_end_within_a_block_are_refused_in_nf4_on_a_cpu(tmp_path: Path
     import torch
     from bitsandbytes import functional as bnb
 
-    from llm_lora.engines import loading
+    from llm_lora.engines.shared import loading
 
     if loading.device().type != "cpu":
         pytest.skip("only the CPU's way of reading NF4 is concerned")
@@ -386,7 +386,7 @@ def test_divergence_and_loss_are_what_torch_says() -> None:
     from torch.nn import functional
 
     from llm_lora.chat import Encoded
-    from llm_lora.engines.comparing import _sums
+    from llm_lora.engines.text.comparing import _sums
 
     torch.manual_seed(0)
     reference, other = (torch.randn(3, 11).log_softmax(-1) for _ in range(2))

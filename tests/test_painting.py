@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from llm_lora import arrays, lora_files, picture_base, webui
-from llm_lora.engines import picture_lora, picture_prompts
-from llm_lora.engines.painting import Painter, Settings
-from llm_lora.engines.picture_stack import Weights
+from llm_lora.engines.image import lora as picture_lora
+from llm_lora.engines.image import prompts as picture_prompts
+from llm_lora.engines.image.painting import Painter, Settings
+from llm_lora.engines.image.stack import Weights
 from llm_lora.errors import UserError
 from llm_lora.recipe_image_blocks import ImageLora
 
@@ -86,7 +87,7 @@ def test_two_adapters_are_the_sum_at_their_weights(made: Path) -> None:
             up = torch.from_numpy(update.up.copy()).flatten(1)
             own = modules[module].weight
             own.data += (weight * alpha / rank) * (up @ down).reshape(own.shape)
-    from llm_lora.engines import painting
+    from llm_lora.engines.image import painting
 
     with torch.no_grad():
         told = picture_prompts.encode(loaded, ["a blue star"])

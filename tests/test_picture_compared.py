@@ -24,9 +24,9 @@ from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, ViTCon
 
 from llm_lora import face_models, image_task, picture_files, vision_models
 from llm_lora import recipe as recipes
-from llm_lora.engines import picture_scores
-from llm_lora.engines.dino import Dino
-from llm_lora.engines.faces import SAME, Faces
+from llm_lora.engines.image.measure import measuring as picture_scores
+from llm_lora.engines.vision.dino import Dino
+from llm_lora.engines.vision.faces import SAME, Faces
 from llm_lora.errors import UserError
 
 MODELS = {"dinov2": (Dinov2Config, Dinov2Model), "vit": (ViTConfig, ViTModel)}

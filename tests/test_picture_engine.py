@@ -19,20 +19,18 @@ from hypothesis import strategies as st
 
 from llm_lora import buckets, captions, picture_base
 from llm_lora.buckets import Bucket
-from llm_lora.engines import (
-    picture_cache,
-    picture_checkpoints,
-    picture_fused,
-    picture_latents,
-    picture_loading,
-    picture_noise,
-    picture_order,
-)
-from llm_lora.engines.picture_checkpoints import Checkpoint, Rungs, State
-from llm_lora.engines.picture_latents import Cut
-from llm_lora.engines.picture_noise import Moments, Noise
-from llm_lora.engines.picture_optimizer import Optimizer, share
-from llm_lora.engines.picture_record import Record
+from llm_lora.engines.image import cache as picture_cache
+from llm_lora.engines.image import fused as picture_fused
+from llm_lora.engines.image import latents as picture_latents
+from llm_lora.engines.image import loading as picture_loading
+from llm_lora.engines.image import noise as picture_noise
+from llm_lora.engines.image.latents import Cut
+from llm_lora.engines.image.noise import Moments, Noise
+from llm_lora.engines.image.train import checkpoints as picture_checkpoints
+from llm_lora.engines.image.train import order as picture_order
+from llm_lora.engines.image.train.checkpoints import Checkpoint, Rungs, State
+from llm_lora.engines.image.train.optimizer import Optimizer, share
+from llm_lora.engines.image.train.record import Record
 from llm_lora.errors import UserError
 from llm_lora.picture_base import PictureBase
 from llm_lora.pictures import Picture, PictureDataset

@@ -20,7 +20,7 @@ from PIL import Image
 from llm_lora import files, pictures, tasks
 from llm_lora import recipe as recipes
 from llm_lora.cli import commands, shelves
-from llm_lora.engines.picture_sheets import sheet, write_picture
+from llm_lora.engines.image.sheets import sheet, write_picture
 from llm_lora.errors import UserError
 from llm_lora.pictures import PictureDataset
 from llm_lora.progress import Fit

@@ -21,9 +21,11 @@ from PIL import Image
 
 from llm_lora import image_task, lora_prompt, picture_files, picture_gates
 from llm_lora import recipe as recipes
-from llm_lora.engines import picture_evidence, picture_scores, picture_sheets
-from llm_lora.engines.painting import Settings
-from llm_lora.engines.picture_sheets import Pixels
+from llm_lora.engines.image import sheets as picture_sheets
+from llm_lora.engines.image.measure import evidence as picture_evidence
+from llm_lora.engines.image.measure import measuring as picture_scores
+from llm_lora.engines.image.painting import Settings
+from llm_lora.engines.image.sheets import Pixels
 from llm_lora.image_task import Prepared
 from llm_lora.picture_base import PictureBase
 from llm_lora.picture_gates import DIMENSIONS

@@ -21,8 +21,8 @@ from conftest import ROOT
 
 from llm_lora import base as bases
 from llm_lora import lora_prompt, picture_base, recipe, run, vision_models
-from llm_lora.engines import picture_lora
-from llm_lora.engines.picture_loading import Loaded
+from llm_lora.engines.image import lora as picture_lora
+from llm_lora.engines.image.loading import Loaded
 from llm_lora.errors import UserError
 from llm_lora.export import merge
 from llm_lora.picture_family import CONFIGS

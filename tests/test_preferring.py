@@ -17,9 +17,9 @@ from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
-from llm_lora.engines import text
-from llm_lora.engines.answers import load_trained
-from llm_lora.engines.preferring import _encoded
+from llm_lora.engines.text import engine as text
+from llm_lora.engines.text.answers import load_trained
+from llm_lora.engines.text.preferring import _encoded
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.preference import Pair
@@ -115,7 +115,7 @@ def rewards_that_differ() -> Iterator[None]:
     """The small run's adapter can say nothing that the judge would give a point for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "llm_lora.engines.rewarding.reward", lambda _, __, answer: answer.count("s") / 10
+            "llm_lora.engines.text.rewarding.reward", lambda _, __, answer: answer.count("s") / 10
         )
         yield
 

@@ -16,7 +16,9 @@ from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.chat import Chat
 from llm_lora.dataset import Dataset
-from llm_lora.engines import batches, loading, text, tuning
+from llm_lora.engines.shared import loading
+from llm_lora.engines.text import batches, tuning
+from llm_lora.engines.text import engine as text
 from llm_lora.recipe import load
 
 pytestmark = pytest.mark.slow
@@ -374,7 +376,7 @@ def test_the_loss_weighs_tokens_as_told(tmp_path: Path) -> None:
 def test_stopping_early_depends_only_on_what_checkpoints_hold() -> None:
     from transformers import TrainerControl, TrainerState
 
-    from llm_lora.engines.callbacks import StopEarly
+    from llm_lora.engines.shared.record import StopEarly
 
     early = StopEarly(patience=3, every=10)
 

@@ -13,7 +13,7 @@ from conftest import Command
 from safetensors.torch import load_file, save_file
 
 from llm_lora import base as bases
-from llm_lora.engines.trouble import full_disk, out_of_memory
+from llm_lora.engines.shared.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
 
 

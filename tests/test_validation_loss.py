@@ -16,9 +16,11 @@ from trl import SFTConfig
 
 from llm_lora import base as bases
 from llm_lora.chat import Chat
-from llm_lora.engines import batches, loading, text
-from llm_lora.engines.constrain import Constraints
-from llm_lora.engines.trainer import PlannedTrainer
+from llm_lora.engines.shared import loading
+from llm_lora.engines.text import batches
+from llm_lora.engines.text import engine as text
+from llm_lora.engines.text.constrain import Constraints
+from llm_lora.engines.text.trainer import PlannedTrainer
 from llm_lora.example import Message, make_example
 from llm_lora.recipe import load
 from llm_lora.schema import AnswerSchema

@@ -157,7 +157,7 @@ def _order(
 
         found = vision_models.resolve(name, method)
         # Only now: a mistake in what was asked for is told before anything heavy is imported.
-        from llm_lora.engines.labelling import Captioner, ZeroShot
+        from llm_lora.engines.vision.captioning import Captioner, ZeroShot
 
         return ZeroShot(found, parts) if method == "clip" else Captioner(found)
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from llm_lora.errors import UserError
 
-_MODULES = {"text": "llm_lora.engines.text", "image": "llm_lora.engines.image"}
+_MODULES = {"text": "llm_lora.engines.text.engine", "image": "llm_lora.engines.image.engine"}
 
 
 def load(task: str) -> ModuleType:

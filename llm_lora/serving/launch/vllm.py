@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llm_lora.base import Base
 
 LAYER = "llm_lora.serving.layer.layer.Layer"
-_CPU_WORKER = "llm_lora.engines.vllm_cpu.Mended"
+_CPU_WORKER = "llm_lora.engines.text.vllm_cpu.Mended"
 
 # vLLM's `vllm` command looks up its own version under a name that the CPU build does not have.
 _PROGRAM = "vllm.entrypoints.openai.api_server"

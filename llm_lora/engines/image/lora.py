@@ -1,0 +1,299 @@
+"""The adapter of a pipeline: LoRA layers put in, gone on from, read out and written down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+
+from llm_lora import adapter as adapters
+from llm_lora import arrays, files, lora_files
+from llm_lora.engines.image.fused import fuse
+from llm_lora.engines.image.loading import Loaded
+from llm_lora.errors import UserError
+from llm_lora.lora_files import Lora, Module
+from llm_lora.picture_base import PictureBase
+from llm_lora.recipe_image_blocks import ImageLora
+
+if TYPE_CHECKING:
+    from llm_lora.arrays import Array
+
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_TARGETS = {
+    "attention": _ATTENTION,
+    # With the projections around them, what kohya's sd-scripts adapt: 192 modules of SD 1.5.
+    "attention+ff": (*_ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
+}
+_TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+_TEXT_TARGETS = (*_TEXT_ATTENTION, "mlp.fc1", "mlp.fc2")
+_NAME = "default"
+_TEXT = "text_model."
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The adapter's layers in a pipeline.
+
+    Attributes:
+        modules: PEFT's layers by the names that `webui` gives modules.
+        rank, alpha: of every layer.
+        trained: the names of those that learn; the others were brought along by an adapter that
+            training started from.
+    """
+
+    modules: dict[str, Any]
+    rank: int
+    alpha: float
+    trained: frozenset[str]
+
+    def parameters(self, component: str | None = None) -> list[torch.nn.Parameter]:
+        """What learns, of all parts or of those whose name begins with `component`."""
+        return [
+            half.weight
+            for name, module in self.modules.items()
+            if name in self.trained and name.startswith(component or "")
+            for half in (module.lora_A[_NAME], module.lora_B[_NAME])
+        ]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The weights of all layers under the keys that the adapter's file has."""
+        return {
+            f"{name}.lora_{side}.weight": getattr(module, f"lora_{side}")[_NAME].weight.detach()
+            for name, module in self.modules.items()
+            for side in "AB"
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set the weights to what `tensors` once gave."""
+        for key, tensor in self.tensors().items():
+            tensor.copy_(tensors[key])
+
+
+def modules(loaded: Loaded) -> dict[str, Any]:
+    """Every module of the parts that an adapter may sit in, by the names that `webui` gives."""
+    return {
+        f"{component}.{_full(component, path)}": module
+        for component, part in loaded.trained_parts.items()
+        for path, module in part.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+    }
+
+
+def _full(component: str, path: str) -> str:
+    """transformers 5.6 took `text_model.` out of the names of one of its two text models."""
+    return path if component == "unet" or path.startswith(_TEXT) else _TEXT + path
+
+
+def shapes(loaded: Loaded) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights that an adapter may change, by module."""
+    return {name: tuple(one.weight.shape) for name, one in modules(loaded).items()}
+
+
+def fresh(loaded: Loaded, lora: ImageLora, seed: int) -> Layers:
+    """Put a new adapter into a pipeline, which changes nothing until it has learned.
+
+    Raises:
+        UserError: a target that no module is named by.
+    """
+    names = _targets(loaded, lora)
+    ranks = dict.fromkeys(names, lora.rank)
+    return _put(loaded, ranks, lora.alpha, lora.dropout, seed, trained=frozenset(names))
+
+
+def _targets(loaded: Loaded, lora: ImageLora) -> list[str]:
+    ends = lora.targets if isinstance(lora.targets, tuple) else _TARGETS[lora.targets]
+    every = modules(loaded)
+    in_unet = [name for name in every if name.startswith("unet.")]
+    lacking = [end for end in ends if not _ending(in_unet, [end])]
+    if lacking:
+        raise UserError(
+            f"no module of the UNet ends with {', '.join(lacking)}",
+            where="lora.targets",
+            fix="use attention or attention+ff, or name modules such as to_q",
+        )
+    found = _ending(in_unet, ends)
+    if lora.text_encoder:
+        found += _ending([name for name in every if name not in in_unet], _TEXT_TARGETS)
+    return found
+
+
+def _ending(names: Sequence[str], ends: Sequence[str]) -> list[str]:
+    return [name for name in names if any(name.endswith(f".{end}") for end in ends)]
+
+
+def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tuple[Layers, str]:
+    """Put an existing adapter into a pipeline, to be trained on; with what was done, in words.
+
+    Its own rank, alpha and modules count, not the recipe's. Where they differ from module to
+    module, all get the largest rank and the commonest alpha; what the adapter does stays the same.
+
+    Raises:
+        UserError: it cannot be read, or is not for this base.
+    """
+    before = lora_files.read(path, loaded.base.family)
+    lora_files.require_fit(before, shapes(loaded), str(path))
+    ranks = [update.rank for update in before.values()]
+    alphas = [update.alpha for update in before.values()]
+    rank, alpha = max(ranks), max(alphas, key=alphas.count)
+    trained = frozenset(name for name in before if lora.text_encoder or name.startswith("unet."))
+    names = [name for name in modules(loaded) if name in before]
+    if lora.text_encoder and not any(name.startswith("text_encoder") for name in before):
+        more = [name for name in _targets(loaded, lora) if name.startswith("text_encoder")]
+        names, trained = names + more, trained | frozenset(more)
+    if not trained:
+        raise UserError(
+            "nothing of it would learn: it changes text encoders only",
+            where=str(path),
+            fix="set lora.text_encoder: true",
+        )
+    layers = _put(loaded, dict.fromkeys(names, rank), alpha, lora.dropout, seed, trained=trained)
+    with torch.no_grad():
+        for name, update in before.items():
+            _fill(layers.modules[name], update, alpha / rank)
+    said = f"going on from {path.name}: rank {rank}, alpha {alpha:g}, {len(before)} modules"
+    if len(set(ranks)) > 1 or len(set(alphas)) > 1:
+        said += "; they had several ranks or alphas, and have the same now"
+    return layers, said
+
+
+def _fill(module: Any, update: Module, scale: float) -> None:
+    """Set a layer of at least the update's rank to the update, whose scale may be another."""
+    down, up = module.lora_A[_NAME].weight, module.lora_B[_NAME].weight
+    factor = update.alpha / update.rank / scale
+    rank = update.rank
+    down[:rank] = _tensor(update.down, down).reshape(rank, *down.shape[1:])
+    up.zero_()
+    up[:, :rank] = _tensor(update.up, up).reshape(up.shape[0], rank, *up.shape[2:]) * factor
+
+
+def _tensor(array: Array, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(like.device)
+
+
+def _put(
+    loaded: Loaded,
+    ranks: Mapping[str, int],
+    alpha: float,
+    dropout: float,
+    seed: int,
+    *,
+    trained: frozenset[str],
+) -> Layers:
+    torch.manual_seed(seed)
+    found: dict[str, Any] = {}
+    for component, part in loaded.trained_parts.items():
+        own = {
+            path: rank
+            for path, module in part.named_modules()
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+            and (rank := ranks.get(f"{component}.{_full(component, path)}"))
+        }
+        if not own:
+            continue
+        config = LoraConfig(
+            r=max(own.values()),
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules=[*own],
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inject_adapter_in_model(config, part, _NAME)
+        # The new layers are learning, whatever the part does.
+        part.eval()
+        for path, module in part.named_modules():
+            if isinstance(module, LoraLayer):
+                found[f"{component}.{_full(component, path)}"] = module
+    rank = max(ranks.values())
+    for name, module in found.items():
+        for half in (module.lora_A[_NAME], module.lora_B[_NAME]):
+            # Small updates would round to nothing in half precision.
+            half.weight.data = half.weight.data.float()
+            half.weight.requires_grad_(name in trained)
+        fuse(module)
+    return Layers(found, rank, alpha, trained)
+
+
+def counts(loaded: Loaded, layers: Layers) -> tuple[int, int]:
+    """How many parameters learn, and how many the parts have that the adapter sits in."""
+    trained = sum(parameter.numel() for parameter in layers.parameters())
+    own = sum(tensor.numel() for tensor in layers.tensors().values())
+    parts = {name.partition(".")[0] for name in layers.modules}
+    every = sum(
+        parameter.numel()
+        for part, model in loaded.trained_parts.items()
+        if part in parts
+        for parameter in model.parameters()
+    )
+    return trained, every - own
+
+
+def save(
+    tensors: Mapping[str, torch.Tensor],
+    layers: Layers,
+    adapter: Path,
+    base: PictureBase,
+    dropout: float,
+) -> None:
+    """Write the adapter's folder whole: weights and PEFT's configuration, with the real alpha.
+
+    diffusers reads alpha from the file's metadata, and takes the rank for it where it is not there.
+
+    Raises:
+        UserError: the disk is full or the folder may not be written.
+    """
+    unfinished = adapter.with_name(f".{adapter.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    found = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
+    arrays.write(unfinished / adapters.WEIGHTS, found, metadata(layers))
+    config = {
+        "peft_type": "LORA",
+        "r": layers.rank,
+        "lora_alpha": _plain(layers.alpha),
+        "lora_dropout": dropout,
+        "bias": "none",
+        "target_modules": sorted(layers.modules),
+        # The name, not the path: the same recipe gives the same bytes in another folder.
+        "base_model_name_or_path": base.name,
+    }
+    files.write_text(unfinished / adapters.CONFIG, json.dumps(config, indent=2) + "\n")
+    shutil.rmtree(adapter, ignore_errors=True)
+    unfinished.replace(adapter)
+
+
+def metadata(layers: Layers) -> dict[str, str]:
+    """What diffusers wants to find in an adapter's file, by part: rank, alpha, modules."""
+    notes: dict[str, Any] = {}
+    for name in sorted(layers.modules):
+        part, _, path = name.partition(".")
+        notes[f"{part}.r"] = layers.rank
+        notes[f"{part}.lora_alpha"] = _plain(layers.alpha)
+        # As the end of a name it stands for the module with and without the part in front.
+        notes.setdefault(f"{part}.target_modules", []).append(path.removeprefix(_TEXT))
+    return {"format": "pt", "lora_adapter_metadata": json.dumps(notes, sort_keys=True)}
+
+
+def _plain(alpha: float) -> float | int:
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def from_tensors(tensors: Mapping[str, torch.Tensor], alpha: float) -> Lora:
+    """An adapter's weights as `webui` has them."""
+    return {
+        key.removesuffix(".lora_A.weight"): Module(
+            tensor.cpu().numpy(),
+            tensors[key.replace(".lora_A.", ".lora_B.")].cpu().numpy(),
+            alpha,
+        )
+        for key, tensor in tensors.items()
+        if key.endswith(".lora_A.weight")
+    }

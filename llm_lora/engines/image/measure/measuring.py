@@ -1,0 +1,190 @@
+"""Measuring an adapter that paints: it paints what it never saw, and its pictures are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_lora import judges as judging
+from llm_lora.engines.image.measure import compared as picture_compared
+from llm_lora.engines.image.measure import dimensions as picture_dimensions
+from llm_lora.engines.image.measure import evidence as picture_evidence
+from llm_lora.engines.image.measure import learning as picture_learning
+from llm_lora.engines.image.measure import yardsticks as picture_yardsticks
+from llm_lora.engines.image.measure.compared import Compared
+from llm_lora.engines.image.measure.measured import Dimension, Measured
+from llm_lora.engines.image.painting import Painter
+from llm_lora.engines.image.sheets import sheet, write_picture
+from llm_lora.engines.shared.trouble import out_of_memory
+from llm_lora.engines.vision.clip import Clip
+from llm_lora.picture_base import PictureBase
+from llm_lora.pictures import PictureDataset
+from llm_lora.progress import Fit, Listener, silent
+from llm_lora.recipe_image import ImageRecipe
+
+_DIGITS = 4
+_SMALLER = "lower generate.batch_size, or name a smaller judge.embedder"
+
+
+@dataclass(frozen=True)
+class _Method:
+    """How a dimension is measured, for people."""
+
+    measure: Dimension
+    method: str
+    source: str
+
+
+_METHODS = {
+    "consistency": _Method(
+        picture_dimensions.consistency,
+        "What the adapter changes about a picture is its point in the embedding less that of the "
+        "bare base's picture of the same prompt and seed, so that what both show drops out. The "
+        "value is the mean cosine of these changes over all pairs of seeds of a prompt: 1 where "
+        "every seed is changed alike, 0 where there is nothing in common.",
+        "Gal et al., StyleGAN-NADA (directions in CLIP's space), arXiv 2108.00946; Hertz et al., "
+        "Style Aligned Image Generation (set consistency), arXiv 2312.02133",
+    ),
+    "fidelity": _Method(
+        picture_dimensions.fidelity,
+        "Mean likeness of the adapter's pictures of held-out captions to the held-out pictures of "
+        "the other captions, told between two yardsticks: 0 is what the bare base reaches with the "
+        "same captions, 1 is how like the held-out pictures are to one another.",
+        "",
+    ),
+    "generalisation": _Method(
+        picture_dimensions.generalisation,
+        "A linear classifier is learned from the training pictures and the bare base's pictures of "
+        "their captions, and tried on held-out ones, or on parts of its own that were left out in "
+        "turn where fewer than 8 are held out. The value is the mean place of the adapter's "
+        "pictures of unseen prompts on its line: 0 where the base's lie, 1 where the style lies.",
+        "Alain and Bengio, Understanding intermediate layers using linear classifier probes, arXiv "
+        "1610.01644; Ledoit and Wolf, J. Multivariate Analysis 88 (2004), for the covariance",
+    ),
+    "learning": _Method(
+        picture_learning.learning,
+        "The least of three shares: of the fall of the loss on held-out pictures, how much is left "
+        "in the end (over-fitting) and how much came before the last third (under-fitting); and "
+        "how many pictures of training captions, or of held-out ones, are no copies. A copy lies "
+        "closer to a training picture, in the embedding and by pixels, than any held-out picture "
+        "does; that of a training caption also closer than any of a held-out caption lies to a "
+        "held-out picture, for that much a caption alone can do.",
+        "Meehan, Chaudhuri and Dasgupta, A Non-Parametric Test to Detect Data-Copying in "
+        "Generative Models, arXiv 2004.05675; kohya-ss/sd-scripts (validation loss)",
+    ),
+    "strength": _Method(
+        picture_dimensions.strength,
+        "The same prompts and seeds at every strength. Steadiness is the rise from 0 to 1 as a "
+        "share of the whole way up and down; the value is that of the style's presence or of the "
+        "pictures' change, whichever is less: 1 where no step falls.",
+        "Gandikota et al., Concept Sliders: LoRA Adaptors for Precise Control in Diffusion Models, "
+        "arXiv 2311.12092",
+    ),
+    "alignment": _Method(
+        picture_dimensions.alignment,
+        "By how much a picture is nearer to its own prompt than to the others, as a share of the "
+        "same of the bare base's pictures: 1 where nothing of the prompt is lost. The trigger is "
+        "left out, for it speaks of the style.",
+        "Hessel et al., CLIPScore, arXiv 2104.08718; Xu et al., AttnGAN (R-precision), arXiv "
+        "1711.10485",
+    ),
+}
+
+
+def judge(
+    recipe: ImageRecipe,
+    dataset: PictureDataset,
+    base: PictureBase,
+    *,
+    adapter: Path,
+    pictures: Path,
+    fit: Fit,
+    listener: Listener = silent,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure an adapter in six dimensions; equal calls give equal figures.
+
+    Args:
+        recipe: prompts, seeds, strengths, what compares pictures, and how to paint.
+        dataset: held-out pictures to compare with, training pictures to find copies of.
+        base: the frozen pipeline.
+        adapter: the adapter's folder.
+        pictures: where to write what was painted, one sheet for each dimension.
+        fit: what training did.
+        listener: told about progress.
+        tell: told every decision, as a sentence.
+
+    Returns:
+        `scores`: dimension → figure, None where it could not be measured, and then `reasons`:
+        dimension → why; `dimensions`: what each figure rests on (`name`, `value`, `method`,
+        `source`, `picture` as a path from the run's folder, `shows`, `facts` as pairs, `findings`);
+        `strengths`: for each, `change` (root mean square, 0 to 255), `style` (presence, 0 to 1) and
+        `alignment` (share kept, 0 to 1), None where not measured; `embedder`; `prompts`.
+
+    Raises:
+        UserError: the adapter does not fit, a model to compare by is not there, or memory ran out.
+    """
+    judges = judging.find(recipe.judge)
+    with out_of_memory(_SMALLER):
+        painter = Painter(base, [(adapter, 1.0)], recipe.train.precision)
+        seen = picture_evidence.gather(
+            recipe, dataset, painter, Clip(judges.embedder), listener=listener, tell=tell
+        )
+    del painter
+    with out_of_memory("name a smaller model in judge.likeness"):
+        compared = picture_compared.compare(seen, judges, listener)
+    sticks = picture_yardsticks.yardsticks(seen, compared)
+    found = {name: one.measure(seen, sticks, fit) for name, one in _METHODS.items()}
+    scores = {name: _rounded(one.value) for name, one in found.items()}
+    return {
+        "scores": scores,
+        "reasons": {name: one.reason for name, one in found.items() if one.value is None},
+        "dimensions": [
+            {
+                "name": name,
+                "value": scores[name],
+                **_told(name, compared),
+                "picture": _sheet(one, pictures, name),
+                "shows": one.shows,
+                "facts": [[label, _rounded(value)] for label, value in one.facts],
+                "findings": [
+                    # The reason why there is no figure is told as such.
+                    text
+                    for text in one.findings
+                    if one.value is not None or text != one.reason
+                ],
+            }
+            for name, one in found.items()
+        ],
+        "strengths": [
+            {
+                "strength": one.strength,
+                "change": _rounded(one.change),
+                "style": _rounded(one.style),
+                "alignment": _rounded(one.alignment),
+            }
+            for one in sticks.responses
+        ],
+        "embedder": {"name": judges.embedder.name},
+        "prompts": list(seen.prompts),
+    }
+
+
+def _told(name: str, compared: Compared) -> dict[str, str]:
+    """How a dimension was measured; what compared pictures has a method of its own."""
+    one = _METHODS[name]
+    if name == "fidelity":
+        return {"method": f"{one.method} {compared.method}", "source": compared.source}
+    return {"method": one.method, "source": one.source}
+
+
+def _sheet(measured: Measured, pictures: Path, name: str) -> str:
+    path = pictures / f"{name}.png"
+    write_picture(path, sheet([*measured.columns.values()], [*measured.columns]))
+    return f"{pictures.name}/{path.name}"
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, _DIGITS) if isinstance(value, float) else value

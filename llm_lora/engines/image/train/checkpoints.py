@@ -1,0 +1,112 @@
+"""Checkpoints of a training on pictures: whole or not there, without pickle, the last two kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from llm_lora import files
+from llm_lora.engines.shared.record import mark_whole, newest_checkpoint
+
+_KEPT = 2
+_TENSORS = ("weights", "average", "best", "optimizer")
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """Where on the ladder of saving memory training stands.
+
+    `split` is in how many parts each batch goes through the model.
+    """
+
+    checkpointing: bool
+    cache: bool
+    split: int = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """How far training has come.
+
+    `pending` holds the losses since the last row of the metrics, `climbed` what was said about the
+    rungs of the ladder.
+    """
+
+    step: int
+    rungs: Rungs
+    best_step: int = 0
+    best_loss: float | None = None
+    pending: tuple[float, ...] = ()
+    scaler: dict[str, float] = field(default_factory=dict)
+    climbed: tuple[str, ...] = ()
+
+    def stepped(self, loss: float) -> State:
+        """The state after one more step."""
+        return replace(self, step=self.step + 1, pending=(*self.pending, loss))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that training needs to go on.
+
+    Attributes:
+        state: how far it has come.
+        weights, average, best: the adapter's weights, their moving average, and those of the best
+            step; the latter two are empty where they are not kept.
+        optimizer, rest: what the optimizer remembers, as `Optimizer.state` gives it.
+    """
+
+    state: State
+    weights: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
+    best: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    rest: str
+
+    def write(self, folder: Path) -> Path:
+        """Write it below a folder, and take away all but the newest ones.
+
+        Raises:
+            UserError: the disk is full or the folder may not be written.
+        """
+        place = folder / f"checkpoint-{self.state.step}"
+        shutil.rmtree(place, ignore_errors=True)
+        for name in _TENSORS:
+            _write(place / f"{name}.safetensors", getattr(self, name))
+        files.write_text(place / "optimizer.json", self.rest)
+        files.write_json(place / "state.json", asdict(self.state))
+        mark_whole(place)
+        others = (path for path in folder.glob("checkpoint-*") if path != place)
+        for path in sorted(others, key=_number, reverse=True)[_KEPT - 1 :]:
+            shutil.rmtree(path, ignore_errors=True)
+        return place
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint below a folder, in the CPU's memory."""
+    place = newest_checkpoint(folder)
+    if place is None:
+        return None
+    state = json.loads(files.read_text(place / "state.json"))
+    state["rungs"] = Rungs(**state["rungs"])
+    state |= {name: tuple(state[name]) for name in ("pending", "climbed")}
+    tensors = {name: load_file(place / f"{name}.safetensors") for name in _TENSORS}
+    rest = files.read_text(place / "optimizer.json")
+    return Checkpoint(state=State(**state), rest=rest, **tensors)
+
+
+def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    # Copies: parameters share what 8-bit optimizers look numbers up in, which safetensors refuses.
+    how: Any = {"copy": True, "memory_format": torch.contiguous_format}
+    files.write_bytes(path, save({name: one.to("cpu", **how) for name, one in tensors.items()}))
+
+
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])

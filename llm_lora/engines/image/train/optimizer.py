@@ -1,0 +1,148 @@
+"""Optimizers for adapters of pictures, their learning rates, and their state without pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from llm_lora.engines.image.lora import Layers
+from llm_lora.recipe_image_blocks import ImageTrain
+
+_TEXT_SHARE = 0.5
+"""Of the UNet's learning rate for text encoders, where the recipe does not say (kohya's guide)."""
+
+
+class Optimizer:
+    """An optimizer whose learning rates follow from the step alone."""
+
+    def __init__(self, layers: Layers, train: ImageTrain, steps: int) -> None:
+        """`steps` is how many the whole training has."""
+        self._train = train
+        self._steps = steps
+        groups = []
+        for component, rate in (("unet.", train.learning_rate), ("text_encoder", text_rate(train))):
+            if parameters := layers.parameters(component):
+                groups.append({"params": parameters, "lr": rate})
+        self._rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
+        self.parameters = [one for group in groups for one in group["params"]]  # type: ignore[attr-defined]
+        self._optimizer = _make(train, groups)
+
+    def rate(self, step: int) -> float:
+        """The UNet's learning rate at a step, from 0."""
+        return self._rates[0] * share(step, self._steps, self._train.warmup, self._train.schedule)
+
+    def step(self, step: int, scaler: torch.amp.GradScaler) -> float:
+        """Take a step by the gradients that are there, and clear them.
+
+        Returns:
+            the length of the gradients before they were cut to `train.max_grad_norm`.
+        """
+        factor = share(step, self._steps, self._train.warmup, self._train.schedule)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        scaler.unscale_(self._optimizer)
+        length = torch.nn.utils.clip_grad_norm_(self.parameters, self._train.max_grad_norm)
+        scaler.step(self._optimizer)
+        scaler.update()
+        self.clear()
+        return float(length)
+
+    def clear(self) -> None:
+        """Forget gradients, as before a step that is tried again."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], str]:
+        """All that the optimizer remembers: tensors, and JSON for the rest."""
+        whole = self._optimizer.state_dict()
+        tensors, plain = {}, {}
+        for index, entries in whole["state"].items():
+            for name, value in _flat(entries):
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{index}.{name}"] = value
+                else:
+                    plain[f"{index}.{name}"] = value
+        # Learning rates and the like come from the recipe; Prodigy keeps its estimate there.
+        groups = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in whole["param_groups"]
+        ]
+        return tensors, json.dumps({"state": plain, "groups": groups})
+
+    def load(self, tensors: Mapping[str, torch.Tensor], plain: str) -> None:
+        """Set the optimizer to what `state` once gave."""
+        rest = json.loads(plain)
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in (*tensors.items(), *rest["state"].items()):
+            index, *outer, name = key.split(".")
+            place = state.setdefault(int(index), {})
+            for one in outer:
+                place = place.setdefault(one, {})
+            place[name] = value
+        whole = self._optimizer.state_dict()
+        for group, before in zip(whole["param_groups"], rest["groups"], strict=True):
+            # JSON has no tuples.
+            group.update(
+                {name: tuple(v) if isinstance(v, list) else v for name, v in before.items()}
+            )
+        self._optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def _flat(entries: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of a state; bitsandbytes keeps its 8-bit ones in a mapping of their own."""
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{outer}{name}.")
+        else:
+            yield f"{outer}{name}", value
+
+
+def text_rate(train: ImageTrain) -> float:
+    """The learning rate of text encoders; Prodigy finds one for all."""
+    if train.optimizer == "prodigy":
+        return train.learning_rate
+    return train.text_encoder_learning_rate or train.learning_rate * _TEXT_SHARE
+
+
+def share(step: int, steps: int, warmup: float, schedule: str) -> float:
+    """Which share of the peak learning rate holds at a step: it rises, then falls as told.
+
+    >>> [round(share(step, 8, 0.25, "linear"), 2) for step in range(8)]
+    [0.5, 1.0, 1.0, 0.83, 0.67, 0.5, 0.33, 0.17]
+    """
+    rising = max(1, round(warmup * steps)) if warmup else 0
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(1, steps - rising)
+    if schedule == "linear":
+        return 1 - done
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    return 1.0
+
+
+def _make(train: ImageTrain, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+    decay = train.weight_decay
+    if train.optimizer == "adamw":
+        # One call for hundreds of small tensors, which cost more than their numbers otherwise.
+        return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+    made: torch.optim.Optimizer
+    # The others are imported where they are used: most recipes need neither.
+    if train.optimizer == "adamw-8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        made = AdamW8bit(groups, weight_decay=decay)
+    else:
+        from prodigyopt import Prodigy
+
+        # What its authors advise for diffusion: without the safeguard the warm-up spoils its
+        # estimate. It prints what it does.
+        careful = {"safeguard_warmup": True, "use_bias_correction": True}
+        with contextlib.redirect_stdout(io.StringIO()):
+            made = Prodigy(groups, weight_decay=decay, **careful)
+    return made

@@ -1,0 +1,120 @@
+"""What is told of a training on pictures: metrics.jsonl, TensorBoard, samples, live progress."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from llm_lora import files
+from llm_lora.engines.image.sheets import Pixels, write_picture
+from llm_lora.engines.shared.record import whole_rows
+from llm_lora.progress import Listener, Progress
+
+_PICTURE_SUFFIX = ".png"
+
+
+class Record:
+    """Writes down what training tells, and tells the listener."""
+
+    def __init__(
+        self,
+        metrics: Path,
+        tensorboard: Path,
+        samples: Path,
+        listener: Listener,
+        *,
+        shown: Sequence[int],
+        steps_per_epoch: float,
+        step: int,
+        peak_memory: Callable[[], int],
+    ) -> None:
+        """`shown` is the order's; `step` is how far an interrupted training had come."""
+        self.rows: list[dict[str, Any]] = []
+        self._metrics = metrics
+        self._samples = samples
+        self._listener = listener
+        self._shown = shown
+        self._steps_per_epoch = steps_per_epoch
+        self._first = step
+        self._peak_memory = peak_memory
+        self._loss: float | None = None
+        self._validation: float | None = None
+        # What was recorded beyond the checkpoint happened to nobody.
+        if step and metrics.is_file():
+            kept = whole_rows(files.read_text(metrics))
+            self.rows = [row for row in kept if row["step"] <= step]
+        files.write_jsonl(metrics, self.rows)
+        self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        self._started = time.monotonic()
+
+    def losses(self, step: int, losses: Sequence[float], rate: float, length: float) -> None:
+        """The losses of the last steps, with learning rate and length of the gradient.
+
+        In fp16 gradients overflow now and then; such a step is left out, and has no length.
+        """
+        values = {"loss": sum(losses) / len(losses), "learning_rate": rate}
+        if math.isfinite(length):
+            values["gradient_norm"] = length
+        self._row(step, values)
+
+    def validation(self, step: int, loss: float) -> None:
+        """The loss on held-out pictures."""
+        self._validation = loss
+        self._row(step, {"validation_loss": loss})
+
+    def painted(self, step: int, pictures: Sequence[Pixels]) -> None:
+        """Sample pictures, in the order of their prompts."""
+        for number, picture in enumerate(pictures):
+            name = f"{number:02}{_PICTURE_SUFFIX}"
+            write_picture(self._samples / f"step-{step}" / name, picture)
+            self._writer.add_image(f"samples/{number:02}", picture, step, dataformats="HWC")
+        self._writer.flush()
+
+    def stepped(self, step: int, loss: float | None) -> None:
+        """A step is done."""
+        self._loss = self._loss if loss is None else loss
+        self._listener(self._progress(step))
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._writer.close()
+
+    def _row(self, step: int, values: dict[str, float]) -> None:
+        progress = self._progress(step)
+        row = {
+            "step": step,
+            "epoch": round(step / self._steps_per_epoch, 3),
+            **values,
+            "pictures": self._shown[step],
+            "pictures_per_second": round(progress.pictures_per_second or 0.0, 2),
+            "seconds": round(time.monotonic() - self._started, 1),
+        }
+        self.rows.append(row)
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._listener(progress)
+
+    def _progress(self, step: int) -> Progress:
+        elapsed = max(time.monotonic() - self._started, 1e-6)
+        done, total = step - self._first, len(self._shown) - 1
+        return Progress(
+            stage="training",
+            done=step,
+            total=total,
+            loss=self._loss,
+            validation_loss=self._validation,
+            pictures_per_second=(self._shown[step] - self._shown[self._first]) / elapsed,
+            memory_bytes=self._peak_memory(),
+            seconds_left=(total - step) * elapsed / done if done else None,
+        )

@@ -1,0 +1,283 @@
+"""The text engine: QLoRA with TRL's SFTTrainer and PEFT on a bitsandbytes NF4 base."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from peft import LoraConfig
+from transformers import AutoTokenizer, TrainerState
+from trl import SFTConfig
+
+from llm_lora.base import Base
+from llm_lora.chat import Chat, Encoded
+from llm_lora.engines.shared.loading import free_memory, load_base, peak_memory_bytes
+from llm_lora.engines.shared.record import (
+    Complete,
+    Metrics,
+    StopEarly,
+    StopOnSignal,
+    newest_checkpoint,
+)
+from llm_lora.engines.shared.trouble import full_disk, out_of_memory
+from llm_lora.engines.text import batches, tuning
+from llm_lora.engines.text.answers import Answerer, Sampling
+from llm_lora.engines.text.comparing import Form, compare
+from llm_lora.engines.text.merging import merge
+from llm_lora.engines.text.preferring import prefer
+from llm_lora.engines.text.trainer import PlannedTrainer
+from llm_lora.errors import UserError
+from llm_lora.example import Example
+from llm_lora.progress import Fit, Interrupted, Listener, silent
+from llm_lora.recipe import Recipe
+from llm_lora.schema import AnswerSchema
+from llm_lora.weighing import Course, weigh
+
+__all__ = [
+    "Answerer",
+    "Form",
+    "Sampling",
+    "compare",
+    "fit",
+    "merge",
+    "peak_memory_bytes",
+    "prefer",
+    "reinforce",
+]
+
+_RELIED_ON = {
+    "eval_on_start",
+    "eval_packing",
+    "ignore_data_skip",
+    "label_smoothing_factor",
+    "loss_type",
+    "packing",
+    "packing_strategy",
+    "padding_free",
+    "save_only_model",
+    "use_liger_kernel",
+}
+"""What resuming to the same bytes, the planned order and the CPU's loss rely on."""
+
+
+def fit(
+    recipe: Recipe,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    base: Base,
+    chat: Chat,
+    *,
+    schema: AnswerSchema | None = None,
+    adapter: Path,
+    checkpoints: Path,
+    metrics: Path,
+    tensorboard: Path,
+    resume: bool = False,
+    listener: Listener = silent,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Fit:
+    """Train a LoRA adapter and leave it, whole, in the folder `adapter`.
+
+    Args:
+        recipe: decides everything that is not a path.
+        train, validation: checked examples; validation decides when to stop and what is best.
+        base, chat: the frozen model and its tokenizer with template.
+        schema: tells which values are closed, where the recipe weighs them.
+        adapter, checkpoints, metrics, tensorboard: where to write.
+        resume: continue from the newest whole checkpoint.
+        listener: told about progress.
+        tell: told every decision, as a sentence, before training begins.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
+        UserError: out of memory, a loss that is not a number, an `extra` key that TRL refuses.
+    """
+    tuning.quiet()
+    started, cpu_started = time.monotonic(), time.process_time()
+    encoded = [chat.encode(example) for example in train]
+    rows = [_row(one) for one in encoded]
+    if schema is not None and (recipe.train.closed_weight, recipe.train.forced_weight) != (1, 1):
+        weights = weigh(
+            train,
+            encoded,
+            chat,
+            schema,
+            closed=recipe.train.closed_weight,
+            forced=recipe.train.forced_weight,
+        )
+        for row, one in zip(rows, weights, strict=True):
+            row[batches.WEIGHTS] = one
+    lengths = [len(row["input_ids"]) for row in rows]
+    order = batches.plan(
+        lengths,
+        epochs=recipe.train.epochs,
+        batch_size=recipe.train.batch_size,
+        grouped=recipe.train.batching == "grouped",
+        seed=recipe.train.seed,
+    )
+    micro_per_epoch = -(-len(rows) // recipe.train.batch_size)
+    steps = -(-len(order) // recipe.train.accumulate)
+    if recipe.train.max_steps is not None:
+        steps = min(steps, recipe.train.max_steps)
+    order = order[: steps * recipe.train.accumulate]
+    steps_per_epoch = micro_per_epoch / recipe.train.accumulate
+
+    with out_of_memory(), full_disk(checkpoints):
+        loaded = load_base(base, bits=recipe.lora.bits, precision=recipe.train.precision)
+        arguments = _arguments(recipe, checkpoints, steps, steps_per_epoch, loaded.compute)
+        done = batches.tokens_after(order, lengths, recipe.train.accumulate)
+        record = Metrics(metrics, tensorboard, listener, done, steps_per_epoch)
+        stop = StopOnSignal()
+        early = StopEarly(recipe.train.patience, arguments.eval_steps)
+        trainer = _trainer(
+            order=order,
+            pad_id=chat.pad_id,
+            concatenated=recipe.train.batching == "packed",
+            course=_course(recipe, schema, chat),
+            model=loaded.model,
+            args=arguments,
+            train_dataset=datasets.Dataset.from_list(rows),
+            eval_dataset=datasets.Dataset.from_list([_row(chat.encode(one)) for one in validation]),
+            processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True),
+            peft_config=LoraConfig(
+                r=recipe.lora.rank,
+                lora_alpha=recipe.lora.alpha,
+                lora_dropout=recipe.lora.dropout,
+                target_modules=_targets(recipe),
+                task_type="CAUSAL_LM",
+            ),
+            callbacks=[record, stop, Complete(), early],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        tuning.keep_adapter_in_fp32(trainer.model)
+        trainable, total = trainer.model.get_nb_trainable_parameters()
+        for decision in loaded.decisions:
+            tell(decision)
+        if recipe.train.optimizer != "adamw":
+            tell(f"optimizer: {arguments.optim.value}")
+        tell(
+            f"adapter of rank {recipe.lora.rank}: {trainable:,} parameters, "
+            f"{trainable / total:.1%} of all; {steps} steps of "
+            f"{recipe.train.batch_size * recipe.train.accumulate} examples"
+        )
+        record.peak_memory = peak_memory_bytes
+        checkpoint = newest_checkpoint(checkpoints) if resume else None
+        if checkpoint is not None and (ended := _ended(checkpoint, early, steps)):
+            trainer.state = ended
+            trainer._load_best_model()
+        else:
+            with stop:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    state = trainer.state
+    if stop.requested and state.global_step < steps:
+        saved = newest_checkpoint(checkpoints)
+        raise Interrupted(state.global_step, steps, saved or checkpoints)
+    tuning.save(trainer.model, adapter, base)
+    best = state.best_global_step or state.global_step
+    # Model, optimizer and callbacks point at each other; evaluation needs their memory.
+    del trainer
+    free_memory()
+    return Fit(
+        steps=state.global_step,
+        planned_steps=steps,
+        tokens=done[state.global_step],
+        seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - cpu_started,
+        best_step=best,
+        best_validation_loss=state.best_metric,
+        stopped_early=state.global_step < steps,
+        trainable_parameters=trainable,
+        base_parameters=total - trainable,
+        peak_memory_bytes=peak_memory_bytes(),
+        decisions=loaded.decisions,
+        curve=tuple(record.rows),
+    )
+
+
+def reinforce(*arguments: Any, **options: Any) -> Fit:
+    """`rewarding.reinforce`, which brings vLLM along: seconds that no other training needs."""
+    with warnings.catch_warnings():
+        # TRL names the versions of vLLM that its own use of it was tested with; it is not used.
+        warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
+        from llm_lora.engines.text import rewarding
+    return rewarding.reinforce(*arguments, **options)
+
+
+def _trainer(**options: Any) -> PlannedTrainer:
+    """The trainer; what it refuses is the recipe's `extra`, for all else was checked before."""
+    try:
+        return PlannedTrainer(**options)
+    except ValueError as error:
+        raise UserError(f"TRL refuses it: {error}", where="extra", fix="leave it out") from error
+
+
+def _ended(checkpoint: Path, early: StopEarly, steps: int) -> TrainerState | None:
+    """The state of a checkpoint after which training has nothing left to do."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state if early.reached(state) or state.global_step >= steps else None
+
+
+def _row(encoded: Encoded) -> dict[str, list[Any]]:
+    labels = [
+        token if scored else batches.IGNORED
+        for token, scored in zip(encoded.input_ids, encoded.mask, strict=True)
+    ]
+    return {"input_ids": list(encoded.input_ids), "labels": labels}
+
+
+def _course(recipe: Recipe, schema: AnswerSchema | None, chat: Chat) -> Course | None:
+    if schema is None or recipe.train.validation_loss == "free":
+        return None
+    return Course(schema, chat)
+
+
+def _targets(recipe: Recipe) -> str | list[str]:
+    targets = recipe.lora.targets
+    return targets if isinstance(targets, str) else list(targets)
+
+
+def _every(value: float | int, steps_per_epoch: float) -> int:
+    """`evaluate_every` in steps: a float is a share of an epoch, a whole number is steps."""
+    return value if isinstance(value, int) else max(1, round(value * steps_per_epoch))
+
+
+def _arguments(
+    recipe: Recipe, checkpoints: Path, steps: int, steps_per_epoch: float, compute: torch.dtype
+) -> SFTConfig:
+    train = recipe.train
+    options = tuning.options(
+        recipe,
+        checkpoints,
+        steps=steps,
+        save_every=_every(train.evaluate_every, steps_per_epoch),
+        learning_rate=train.learning_rate,
+        compute=compute,
+    )
+    options |= {
+        "per_device_eval_batch_size": train.batch_size,
+        "max_length": None,
+        "eval_strategy": "steps",
+        "eval_steps": options["save_steps"],
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+    }
+    clashes = sorted((set(options) | _RELIED_ON) & set(recipe.extra))
+    if clashes:
+        raise UserError(
+            f"extra may not set {', '.join(clashes)}: llm-lora decides it, for exact resumption",
+            where="extra",
+            fix="use the recipe's own keys (train.batching, train.batch_size, …)",
+        )
+    try:
+        return tuning.on_one_card(SFTConfig(**options, **recipe.extra))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"TRL's SFTConfig refuses it: {error}", where="extra", fix="see TRL's SFTConfig"
+        ) from error

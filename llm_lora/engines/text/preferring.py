@@ -1,0 +1,278 @@
+"""Learning by preference on top of a trained adapter: TRL's DPO on pairs of answers, and what its
+GRPO (`rewarding`) has in common with it.
+
+The reference that both stay close to is the adapter they start from. The adapter kept is that of
+the last step: no validation loss says which one is best.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from transformers import AutoTokenizer, TrainerState
+from trl import DPOConfig, DPOTrainer
+
+from llm_lora.base import Base
+from llm_lora.chat import Chat, Unencodable
+from llm_lora.engines.shared.loading import Loaded, free_memory, load_base, peak_memory_bytes
+from llm_lora.engines.shared.record import Complete, Metrics, StopOnSignal, newest_checkpoint
+from llm_lora.engines.shared.trouble import full_disk, out_of_memory
+from llm_lora.engines.text import batches, tuning
+from llm_lora.engines.text.trainer import planned_loader
+from llm_lora.errors import UserError
+from llm_lora.example import Example
+from llm_lora.preference import Pair
+from llm_lora.progress import Fit, Interrupted, Listener, silent
+from llm_lora.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a training starts from and writes to, and who hears of it."""
+
+    start: Path
+    adapter: Path
+    checkpoints: Path
+    metrics: Path
+    tensorboard: Path
+    resume: bool
+    listener: Listener
+    tell: Callable[[str], None]
+
+
+class Resumed:
+    """For trainers of a PEFT model with a reference adapter: a checkpoint's own adapter is loaded.
+
+    transformers loads the adapters in a checkpoint's subfolders, which is the reference, and then
+    forgets the one that is trained (5.19, `Trainer._load_from_checkpoint`).
+    """
+
+    model: Any
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_adapter(self.model, Path(resume_from_checkpoint))
+
+
+class _Pairwise(Resumed, DPOTrainer):
+    """TRL's DPO over pairs that are token ids already, in an order planned before."""
+
+    def __init__(self, *, order: list[list[int]], **options: Any) -> None:
+        self._order = order
+        super().__init__(**options)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def get_train_dataloader(self) -> Any:
+        return planned_loader(self, self._order)
+
+
+def prefer(
+    recipe: Recipe,
+    examples: Sequence[Example],
+    pairs: Sequence[Pair],
+    base: Base,
+    chat: Chat,
+    *,
+    start: Path,
+    adapter: Path,
+    checkpoints: Path,
+    metrics: Path,
+    tensorboard: Path,
+    resume: bool = False,
+    listener: Listener = silent,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Fit:
+    """Train an adapter further by DPO (arXiv 2305.18290), and leave it whole in `adapter`.
+
+    Args:
+        recipe: `prefer` and `train` decide everything that is not a path.
+        examples: the training examples that pairs refer to by id.
+        pairs: for a prompt, the answer to prefer and the one to avoid.
+        base, chat: the frozen model and its tokenizer with template.
+        start: the adapter to go on from; it is also the reference.
+        adapter, checkpoints, metrics, tensorboard: where to write.
+        resume: continue from the newest whole checkpoint.
+        listener: told about progress.
+        tell: told every decision.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
+        UserError: out of memory, a loss that is not a number, no pair that can be encoded.
+    """
+    places = Places(start, adapter, checkpoints, metrics, tensorboard, resume, listener, tell)
+    rows = _encoded(examples, pairs, chat, tell)
+    lengths = [
+        2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
+        for row in rows
+    ]
+    train = recipe.train
+    order = batches.plan(
+        lengths,
+        epochs=recipe.prefer.epochs,
+        batch_size=train.batch_size,
+        grouped=False,
+        seed=train.seed,
+    )
+    steps = -(-len(order) // train.accumulate)
+    tokens = batches.tokens_after(order, lengths, train.accumulate)
+
+    def trainer(loaded: Loaded, options: dict[str, Any]) -> DPOTrainer:
+        config = DPOConfig(**options, beta=recipe.prefer.beta, max_length=None)
+        return _Pairwise(
+            order=order,
+            model=loaded.model,
+            args=tuning.on_one_card(config),
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True),
+        )
+
+    tell(f"dpo on {len(rows)} pairs: {steps} steps")
+    fit = go_on(recipe, base, places, trainer, tokens, steps_per_epoch=steps / recipe.prefer.epochs)
+    return replace(fit, tokens=tokens[fit.steps])
+
+
+def _encoded(
+    examples: Sequence[Example],
+    pairs: Sequence[Pair],
+    chat: Chat,
+    tell: Callable[[str], None],
+) -> list[dict[str, list[int]]]:
+    """The pairs as token ids, encoded as training answers are.
+
+    Raises:
+        UserError: none of them can be encoded.
+    """
+    by_id = {example.id: example for example in examples}
+    rows = []
+    for pair in pairs:
+        example = by_id[pair.example]
+        try:
+            chosen = chat.encode(replace(example, answer=pair.chosen))
+            rejected = chat.encode(replace(example, answer=pair.rejected))
+        except Unencodable:
+            continue
+        prompt = chosen.prompt_tokens
+        # What was cut off had no end-of-turn token.
+        end = prompt + chosen.answer_tokens, prompt + rejected.answer_tokens - (not pair.ended)
+        rows.append(
+            {
+                "prompt_ids": chosen.input_ids[:prompt],
+                "chosen_ids": chosen.input_ids[prompt : end[0]],
+                "rejected_ids": rejected.input_ids[prompt : end[1]],
+            }
+        )
+    rows = [row for row in rows if row["rejected_ids"]]
+    if len(rows) < len(pairs):
+        tell(f"{len(pairs) - len(rows)} pairs left out: no answer could be made of their texts")
+    if not rows:
+        raise UserError("none of the pairs can be encoded", where="prefer", fix="use method: sft")
+    return rows
+
+
+def go_on(
+    recipe: Recipe,
+    base: Base,
+    places: Places,
+    make: Callable[[Loaded, dict[str, Any]], Any],
+    tokens: Sequence[int],
+    steps_per_epoch: float,
+) -> Fit:
+    """Run a trainer from the adapter `places.start` to its end, and save the adapter.
+
+    Args:
+        make: the trainer of a model with adapter and of transformers' arguments.
+        tokens: seen after 0, 1, 2, … steps.
+        steps_per_epoch: of the trainer.
+    """
+    tuning.quiet()
+    started, cpu_started = time.monotonic(), time.process_time()
+    steps = len(tokens) - 1
+    with out_of_memory(), full_disk(places.checkpoints):
+        loaded = load_base(base, bits=recipe.lora.bits, precision=recipe.train.precision)
+        model = PeftModel.from_pretrained(loaded.model, places.start, is_trainable=True)
+        options = tuning.options(
+            recipe,
+            places.checkpoints,
+            steps=steps,
+            save_every=min(recipe.prefer.save_every, steps),
+            learning_rate=recipe.prefer.learning_rate,
+            compute=loaded.compute,
+        )
+        options["logging_steps"] = 1
+        trainer = make(replace(loaded, model=model), options)
+        trainer.remove_callback(transformers.PrinterCallback)
+        _start_from(trainer.model, places.start, base)
+        record = Metrics(
+            places.metrics, places.tensorboard, places.listener, tokens, steps_per_epoch
+        )
+        record.peak_memory = peak_memory_bytes
+        stop = StopOnSignal()
+        for callback in (record, stop, Complete()):
+            trainer.add_callback(callback)
+        trainable, total = model.get_nb_trainable_parameters()
+        checkpoint = newest_checkpoint(places.checkpoints) if places.resume else None
+        if checkpoint is not None and (ended := _ended(checkpoint, steps)):
+            trainer.state = ended
+            load_adapter(model, checkpoint)
+        else:
+            with stop:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    state = trainer.state
+    if stop.requested and state.global_step < steps:
+        saved = newest_checkpoint(places.checkpoints)
+        raise Interrupted(state.global_step, steps, saved or places.checkpoints)
+    tuning.save(model, places.adapter, base)
+    seen = state.num_input_tokens_seen
+    # Model, optimizer and callbacks point at each other; evaluation needs their memory.
+    del trainer, model
+    free_memory()
+    return Fit(
+        steps=state.global_step,
+        planned_steps=steps,
+        tokens=int(seen),
+        seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - cpu_started,
+        best_step=state.global_step,
+        best_validation_loss=None,
+        stopped_early=False,
+        trainable_parameters=trainable,
+        base_parameters=total - trainable,
+        peak_memory_bytes=peak_memory_bytes(),
+        decisions=loaded.decisions,
+        curve=tuple(record.rows),
+    )
+
+
+def load_adapter(model: Any, folder: Path, name: str = "default") -> None:
+    """Put the weights of a saved adapter into the adapter `name` of a model."""
+    weights = load_peft_weights(str(folder), device=str(model.device))
+    set_peft_model_state_dict(model, weights, adapter_name=name)
+
+
+def _ended(checkpoint: Path, steps: int) -> TrainerState | None:
+    """The state of a checkpoint after which nothing is left to do."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state if state.global_step >= steps else None
+
+
+def _start_from(model: Any, start: Path, base: Base) -> None:
+    """Put the weights of `start` into the adapter and, where TRL made one, its reference, in fp32.
+
+    TRL casts them to bf16 first, which would round away what was learned last.
+    """
+    for config in model.peft_config.values():
+        # The adapter names its base by the recipe's word; PEFT looks for its files.
+        config.base_model_name_or_path = str(base.path)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    for name in model.peft_config:
+        load_adapter(model, start, name)

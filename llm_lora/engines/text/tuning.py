@@ -1,0 +1,126 @@
+"""What every training shares: the arguments of its trainer, numbers in fp32, a whole adapter."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import datasets
+import torch
+from transformers import TrainingArguments
+
+from llm_lora import files
+from llm_lora.adapter import CONFIG
+from llm_lora.base import Base
+from llm_lora.engines.shared.trouble import full_disk
+from llm_lora.recipe import Recipe
+
+Config = TypeVar("Config", bound=TrainingArguments)
+
+_OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw-8bit": "adamw_bnb_8bit",
+    "paged-adamw-8bit": "paged_adamw_8bit",
+}
+_LOG_EVERY = 5
+
+
+def options(
+    recipe: Recipe,
+    checkpoints: Path,
+    *,
+    steps: int,
+    save_every: int,
+    learning_rate: float,
+    compute: torch.dtype,
+) -> dict[str, Any]:
+    """The arguments of transformers' trainers that every training sets.
+
+    Args:
+        recipe: decides what is not named here.
+        checkpoints: the folder to save them in.
+        steps: optimizer steps of the whole training.
+        save_every: steps between two checkpoints.
+        learning_rate: the peak.
+        compute: what is computed in.
+    """
+    train = recipe.train
+    return {
+        "output_dir": str(checkpoints),
+        "max_steps": steps,
+        "per_device_train_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.accumulate,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": train.schedule,
+        "warmup_steps": max(1, round(train.warmup * steps)) if train.warmup else 0,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "optim": optimizer(train.optimizer),
+        "gradient_checkpointing": train.checkpointing,
+        "seed": train.seed,
+        "bf16": compute == torch.bfloat16,
+        "use_cpu": not torch.cuda.is_available(),
+        "save_strategy": "steps",
+        "save_steps": save_every,
+        "save_total_limit": 2,
+        "logging_steps": _LOG_EVERY,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": [],
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
+def on_one_card(config: Config) -> Config:
+    """One process trains on one card; TRL refuses to start when more are merely visible."""
+    config._n_gpu = min(config.n_gpu, 1)
+    return config
+
+
+def optimizer(name: str) -> str:
+    """TRL's name of an optimizer; pages need a GPU whose memory they could leave."""
+    if name == "paged-adamw-8bit" and not torch.cuda.is_available():
+        name = "adamw-8bit"
+    return _OPTIMIZERS[name]
+
+
+def keep_adapter_in_fp32(model: Any) -> None:
+    """Undo TRL's cast of LoRA weights to bf16: small updates would round to nothing.
+
+    Under autocast the products are bf16 all the same, so it costs no speed.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def save(model: Any, adapter: Path, base: Base) -> None:
+    """Write the adapter beside its place, make its configuration reproducible, move it there."""
+    unfinished = adapter.with_name(f".{adapter.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with full_disk(adapter):
+        model.save_pretrained(unfinished, safe_serialization=True, selected_adapters=["default"])
+    path = unfinished / CONFIG
+    config = json.loads(files.read_text(path))
+    # PEFT keeps the targets in a set, whose order changes from process to process.
+    config["target_modules"] = sorted(config["target_modules"])
+    # The name, not the path: the same recipe gives the same bytes in another folder.
+    config["base_model_name_or_path"] = base.name
+    files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (unfinished / "README.md").unlink(missing_ok=True)
+    shutil.rmtree(adapter, ignore_errors=True)
+    unfinished.replace(adapter)
+
+
+def quiet() -> None:
+    """Silence what repeats itself or speaks to programmers; errors still come through."""
+    datasets.disable_progress_bars()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # TRL warns of every vLLM newer than itself, though no training here goes through vLLM.
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM")

@@ -1,0 +1,51 @@
+"""DINO and its like: pictures as points of a space that was learned without captions.
+
+What tells two things of a kind apart counts more in it than in CLIP's, which learned to pass over
+what captions do not say (Ruiz et al., DreamBooth, arXiv 2208.12242, compare subjects by it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoImageProcessor, AutoModel
+
+from llm_lora.engines.vision.clip import quieten
+from llm_lora.picture_figures import Floats
+from llm_lora.vision_models import VisionModel
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Dino:
+    """A vision transformer, for looking only."""
+
+    def __init__(self, model: VisionModel, device: str | None = None) -> None:
+        """Load the model in fp32.
+
+        Args:
+            model: of a kind of `vision_models.DINO`.
+            device: where it computes; the GPU where there is one.
+        """
+        quieten()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._model = AutoModel.from_pretrained(
+            model.path, use_safetensors=True, dtype=torch.float32, local_files_only=True
+        )
+        self._model.requires_grad_(False).eval().to(self.device)
+        # The processor that works without torchvision.
+        self._processor = AutoImageProcessor.from_pretrained(
+            model.path, backend="pil", local_files_only=True
+        )
+
+    @torch.inference_mode()
+    def points(self, images: Sequence[Image.Image]) -> list[Floats]:
+        """Points of some pictures in RGB, all at once, as the class token has them after the last
+        norm: (dimensions) each, of length 1.
+        """
+        pixels = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
+        tokens = self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, 0]
+        return list(torch.nn.functional.normalize(tokens.double().cpu(), dim=-1).numpy())
