@@ -23,7 +23,7 @@ from typing import Any
 
 from llm_lora import engines, files, learning, pipeline, recipe, versions
 from llm_lora import run as runs
-from llm_lora.dataset import Dataset
+from llm_lora.data.text.dataset import Dataset
 from llm_lora.prepared import max_new_tokens, prepare
 from llm_lora.progress import Progress
 from llm_lora.report.text import document as report

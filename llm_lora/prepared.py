@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_lora import base as bases
-from llm_lora import dataset as datasets
-from llm_lora import gates
 from llm_lora.base import Base
 from llm_lora.chat import Chat
-from llm_lora.dataset import Dataset
+from llm_lora.data.text import dataset as datasets
+from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.example import TooFewLeft
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores import gates
 
 _TOKENS_HEADROOM = 1.25
 

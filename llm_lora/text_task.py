@@ -14,7 +14,7 @@ from llm_lora import engines, files, rivals, timing, versions
 from llm_lora import recipe as recipes
 from llm_lora.adapter import Adapter
 from llm_lora.chat import Chat
-from llm_lora.dataset import Dataset
+from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Message
 from llm_lora.learning import learn

@@ -23,12 +23,12 @@ from typing import Any
 import schema_zoo
 
 from llm_lora import base as bases
-from llm_lora import grammar
 from llm_lora.errors import UserError
-from llm_lora.grammar import Backend
+from llm_lora.grammar import matching as grammar
+from llm_lora.grammar.lint import lint
+from llm_lora.grammar.matching import Backend
+from llm_lora.grammar.probes import Probes
 from llm_lora.jsontext import dumps
-from llm_lora.lint import lint
-from llm_lora.probes import Probes
 from llm_lora.schema import AnswerSchema
 
 _BYTES, _TOKENS, _ROWS = 800, 160, 4

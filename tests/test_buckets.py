@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from llm_lora import buckets
-from llm_lora.buckets import EXTREME, Bucket, View
+from llm_lora.data.image import buckets
+from llm_lora.data.image.buckets import EXTREME, Bucket, View
 
 sides = st.integers(32, 4000)
 sizes = st.tuples(sides, sides).filter(lambda size: max(size) <= EXTREME * min(size))

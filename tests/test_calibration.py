@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from llm_lora import base as bases
-from llm_lora.calibration import confidences, reliability
 from llm_lora.chat import Chat
 from llm_lora.example import Answer
 from llm_lora.schema import AnswerSchema
-from llm_lora.scores import FieldScore
+from llm_lora.scores.calibration import confidences, reliability
+from llm_lora.scores.scoring import FieldScore
 
 SCHEMA = AnswerSchema.from_text(
     json.dumps(

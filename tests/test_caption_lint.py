@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from llm_lora import caption_lint
-from llm_lora.caption_lint import Ruler, lint
+from llm_lora.data.image import caption_lint
+from llm_lora.data.image.caption_lint import Ruler, lint
 from llm_lora.errors import UserError
 
 

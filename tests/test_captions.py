@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llm_lora import caption_table, captions
-from llm_lora.captions import Captions
+from llm_lora.data.image import caption_table, captions
+from llm_lora.data.image.captions import Captions
 from llm_lora.errors import UserError
 
 PICTURES = ("a.png", "b.png", "c.png", "sub/d.png")

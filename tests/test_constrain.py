@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, LogitsProcessorList
 
 from llm_lora import base as bases
 from llm_lora.engines.text.constrain import Constraints
-from llm_lora.lint import lint
+from llm_lora.grammar.lint import lint
 from llm_lora.schema import AnswerSchema
 
 SCHEMA = AnswerSchema.from_text(

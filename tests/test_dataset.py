@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_folders import write_family
 
-from llm_lora import dataset, duplicates
 from llm_lora.chat import Chat
 from llm_lora.data.finding import Finding
-from llm_lora.dataset import Dataset
+from llm_lora.data.text import dataset, duplicates
+from llm_lora.data.text.dataset import Dataset
+from llm_lora.data.text.split import SIDES, fingerprint, side_of, split
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message, Rejected, make_example
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
-from llm_lora.split import SIDES, fingerprint, side_of, split
 
 WORDS = [f"{a}{b}{c}" for a in "bdk" for b in "aeiou" for c in "lmnrst"]
 SCHEMA = AnswerSchema.from_text(

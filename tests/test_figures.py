@@ -8,10 +8,10 @@ from unittest import mock
 import pytest
 from test_scores import make, record
 
-from llm_lora import fields
-from llm_lora.figures import compare, summarise
 from llm_lora.report.text.document import Judged
-from llm_lora.scores import exact_match, score
+from llm_lora.scores import fields
+from llm_lora.scores.figures import compare, summarise
+from llm_lora.scores.scoring import exact_match, score
 
 # --- many answers ---------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_lora import formats
+from llm_lora.data.text import formats
 from llm_lora.errors import UserError
 from llm_lora.example import RAW_LIMIT, Example, Message, Rejected
 

@@ -11,12 +11,13 @@ import pytest
 from adapter_folders import NAME, put, report_of, three_versions, write_adapter
 
 from llm_lora import base as bases
-from llm_lora import gates, recipe, rivals, timing
+from llm_lora import recipe, rivals, timing
 from llm_lora.chat import Chat
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message
-from llm_lora.gates import Rival
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores import gates
+from llm_lora.scores.gates import Rival
 from llm_lora.store.store import Store
 
 SCHEMA = AnswerSchema.from_text(

@@ -18,9 +18,9 @@ from llm_lora import adapter as adapters
 from llm_lora import files, image_task, pipeline, recipe, text_task
 from llm_lora import run as runs
 from llm_lora.cli import show
+from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.errors import UserError
 from llm_lora.image_task import Prepared
-from llm_lora.pictures import PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llm_lora.intervals import LEVEL, adjusted, differences, means
+from llm_lora.scores.intervals import LEVEL, adjusted, differences, means
 
 SKEWED = [1.0] * 40 + [0.774, 0.439, 0.859, 0.697, 0.094, 0.976, 0.761, 0.786, 0.128]
 

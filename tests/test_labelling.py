@@ -231,7 +231,7 @@ def test_a_kill_between_the_two_files_makes_no_label_a_persons(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("llm_lora.caption_table.write", cut)
+        patched.setattr("llm_lora.data.image.caption_table.write", cut)
         with pytest.raises(KeyboardInterrupt):
             run(pictures, Machine("second"), Order("blip", "b", redo=True))
     assert all(text.startswith("first") for text in texts(pictures).values())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_lora import learning_curve
+from llm_lora.scores.image import curve as learning_curve
 
 STEPS = 300
 

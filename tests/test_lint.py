@@ -16,18 +16,18 @@ from schema_zoo import INTEGER, closed
 
 from llm_lora import jsontext
 from llm_lora.cli.commands import app
-from llm_lora.decoding import decoding, request_fields
 from llm_lora.errors import UserError
-from llm_lora.extent import extent
-from llm_lora.fit import Fit
-from llm_lora.grammar import Refused, compile_schema, draw, stop
-from llm_lora.inferring import infer
-from llm_lora.lint import lint
+from llm_lora.grammar.constraint import decoding, request_fields
+from llm_lora.grammar.extent import extent
+from llm_lora.grammar.fit import Fit
+from llm_lora.grammar.inferring import infer
+from llm_lora.grammar.lint import lint
+from llm_lora.grammar.matching import Refused, compile_schema, draw, stop
+from llm_lora.grammar.probes import Probes
+from llm_lora.grammar.sampling import sample
+from llm_lora.grammar.stricter import stricter
 from llm_lora.narrowing import narrowed
-from llm_lora.probes import Probes
-from llm_lora.sampling import sample
 from llm_lora.schema import AnswerSchema
-from llm_lora.stricter import stricter
 
 MEDICAL = Path(__file__).parent.parent / "data_templates/medical_qa/answer.schema.json"
 LOOSE = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import lint_soundness
 import pytest
 
-from llm_lora.grammar import BACKENDS, Backend
-from llm_lora.lint import lint
+from llm_lora.grammar.lint import lint
+from llm_lora.grammar.matching import BACKENDS, Backend
 from llm_lora.schema import AnswerSchema
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_lora.errors import UserError
-from llm_lora.features import FRAGMENTS
+from llm_lora.grammar.features import FRAGMENTS
 from llm_lora.schema import NOTES, RULES, AnswerSchema
 
 INNER = {"type": "object", "properties": {"a": {"type": "integer"}}}

@@ -17,8 +17,10 @@ from diffusers import DDPMScheduler, PNDMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora import buckets, captions, picture_base
-from llm_lora.buckets import Bucket
+from llm_lora import picture_base
+from llm_lora.data.image import buckets, captions
+from llm_lora.data.image.buckets import Bucket
+from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.engines.image import cache as picture_cache
 from llm_lora.engines.image import fused as picture_fused
 from llm_lora.engines.image import latents as picture_latents
@@ -33,7 +35,6 @@ from llm_lora.engines.image.train.optimizer import Optimizer, share
 from llm_lora.engines.image.train.record import Record
 from llm_lora.errors import UserError
 from llm_lora.picture_base import PictureBase
-from llm_lora.pictures import Picture, PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.recipe_image_blocks import ImageData, ImageTrain
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_lora import picture_figures
-from llm_lora.picture_figures import Floats
+from llm_lora.scores.image import figures as picture_figures
+from llm_lora.scores.image.figures import Floats
 
 RNG = np.random.default_rng(0)
 

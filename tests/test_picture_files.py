@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from llm_lora import picture_files
+from llm_lora.data.image import files as picture_files
+from llm_lora.data.image.files import Unusable
 from llm_lora.errors import UserError
-from llm_lora.picture_files import Unusable
 
 BARS = Image.new("RGB", (40, 20), "red")
 BARS.paste("blue", (20, 0, 40, 20))

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from llm_lora import files, picture_gates
+from llm_lora import files
 from llm_lora.errors import UserError
-from llm_lora.picture_gates import DIMENSIONS
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores.image import gates as picture_gates
+from llm_lora.scores.image.gates import DIMENSIONS
 from llm_lora.validate.judging import judge_file
 
 SHIPPED = ROOT / "data_templates" / "style_lora" / "style.schema.json"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
-from llm_lora.picture_likeness import clusters, likeness
+from llm_lora.data.image.duplicates import clusters, likeness
 
 THRESHOLD = 0.8
 SCENES = [scene(i, (160, 160)) for i in range(60)]

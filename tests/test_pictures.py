@@ -13,9 +13,9 @@ from drawn import caption, folder, scene
 from PIL import Image, ImageFilter, ImageOps
 from test_picture_files import png
 
-from llm_lora import pictures
+from llm_lora.data.image import dataset as pictures
+from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.errors import UserError
-from llm_lora.pictures import Picture, PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 
 RESOLUTION = 128

@@ -9,9 +9,9 @@ import pytest
 
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message, make_example
-from llm_lora.preference import Pair, pairs, reward, some
 from llm_lora.recipe import load
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores.preference import Pair, pairs, reward, some
 
 SCHEMA = AnswerSchema.from_text(
     json.dumps(

@@ -16,16 +16,16 @@ from conftest import Command
 from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.chat import Chat
-from llm_lora.dataset import Dataset
+from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.text import engine as text
 from llm_lora.engines.text.answers import load_trained
 from llm_lora.engines.text.preferring import _encoded
 from llm_lora.errors import UserError
 from llm_lora.example import Example
-from llm_lora.preference import Pair
 from llm_lora.progress import Fit, Interrupted, Progress
 from llm_lora.recipe import load
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores.preference import Pair
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_lora import formats, qa_text, rows
+from llm_lora.data import qa_text, rows
+from llm_lora.data.text import formats
 from llm_lora.example import Example, Rejected
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora import fields
-from llm_lora.assignment import assign
 from llm_lora.schema import AnswerSchema, Verdict
-from llm_lora.scores import FieldScore, exact_match, same, score, token_f1
+from llm_lora.scores import fields
+from llm_lora.scores.pairing import assign
+from llm_lora.scores.scoring import FieldScore, exact_match, same, score, token_f1
 
 
 def make(document: dict[str, Any]) -> AnswerSchema:

@@ -17,7 +17,7 @@ from made_runs import make_run
 from served import TOKENS, Served, greedy
 
 from llm_lora import adapter as adapters
-from llm_lora.dataset import Dataset
+from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware
 from llm_lora.schema import AnswerSchema

@@ -27,7 +27,7 @@ import pytest
 from conftest import Command
 from served import ADMIN_KEY, API_KEY, TOKENS, Served, greedy, runs_on, scaled
 
-from llm_lora.dataset import Dataset
+from llm_lora.data.text.dataset import Dataset
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 from llm_lora.serving.layer.routes import ROUTES, Access

@@ -15,7 +15,7 @@ from llm_lora import adapter as adapters
 from llm_lora import base as bases
 from llm_lora import files
 from llm_lora.chat import Chat
-from llm_lora.dataset import Dataset
+from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.shared import loading
 from llm_lora.engines.text import batches, tuning
 from llm_lora.engines.text import engine as text
@@ -240,7 +240,7 @@ def test_plain_peft_reloads_the_adapter_to_the_same_logits(
 
 
 def _examples(recipe: Any, chat: Chat) -> Any:
-    from llm_lora import dataset
+    from llm_lora.data.text import dataset
     from llm_lora.schema import AnswerSchema
 
     schema = AnswerSchema.load(recipe.data.answer_schema)

@@ -16,6 +16,7 @@ from trl import SFTConfig
 
 from llm_lora import base as bases
 from llm_lora.chat import Chat
+from llm_lora.data.text.weighing import Course
 from llm_lora.engines.shared import loading
 from llm_lora.engines.text import batches
 from llm_lora.engines.text import engine as text
@@ -24,7 +25,6 @@ from llm_lora.engines.text.trainer import PlannedTrainer
 from llm_lora.example import Message, make_example
 from llm_lora.recipe import load
 from llm_lora.schema import AnswerSchema
-from llm_lora.weighing import Course
 
 pytestmark = pytest.mark.slow
 

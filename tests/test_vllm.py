@@ -16,7 +16,7 @@ import pytest
 
 from llm_lora import base as bases
 from llm_lora.chat import Chat
-from llm_lora.dataset import Dataset
+from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.text import engine as text
 from llm_lora.schema import AnswerSchema
 from llm_lora.serving.measure import trial

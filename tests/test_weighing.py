@@ -11,12 +11,12 @@ from conftest import ROOT, TEMPLATE
 
 from llm_lora import base as bases
 from llm_lora.chat import Chat, Encoded
-from llm_lora.dataset import prepare
+from llm_lora.data.text.dataset import prepare
+from llm_lora.data.text.weighing import Course, weigh
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message, make_example
 from llm_lora.recipe import load
 from llm_lora.schema import AnswerSchema
-from llm_lora.weighing import Course, weigh
 
 CHAT = Chat.load(bases.resolve("tiny").path)
 

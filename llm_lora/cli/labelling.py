@@ -89,7 +89,7 @@ def label(folder: Path, as_json: bool, **given: Any) -> None:
     Pictures that have a caption are left as they are. What was interrupted goes on with the same
     command. The key of a server is read from LLM_LORA_VISION_KEY.
     """
-    from llm_lora import caption_lint
+    from llm_lora.data.image import caption_lint
     from llm_lora.label import labelling
     from llm_lora.label import review as label_review
 

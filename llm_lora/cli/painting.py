@@ -192,7 +192,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 
 def _size(text: str) -> dict[str, int]:
-    from llm_lora.buckets import CELL
+    from llm_lora.data.image.buckets import CELL
 
     match = _SIZE.fullmatch(text)
     sides = [int(side) for side in match.groups()] if match else []

@@ -12,8 +12,8 @@ from llm_lora.errors import UserError
 from llm_lora.example import Rejected
 
 if TYPE_CHECKING:
-    from llm_lora.lint import Lint
-    from llm_lora.rows import Row
+    from llm_lora.data.rows import Row
+    from llm_lora.grammar.lint import Lint
     from llm_lora.schema import AnswerSchema
 
 _PATH = click.Path(path_type=Path)
@@ -48,14 +48,14 @@ def lint(
 
     The exit code is 1 when something is refused, or left to judging afterwards.
     """
-    from llm_lora import lint as linting
+    from llm_lora.grammar import lint as linting
     from llm_lora.schema import AnswerSchema
 
     loaded = AnswerSchema.load(file)
     measure, cost = None, None
     if base is not None:
         from llm_lora import base as bases
-        from llm_lora import masks
+        from llm_lora.grammar import masks
 
         found = bases.resolve(base, download=False)
         measure = masks.counter(found)
@@ -78,7 +78,7 @@ def lint(
 @json_option
 def keywords(backend: str, as_json: bool) -> None:
     """Probe every known keyword on the installed decoder."""
-    from llm_lora.probes import Probes, table
+    from llm_lora.grammar.probes import Probes, table
 
     probes = Probes(_backend(backend))
     found = table(probes)
@@ -108,8 +108,9 @@ def fit(
     --mend keeps the rows as they are, but for their answers; what does not fit the schema is copied
     unchanged. The exit code is 1 when the server would refuse an answer, or none could be checked.
     """
-    from llm_lora import files, formats
-    from llm_lora.fit import Fit
+    from llm_lora import files
+    from llm_lora.data.text import formats
+    from llm_lora.grammar.fit import Fit
     from llm_lora.schema import AnswerSchema
 
     files.require_apart([answers, file], {"--mend": mend, "--mend-schema": mend_schema})
@@ -156,7 +157,7 @@ def fit(
 
 def _unchanged(row: Row) -> str:
     """A row on one line of JSON Lines, as it was."""
-    from llm_lora import qa_text
+    from llm_lora.data import qa_text
 
     if "\n" not in row.raw and not qa_text.is_pairs(row.raw):
         return row.raw
@@ -169,7 +170,7 @@ def _unchanged(row: Row) -> str:
 @out_option
 def infer(data: Path, out: Path | None) -> None:
     """Propose a schema from the answers of training data."""
-    from llm_lora import inferring
+    from llm_lora.grammar import inferring
 
     _write(inferring.infer(_answers(data)), out)
 
@@ -204,7 +205,7 @@ def pydantic(model: str, yes: bool, out: Path | None) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 def sample(file: Path, count: int, seed: int) -> None:
     """Draw valid answers, one on a line."""
-    from llm_lora import sampling
+    from llm_lora.grammar import sampling
     from llm_lora.schema import AnswerSchema
 
     for text in sampling.sample(AnswerSchema.load(file), count, seed):
@@ -216,7 +217,7 @@ def _backend(name: str) -> Any:
 
 
 def _cost(loaded: AnswerSchema, base: Any) -> dict[str, float] | None:
-    from llm_lora import masks
+    from llm_lora.grammar import masks
 
     try:
         return masks.cost(loaded, base).to_dict()
@@ -225,7 +226,7 @@ def _cost(loaded: AnswerSchema, base: Any) -> dict[str, float] | None:
 
 
 def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, str]]:
-    from llm_lora.stricter import stricter
+    from llm_lora.grammar.stricter import stricter
 
     answers = [] if data is None else [
         answer for answer in _answers(data) if loaded.judge_value(answer).valid
@@ -237,7 +238,8 @@ def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, s
 
 def _answers(data: Path) -> list[Any]:
     """The parsed answers of training data; what is no JSON is left out."""
-    from llm_lora import formats, jsontext
+    from llm_lora import jsontext
+    from llm_lora.data.text import formats
 
     found = []
     for example in formats.read(data):

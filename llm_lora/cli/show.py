@@ -16,10 +16,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from llm_lora import gates
 from llm_lora.cli.console import console, figure
 from llm_lora.progress import Interrupted
 from llm_lora.progress import Progress as Moment
+from llm_lora.scores import gates
 
 if TYPE_CHECKING:
     from llm_lora.recipe import AnyRecipe

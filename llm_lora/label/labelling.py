@@ -19,11 +19,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_lora import captions, files, picture_files
+from llm_lora import files
+from llm_lora.data.image import captions
+from llm_lora.data.image import files as picture_files
+from llm_lora.data.image.files import Unusable
 from llm_lora.errors import UserError
 from llm_lora.example import Rejected
 from llm_lora.label.sheet import Item, Sheet, Written
-from llm_lora.picture_files import Unusable
 
 if TYPE_CHECKING:
     from PIL import Image

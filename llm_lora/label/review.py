@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_lora import captions, files, picture_files
+from llm_lora import files
 from llm_lora.data.finding import Finding
+from llm_lora.data.image import captions
+from llm_lora.data.image import files as picture_files
 from llm_lora.errors import UserError
 from llm_lora.example import Rejected
 from llm_lora.files import ASSETS

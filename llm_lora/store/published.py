@@ -21,7 +21,7 @@ from llm_lora import adapter as adapters
 from llm_lora import files
 from llm_lora.adapter import Adapter
 from llm_lora.errors import Problem, UserError
-from llm_lora.gates import AT_MOST
+from llm_lora.scores.gates import AT_MOST
 from llm_lora.store.aliases import Event, sync
 from llm_lora.weights.header import safetensors_header
 

@@ -19,7 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from llm_lora import jsontext, rows
+from llm_lora import jsontext
+from llm_lora.data import rows
 from llm_lora.errors import UserError
 
 STDIN = Path("-")

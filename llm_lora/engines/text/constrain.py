@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from outlines.backends.llguidance import LLGuidanceLogitsProcessor
 
-from llm_lora.decoding import decoding
+from llm_lora.grammar.constraint import decoding
 from llm_lora.schema import AnswerSchema
 
 

@@ -17,6 +17,7 @@ from trl import SFTConfig
 
 from llm_lora.base import Base
 from llm_lora.chat import Chat, Encoded
+from llm_lora.data.text.weighing import Course, weigh
 from llm_lora.engines.shared.loading import free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.shared.record import (
     Complete,
@@ -37,7 +38,6 @@ from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Listener, silent
 from llm_lora.recipe import Recipe
 from llm_lora.schema import AnswerSchema
-from llm_lora.weighing import Course, weigh
 
 __all__ = [
     "Answerer",

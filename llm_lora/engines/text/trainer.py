@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
+from llm_lora.data.text.weighing import Course
 from llm_lora.engines.text import batches
-from llm_lora.weighing import Course
 
 
 def planned_loader(trainer: Any, order: list[list[int]]) -> Any:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from llm_lora.engines.vision.clip import quieten
-from llm_lora.picture_figures import Floats
+from llm_lora.scores.image.figures import Floats
 from llm_lora.vision_models import VisionModel
 
 if TYPE_CHECKING:

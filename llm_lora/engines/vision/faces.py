@@ -8,7 +8,7 @@ import dlib
 import numpy as np
 
 from llm_lora.face_models import FaceModel
-from llm_lora.picture_figures import Floats
+from llm_lora.scores.image.figures import Floats
 
 if TYPE_CHECKING:
     from PIL import Image

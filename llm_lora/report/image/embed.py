@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_lora import picture_files
+from llm_lora.data.image import files as picture_files
 from llm_lora.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from llm_lora.jsontext import dumps, parse
 from llm_lora.schema import AnswerSchema
-from llm_lora.scores import FieldScore, mean_score, same
+from llm_lora.scores.scoring import FieldScore, mean_score, same
 from llm_lora.verdict import Verdict
 
 _WORDS = re.compile(r"\w+|\s+|[^\w\s]")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import gates
-from llm_lora.figures import SURE
 from llm_lora.files import ASSETS
 from llm_lora.report import charts
 from llm_lora.report.text import differences, samples
 from llm_lora.report.text.samples import Row, Sets
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores import gates
+from llm_lora.scores.figures import SURE
 
 if TYPE_CHECKING:
     from jinja2 import Environment

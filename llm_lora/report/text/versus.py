@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llm_lora import figures
 from llm_lora.errors import UserError
 from llm_lora.report.text.document import FORMS
 from llm_lora.run import Run
+from llm_lora.scores import figures
 from llm_lora.verdict import Verdict
 
 _Scores = dict[tuple[str, str], dict[str, float]]

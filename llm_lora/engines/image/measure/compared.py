@@ -14,8 +14,8 @@ from llm_lora.engines.image.measure.evidence import Evidence
 from llm_lora.engines.vision.dino import Dino
 from llm_lora.face_models import FaceModel
 from llm_lora.judges import Judges
-from llm_lora.picture_figures import Floats
 from llm_lora.progress import Listener, Progress
+from llm_lora.scores.image.figures import Floats
 from llm_lora.vision_models import VisionModel
 
 T = TypeVar("T")

@@ -10,14 +10,16 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from llm_lora import captions, lora_prompt, picture_files
+from llm_lora import lora_prompt
+from llm_lora.data.image import captions
+from llm_lora.data.image import files as picture_files
+from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.engines.image.painting import Painter, Settings
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.engines.vision.clip import Clip
-from llm_lora.picture_figures import Floats
-from llm_lora.pictures import Picture, PictureDataset
 from llm_lora.progress import Listener, Progress
 from llm_lora.recipe_image import ImageRecipe
+from llm_lora.scores.image.figures import Floats
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import judges as judging
+from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.engines.image.measure import compared as picture_compared
 from llm_lora.engines.image.measure import dimensions as picture_dimensions
 from llm_lora.engines.image.measure import evidence as picture_evidence
@@ -20,7 +21,6 @@ from llm_lora.engines.image.sheets import sheet, write_picture
 from llm_lora.engines.shared.trouble import out_of_memory
 from llm_lora.engines.vision.clip import Clip
 from llm_lora.picture_base import PictureBase
-from llm_lora.pictures import PictureDataset
 from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe_image import ImageRecipe
 

@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from llm_lora import buckets, captions
-from llm_lora.buckets import Bucket, View
 from llm_lora.chance import dice
+from llm_lora.data.image import buckets, captions
+from llm_lora.data.image.buckets import Bucket, View
+from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.engines.image.latents import Cut
-from llm_lora.pictures import Picture, PictureDataset
 from llm_lora.recipe_image import ImageRecipe
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_lora import lora_prompt
-from llm_lora.buckets import CELL
+from llm_lora.data.image.buckets import CELL
 from llm_lora.errors import UserError
 from llm_lora.jsontext import excerpt, quote
 from llm_lora.lora_prompt import LARGEST, Pick

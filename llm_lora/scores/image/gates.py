@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from llm_lora import gates
 from llm_lora.errors import Problem, UserError
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores import gates
 
 DIMENSIONS = (
     "consistency",

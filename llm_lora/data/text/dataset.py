@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from llm_lora import files
 from llm_lora.data.finding import Finding, by_reason
+from llm_lora.data.text.findings import notice
+from llm_lora.data.text.sieve import Sieve
+from llm_lora.data.text.split import SIDES, Side, Split, fingerprint, split
 from llm_lora.errors import Problem, UserError
 from llm_lora.example import Example, Message, Rejected, TooFewLeft, make_example
-from llm_lora.findings import notice
-from llm_lora.sieve import Sieve
-from llm_lora.split import SIDES, Side, Split, fingerprint, split
 
 if TYPE_CHECKING:
     from llm_lora.chat import Chat

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llm_lora.extent import Extent, Measure, extent
-from llm_lora.features import Use, used
-from llm_lora.grammar import Backend, Refused, compile_schema, draw
-from llm_lora.habits import Remark, remarks
+from llm_lora.grammar.extent import Extent, Measure, extent
+from llm_lora.grammar.features import Use, used
+from llm_lora.grammar.habits import Remark, remarks
+from llm_lora.grammar.matching import Backend, Refused, compile_schema, draw
+from llm_lora.grammar.probes import Outcome, Probes, State, pairs
 from llm_lora.jsontext import format_path, quote
-from llm_lora.probes import Outcome, Probes, State, pairs
 from llm_lora.schema import AnswerSchema
 
 _DRAWS = 12

@@ -17,7 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llm_lora import files, rows
+from llm_lora import files
+from llm_lora.data import rows
 from llm_lora.data.finding import Finding
 from llm_lora.errors import UserError
 

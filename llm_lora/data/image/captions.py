@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from llm_lora import caption_table
-from llm_lora.caption_table import Table
 from llm_lora.data.finding import Finding
+from llm_lora.data.image import caption_table
+from llm_lora.data.image.caption_table import Table
 from llm_lora.errors import UserError
 from llm_lora.example import RAW_LIMIT, Rejected
 

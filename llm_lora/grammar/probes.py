@@ -21,8 +21,16 @@ from typing import Any, Literal
 
 from llm_lora import files
 from llm_lora.errors import UserError
-from llm_lora.features import FRAGMENTS, fragment
-from llm_lora.grammar import LIBRARY, Backend, Refused, compile_schema, draw, stop, text_for
+from llm_lora.grammar.features import FRAGMENTS, fragment
+from llm_lora.grammar.matching import (
+    LIBRARY,
+    Backend,
+    Refused,
+    compile_schema,
+    draw,
+    stop,
+    text_for,
+)
 from llm_lora.jsontext import dumps
 from llm_lora.schema import AnswerSchema
 

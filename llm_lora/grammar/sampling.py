@@ -7,10 +7,10 @@ import random
 from typing import Any
 
 from llm_lora.errors import UserError
-from llm_lora.features import used
-from llm_lora.grammar import Grammar, Refused, compile_schema, draw
+from llm_lora.grammar.features import used
+from llm_lora.grammar.matching import Grammar, Refused, compile_schema, draw
+from llm_lora.grammar.probes import Probes
 from llm_lora.jsontext import dumps
-from llm_lora.probes import Probes
 from llm_lora.schema import AnswerSchema
 
 _TRIES = 60

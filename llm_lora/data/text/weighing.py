@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_lora.chat import Chat, Encoded
-from llm_lora.decoding import decoding
 from llm_lora.errors import UserError
 from llm_lora.example import Example
-from llm_lora.fields import closed_spans
+from llm_lora.grammar.constraint import decoding
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores.fields import closed_spans
 
 Flags = npt.NDArray[np.bool_]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from llm_lora import jsontext
 from llm_lora.example import Answer, Example
 from llm_lora.schema import AnswerSchema
-from llm_lora.scores import mean_score, score
+from llm_lora.scores.scoring import mean_score, score
 
 
 @dataclass(frozen=True)

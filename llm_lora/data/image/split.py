@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_lora import chance
-from llm_lora import picture_likeness as likeness
+from llm_lora.data.image import duplicates as likeness
+from llm_lora.data.image.folder import Found
 from llm_lora.example import Rejected
-from llm_lora.picture_folder import Found
 
 Side = Literal["train", "held_out", "regularisation"]
 SIDES: tuple[Side, ...] = ("train", "held_out", "regularisation")

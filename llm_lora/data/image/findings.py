@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from llm_lora import buckets
 from llm_lora.data.finding import Finding
-from llm_lora.picture_folder import Found
+from llm_lora.data.image import buckets
+from llm_lora.data.image.folder import Found
 
 if TYPE_CHECKING:
-    from llm_lora.buckets import Bucket
+    from llm_lora.data.image.buckets import Bucket
 
 FEW = 20
 """Below this a style is learned together with what its few pictures show; 50 to 200 are usual."""

@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from llm_lora import captions, picture_files
-from llm_lora.buckets import EXTREME
-from llm_lora.captions import Caption
 from llm_lora.data.finding import Finding
+from llm_lora.data.image import captions
+from llm_lora.data.image import files as picture_files
+from llm_lora.data.image.buckets import EXTREME
+from llm_lora.data.image.captions import Caption
+from llm_lora.data.image.files import Head, Looks, Unusable
 from llm_lora.errors import UserError
 from llm_lora.example import Rejected
-from llm_lora.picture_files import Head, Looks, Unusable
 
 U = TypeVar("U")
 

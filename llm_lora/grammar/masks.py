@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_lora import files
 from llm_lora.base import Base
-from llm_lora.decoding import decoding
+from llm_lora.grammar.constraint import decoding
 from llm_lora.schema import AnswerSchema
 
 _ANSWERS = 8

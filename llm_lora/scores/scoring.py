@@ -25,8 +25,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_lora.assignment import assign
-from llm_lora.fields import (
+from llm_lora.schema import AnswerSchema, Verdict
+from llm_lora.scores.fields import (
     FREE_TEXT,
     Kind,
     Leaf,
@@ -38,7 +38,7 @@ from llm_lora.fields import (
     leaves,
     shape,
 )
-from llm_lora.schema import AnswerSchema, Verdict
+from llm_lora.scores.pairing import assign
 from llm_lora.subschemas import Place
 
 NUMBER_TOLERANCE = 1e-6

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from llm_lora import intervals
-from llm_lora.fields import closed_values, shape
 from llm_lora.schema import AnswerSchema, Verdict
-from llm_lora.scores import FieldScore
+from llm_lora.scores import intervals
+from llm_lora.scores.fields import closed_values, shape
+from llm_lora.scores.scoring import FieldScore
 
 NAMES = ("parsed", "schema_valid", "exact_match", "field_f1")
 """The figures of a set of answers, each a mean over its examples."""

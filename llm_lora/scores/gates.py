@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llm_lora import figures
 from llm_lora.errors import Problem, UserError
-from llm_lora.fields import Kind, leaves, shape
 from llm_lora.schema import AnswerSchema, Verdict
+from llm_lora.scores import figures
+from llm_lora.scores.fields import Kind, leaves, shape
 
 Gates = Mapping[str, float | bool | None]
 """Gate → threshold:

@@ -14,9 +14,9 @@ from typing import Any
 import jsonschema_rs
 
 from llm_lora.errors import UserError
-from llm_lora.extent import Extent, Measure, pattern_end
-from llm_lora.features import Use
-from llm_lora.grammar import Refused, compile_schema, draw
+from llm_lora.grammar.extent import Extent, Measure, pattern_end
+from llm_lora.grammar.features import Use
+from llm_lora.grammar.matching import Refused, compile_schema, draw
 from llm_lora.jsontext import dumps, excerpt, format_path, quote
 from llm_lora.narrowing import LARGEST, MOST_CHARACTERS, MOST_ITEMS
 from llm_lora.schema import AnswerSchema

@@ -12,10 +12,10 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from llm_lora.example import Answer
-from llm_lora.fields import closed_places
 from llm_lora.jsontext import NotJson
 from llm_lora.schema import AnswerSchema
-from llm_lora.scores import FieldScore
+from llm_lora.scores.fields import closed_places
+from llm_lora.scores.scoring import FieldScore
 
 BINS = 10
 """Equal parts of 0 to 1 by which answers are grouped (Guo et al. 2017, section 3)."""

@@ -13,13 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_lora import formats
 from llm_lora.chat import Chat, Unencodable
 from llm_lora.data.finding import Finding
+from llm_lora.data.text import formats
 from llm_lora.errors import Problem, UserError
 from llm_lora.example import RAW_LIMIT, Example, Rejected, make_example
-from llm_lora.fit import Fit
-from llm_lora.lint import lint
+from llm_lora.grammar.fit import Fit
+from llm_lora.grammar.lint import lint
 
 if TYPE_CHECKING:
     from llm_lora.recipe import Recipe

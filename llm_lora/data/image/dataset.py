@@ -11,17 +11,20 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import buckets, caption_lint, files, picture_findings, picture_folder
-from llm_lora.captions import with_trigger
+from llm_lora import files
 from llm_lora.data import finding
 from llm_lora.data.finding import Finding
+from llm_lora.data.image import buckets, caption_lint
+from llm_lora.data.image import findings as picture_findings
+from llm_lora.data.image import folder as picture_folder
+from llm_lora.data.image.captions import with_trigger
+from llm_lora.data.image.folder import Folder, Found
+from llm_lora.data.image.split import SIDES, Side, split
 from llm_lora.errors import Problem, UserError
 from llm_lora.example import Rejected, TooFewLeft
-from llm_lora.picture_folder import Folder, Found
-from llm_lora.picture_split import SIDES, Side, split
 
 if TYPE_CHECKING:
-    from llm_lora.buckets import Bucket
+    from llm_lora.data.image.buckets import Bucket
     from llm_lora.recipe_image import ImageRecipe
     from llm_lora.recipe_image_blocks import ImageData
 

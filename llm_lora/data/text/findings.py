@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_lora.data.finding import Finding
+from llm_lora.data.text.split import Split
 from llm_lora.example import Example, Message
 from llm_lora.jsontext import quote
-from llm_lora.split import Split
 
 if TYPE_CHECKING:
     from llm_lora.recipe import Recipe

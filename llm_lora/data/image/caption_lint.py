@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_lora import captions, files
+from llm_lora import files
 from llm_lora.data.finding import Finding
+from llm_lora.data.image import captions
 from llm_lora.errors import UserError
 from llm_lora.jsontext import quote
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_lora import files, jsontext, qa_text
+from llm_lora import files, jsontext
+from llm_lora.data import qa_text
 from llm_lora.errors import Problem, UserError
 
 FOREIGN = (

@@ -14,8 +14,8 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from llm_lora.errors import UserError
-from llm_lora.features import used
-from llm_lora.grammar import END, Grammar, Refused, Stop, compile_schema, stop
+from llm_lora.grammar.features import used
+from llm_lora.grammar.matching import END, Grammar, Refused, Stop, compile_schema, stop
 from llm_lora.jsontext import Literal as Number
 from llm_lora.jsontext import NotJson, dumps, format_path, parse_verbatim, path_at, quote
 from llm_lora.narrowing import LARGEST, MOST_CHARACTERS, MOST_ITEMS, narrowed

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_lora.extent import pattern_end
-from llm_lora.features import Use, used
-from llm_lora.grammar import Refused, compile_schema
-from llm_lora.habits import CONCLUSIONS, EVIDENCE, words
+from llm_lora.grammar.extent import pattern_end
+from llm_lora.grammar.features import Use, used
+from llm_lora.grammar.habits import CONCLUSIONS, EVIDENCE, words
+from llm_lora.grammar.matching import Refused, compile_schema
 from llm_lora.jsontext import dumps, format_path
 from llm_lora.narrowing import LARGEST, MOST_CHARACTERS, MOST_ITEMS
 from llm_lora.schema import AnswerSchema

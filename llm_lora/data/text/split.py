@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_lora import chance, duplicates, files
+from llm_lora import chance, files
+from llm_lora.data.text import duplicates
 from llm_lora.example import Example
 
 Side = Literal["train", "validation", "held_out"]
