@@ -23,7 +23,7 @@ from outlines.models.transformers import TransformerTokenizer
 from outlines_core.json_schema import build_regex_from_schema
 from transformers import AutoTokenizer
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.grammar.constraint import decoding
 from llm_lora.jsontext import dumps
 from llm_lora.schema import AnswerSchema

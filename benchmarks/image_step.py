@@ -303,7 +303,7 @@ def quarter(folder: Path) -> None:
     )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from llm_lora import picture_configs
+    from llm_lora.base import configs as picture_configs
 
     configs = picture_configs.folder("sd1")
 

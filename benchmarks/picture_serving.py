@@ -21,9 +21,10 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from llm_lora import adapter as adapters
-from llm_lora import engines, picture_sources
+from llm_lora import engines
 from llm_lora import machine as plan
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter import sources as picture_sources
 from llm_lora.lora_prompt import Pick
 from llm_lora.serving.launch import examining
 from llm_lora.serving.launch import launching as launch

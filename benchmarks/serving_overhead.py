@@ -20,10 +20,10 @@ from typing import Any
 
 import httpx
 
-from llm_lora import adapter as adapters
 from llm_lora import machine as plan
 from llm_lora import run as runs
 from llm_lora import text_task
+from llm_lora.adapter import folder as adapters
 from llm_lora.serving.client import Client, as_json
 from llm_lora.serving.launch import launching as launch
 from llm_lora.serving.launch import text as preflight

@@ -114,12 +114,13 @@ def points_of(clip: Clip, pictures: list[Image.Image]) -> Floats:
 
 def measure(run: Path, count: int) -> dict[str, Any]:
     """Train the classifier, paint, classify."""
-    from llm_lora import pipeline, vision_models
+    from llm_lora import pipeline
     from llm_lora import run as runs
     from llm_lora.engines.image.painting import Painter, Settings
     from llm_lora.engines.vision.clip import Clip
     from llm_lora.image_task import Prepared
     from llm_lora.scores.image import figures as picture_figures
+    from llm_lora.vision import models as vision_models
 
     here = runs.find(run)
     prepared = pipeline.reopen(here)

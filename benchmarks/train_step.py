@@ -31,8 +31,8 @@ def measure(bits: int, keep: bool, batch_size: int) -> dict[str, float]:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from llm_lora import base as bases
-    from llm_lora.chat import Chat
+    from llm_lora.base import text as bases
+    from llm_lora.base.chat import Chat
     from llm_lora.data.text import formats
     from llm_lora.engines.shared import loading
     from llm_lora.engines.text import batches

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_lora import base as bases
-from llm_lora.base import Base
-from llm_lora.chat import Chat
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
+from llm_lora.base.text import Base
 from llm_lora.data.text import dataset as datasets
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_lora import adapter as adapters
-from llm_lora.base import Base
-from llm_lora.chat import Chat
+from llm_lora.adapter import folder as adapters
+from llm_lora.base.chat import Chat
+from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message
 from llm_lora.schema import AnswerSchema

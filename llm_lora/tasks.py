@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from llm_lora.adapter import Adapter
+from llm_lora.adapter.folder import Adapter
 from llm_lora.errors import UserError
 from llm_lora.progress import AnyDataset, Fit, Watcher
 from llm_lora.recipe import AnyRecipe

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
 from llm_lora import engines, files, rivals, timing, versions
 from llm_lora import recipe as recipes
-from llm_lora.adapter import Adapter
-from llm_lora.chat import Chat
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.folder import Adapter
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Message

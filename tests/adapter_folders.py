@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
 from llm_lora import files
-from llm_lora.base import Base
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
+from llm_lora.base.text import Base
 from llm_lora.store.store import Store
 from llm_lora.weights import header
 

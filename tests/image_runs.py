@@ -15,8 +15,9 @@ import drawn
 import picture_models
 import torch
 
-from llm_lora import image_task, picture_base
+from llm_lora import image_task
 from llm_lora import recipe as recipes
+from llm_lora.base import image as picture_base
 from llm_lora.engines.image import engine as image
 from llm_lora.engines.image import loading as picture_loading
 from llm_lora.engines.image import painting

@@ -9,7 +9,7 @@ from typing import Any
 from adapter_folders import report_of, write_adapter
 from fake_vllm import BASE, FakeVllm
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.serving.layer.config import Limits, ServingConfig
 from llm_lora.serving.layer.layer import Layer
 from llm_lora.store.store import Store, Version

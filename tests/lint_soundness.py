@@ -22,7 +22,7 @@ from typing import Any
 
 import schema_zoo
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.errors import UserError
 from llm_lora.grammar import matching as grammar
 from llm_lora.grammar.lint import lint

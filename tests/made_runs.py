@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
 from llm_lora import files
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
 
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

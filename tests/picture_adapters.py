@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from llm_lora import adapter as adapters
-from llm_lora import files, picture_base
+from llm_lora import files
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import image as picture_base
 from llm_lora.store.store import Store, Version
 from llm_lora.weights import header
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files
-from llm_lora.picture_family import CONFIGS
+from llm_lora.base.family import CONFIGS
 
 PARTS = {
     "unet": "diffusion_pytorch_model",

@@ -16,7 +16,8 @@ import picture_adapters
 from in_process import Got, ask
 from PIL import Image
 
-from llm_lora import engines, picture_base
+from llm_lora import engines
+from llm_lora.base import image as picture_base
 from llm_lora.serving.layer.config import Limits, ServingConfig
 from llm_lora.serving.layer.layer import Layer
 from llm_lora.serving.painter import PictureServer

@@ -10,9 +10,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
 from llm_lora import files
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
 
 SIZES = {
     "hidden_size": 64,

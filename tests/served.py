@@ -13,9 +13,9 @@ import psutil
 from conftest import Command
 from safetensors.numpy import load_file, save_file
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
 from llm_lora import files
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
 from llm_lora.run import Run
 from llm_lora.store.store import Store
 

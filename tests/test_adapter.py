@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from llm_lora import adapter as adapters
 from llm_lora import files
-from llm_lora.base import Base
+from llm_lora.adapter import folder as adapters
+from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"

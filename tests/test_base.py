@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from model_folders import FAMILIES, write_family, write_folder, write_safetensors
 
-from llm_lora import base
+from llm_lora.base import text as base
 from llm_lora.errors import UserError
 
 

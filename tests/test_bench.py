@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.serving.measure import bench
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from model_folders import write_family
 
-from llm_lora.chat import Chat
+from llm_lora.base.chat import Chat
 from llm_lora.data.text import dataset
 from llm_lora.errors import UserError
 from llm_lora.recipe import Recipe

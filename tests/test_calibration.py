@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from llm_lora import base as bases
-from llm_lora.chat import Chat
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.example import Answer
 from llm_lora.schema import AnswerSchema
 from llm_lora.scores.calibration import confidences, reliability

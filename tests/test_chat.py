@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_folders import FAMILIES, GPT2_SPLIT, Family, write_family, write_folder
 
-from llm_lora import base
-from llm_lora.chat import Chat, Unencodable
+from llm_lora.base import text as base
+from llm_lora.base.chat import Chat, Unencodable
 from llm_lora.errors import UserError
 from llm_lora.example import Message, make_example
 
@@ -249,7 +249,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 def test_loading_takes_no_transformers(tmp_path: Path) -> None:
     write_family(tmp_path, "qwen2.5")
     code = (
-        "import sys; from pathlib import Path; from llm_lora.chat import Chat;"
+        "import sys; from pathlib import Path; from llm_lora.base.chat import Chat;"
         f"Chat.load(Path({str(tmp_path)!r}));"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

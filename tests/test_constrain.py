@@ -14,7 +14,7 @@ import schema_zoo
 import torch
 from transformers import AutoTokenizer, LogitsProcessorList
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.engines.text.constrain import Constraints
 from llm_lora.grammar.lint import lint
 from llm_lora.schema import AnswerSchema

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_folders import write_family
 
-from llm_lora.chat import Chat
+from llm_lora.base.chat import Chat
 from llm_lora.data.finding import Finding
 from llm_lora.data.text import dataset, duplicates
 from llm_lora.data.text.dataset import Dataset

@@ -12,9 +12,9 @@ import pytest
 from local_server import Application, serving
 from safetensors.numpy import save_file
 
-from llm_lora import adapter as adapters
 from llm_lora import files, recipe, text_task
 from llm_lora import run as runs
+from llm_lora.adapter import folder as adapters
 from llm_lora.errors import UserError
 from llm_lora.example import Message
 from llm_lora.progress import Progress

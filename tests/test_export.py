@@ -10,9 +10,9 @@ import pytest
 from conftest import Command
 from model_folders import FAMILIES, write_family
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
-from llm_lora.chat import Chat
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.errors import UserError
 from llm_lora.example import Message
 from llm_lora.export.llamacpp import modelfile, vocabulary, writing

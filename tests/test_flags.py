@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.machine import GIB, Hardware
 from llm_lora.serving.launch import vllm as flags
 

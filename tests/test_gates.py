@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from adapter_folders import NAME, put, report_of, three_versions, write_adapter
 
-from llm_lora import base as bases
 from llm_lora import recipe, rivals, timing
-from llm_lora.chat import Chat
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message
 from llm_lora.schema import AnswerSchema

@@ -11,10 +11,10 @@ import pytest
 import torch
 from image_runs import stop_after, train
 
-from llm_lora import adapter as adapters
-from llm_lora import arrays
+from llm_lora.adapter import folder as adapters
 from llm_lora.errors import UserError
 from llm_lora.progress import Interrupted
+from llm_lora.weights import arrays
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ import pytest
 from conftest import ROOT, Command
 from safetensors.numpy import save_file
 
-from llm_lora import adapter as adapters
 from llm_lora import files, image_task, pipeline, recipe, text_task
 from llm_lora import run as runs
+from llm_lora.adapter import folder as adapters
 from llm_lora.cli import show
 from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.errors import UserError

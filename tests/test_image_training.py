@@ -18,9 +18,8 @@ from image_runs import stop_after, train, weights
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from llm_lora import adapter as adapters
-from llm_lora import arrays
 from llm_lora import recipe as recipes
+from llm_lora.adapter import folder as adapters
 from llm_lora.engines.image import lora as picture_lora
 from llm_lora.engines.image import prompts as picture_prompts
 from llm_lora.engines.image.latents import Latents
@@ -29,6 +28,7 @@ from llm_lora.engines.shared.record import newest_checkpoint
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Interrupted
 from llm_lora.recipe_image_blocks import ImageLora
+from llm_lora.weights import arrays
 
 pytestmark = pytest.mark.slow
 
@@ -366,7 +366,7 @@ def product(update: Any) -> Any:
 
 
 def test_going_on_from_a_webuis_file(recipe: Path, done: tuple[Path, Fit], tmp_path: Path) -> None:
-    from llm_lora import lora_files
+    from llm_lora.adapter.webui import files as lora_files
 
     lora = lora_files.read(done[0] / "adapter", "sd1")
     # One module of another rank and alpha, as merged adapters have.

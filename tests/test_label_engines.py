@@ -17,10 +17,10 @@ import pytest
 import vision_folders
 from drawn import scene
 
-from llm_lora import vision_models
 from llm_lora.errors import UserError
 from llm_lora.label import candidates
 from llm_lora.label.candidates import Choice, Part
+from llm_lora.vision import models as vision_models
 
 PICTURES = [scene(seed, (48, 40)) for seed in range(5)]
 PARTS = (

@@ -15,7 +15,7 @@ from fake_vllm import BASE
 from in_process import Got, ask, chat, until
 from layer_parts import Parts, parts
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.serving.layer import upkeep
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.store.store import Version

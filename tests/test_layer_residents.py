@@ -13,7 +13,7 @@ from fake_vllm import FakeVllm, logprobs
 from in_process import Got, ask, chat, until
 from layer_parts import Parts, parts
 
-from llm_lora import adapter as adapters
+from llm_lora.adapter import folder as adapters
 from llm_lora.serving.layer import residents as residents_module
 from llm_lora.store.store import Version
 
@@ -422,7 +422,7 @@ def test_a_probe_that_fails_refuses_nobody_for_good(
 def test_an_adapter_of_another_base_is_not_served(made: Parts, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from llm_lora import base as bases
+    from llm_lora.base import text as bases
 
     other = replace(bases.resolve("tiny"), name="other", digest="0" * 64)
     folder = write_adapter(tmp_path / "foreign", seed=8, base=other)

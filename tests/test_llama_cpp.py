@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from conftest import Command
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
-from llm_lora.chat import Chat
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.export.llamacpp import writing
 from llm_lora.schema import AnswerSchema

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_lora import arrays, lora_files, tensors
+from llm_lora.adapter.webui import files as lora_files
 from llm_lora.errors import UserError
+from llm_lora.weights import arrays, tensors
 from llm_lora.weights.header import safetensors_header
 
 MODULE = "unet.mid_block.attentions.0.proj_in"

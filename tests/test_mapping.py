@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from adapter_folders import RANK, lora, write_adapter
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
-from llm_lora import mapping
-from llm_lora.base import Base
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.mapping import text as mapping
+from llm_lora.base import text as bases
+from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 
 TINY = bases.resolve("tiny")

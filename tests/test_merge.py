@@ -15,13 +15,14 @@ import pytest
 from conftest import Command
 from safetensors.numpy import load_file, save_file
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
-from llm_lora import files, tensors
-from llm_lora.adapter import Adapter
+from llm_lora import files
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.folder import Adapter
+from llm_lora.base import text as bases
 from llm_lora.errors import UserError
 from llm_lora.export import merge as merging
-from llm_lora.tensors import Tensor
+from llm_lora.weights import tensors
+from llm_lora.weights.tensors import Tensor
 
 
 def test_shards_hold_what_they_may_and_keep_the_order() -> None:
@@ -385,7 +386,7 @@ def test_divergence_and_loss_are_what_torch_says() -> None:
     import torch
     from torch.nn import functional
 
-    from llm_lora.chat import Encoded
+    from llm_lora.base.chat import Encoded
     from llm_lora.engines.text.comparing import _sums
 
     torch.manual_seed(0)

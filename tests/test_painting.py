@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from llm_lora import arrays, lora_files, picture_base, webui
+from llm_lora.adapter.webui import files as lora_files
+from llm_lora.adapter.webui import modules as webui
+from llm_lora.base import image as picture_base
 from llm_lora.engines.image import lora as picture_lora
 from llm_lora.engines.image import prompts as picture_prompts
 from llm_lora.engines.image.painting import Painter, Settings
 from llm_lora.engines.image.stack import Weights
 from llm_lora.errors import UserError
 from llm_lora.recipe_image_blocks import ImageLora
+from llm_lora.weights import arrays
 
 pytestmark = pytest.mark.slow
 

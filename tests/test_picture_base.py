@@ -13,9 +13,11 @@ import pytest
 from picture_bases import change, original_shapes, write_folder, write_header
 from test_base import ask_for
 
-from llm_lora import picture_base, picture_configs, picture_sources
+from llm_lora.adapter import sources as picture_sources
+from llm_lora.base import configs as picture_configs
+from llm_lora.base import image as picture_base
+from llm_lora.base.family import CONFIGS, Family
 from llm_lora.errors import UserError
-from llm_lora.picture_family import CONFIGS, Family
 
 SHARDS = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
 
@@ -351,7 +353,7 @@ def test_a_cached_base_is_found_offline(tmp_path: Path) -> None:
 
 
 def test_text_models_say_that_a_base_paints(folder: Path) -> None:
-    from llm_lora import base
+    from llm_lora.base import text as base
 
     with pytest.raises(UserError, match="this is a model that paints; set task: image"):
         base.resolve(str(folder))

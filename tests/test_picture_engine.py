@@ -17,7 +17,8 @@ from diffusers import DDPMScheduler, PNDMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora import picture_base
+from llm_lora.base import image as picture_base
+from llm_lora.base.image import PictureBase
 from llm_lora.data.image import buckets, captions
 from llm_lora.data.image.buckets import Bucket
 from llm_lora.data.image.dataset import Picture, PictureDataset
@@ -34,7 +35,6 @@ from llm_lora.engines.image.train.checkpoints import Checkpoint, Rungs, State
 from llm_lora.engines.image.train.optimizer import Optimizer, share
 from llm_lora.engines.image.train.record import Record
 from llm_lora.errors import UserError
-from llm_lora.picture_base import PictureBase
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.recipe_image_blocks import ImageData, ImageTrain
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from llm_lora import image_task, lora_prompt
 from llm_lora import recipe as recipes
+from llm_lora.base.image import PictureBase
 from llm_lora.data.image import files as picture_files
 from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.engines.image import sheets as picture_sheets
@@ -29,7 +30,6 @@ from llm_lora.engines.image.measure import measuring as picture_scores
 from llm_lora.engines.image.painting import Settings
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.image_task import Prepared
-from llm_lora.picture_base import PictureBase
 from llm_lora.progress import Fit
 from llm_lora.recipe_image import ImageGenerate
 from llm_lora.scores.image import gates as picture_gates

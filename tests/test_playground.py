@@ -18,8 +18,8 @@ from fake_vllm import FakeVllm, error
 from layer_parts import config
 from local_server import serving
 
-from llm_lora import adapter as adapters
 from llm_lora import files
+from llm_lora.adapter import folder as adapters
 from llm_lora.recipe_root import TASKS
 from llm_lora.serving.layer import playground
 from llm_lora.serving.layer.layer import Layer

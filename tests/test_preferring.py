@@ -13,9 +13,9 @@ import pytest
 import torch
 from conftest import Command
 
-from llm_lora import base as bases
 from llm_lora import files
-from llm_lora.chat import Chat
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.text import engine as text
 from llm_lora.engines.text.answers import load_trained

@@ -121,7 +121,7 @@ def test_failed_gates_need_force(tmp_path: Path) -> None:
 def test_a_base_that_is_not_here_is_told(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from llm_lora import base as bases
+    from llm_lora.base import text as bases
 
     gone = replace(bases.resolve("tiny"), name=str(tmp_path / "gone"))
     changed = replace(gone, name="tiny", digest="e" * 64)

@@ -20,8 +20,11 @@ from click.testing import CliRunner
 from made_runs import make_run
 from picture_adapters import RANK
 
-from llm_lora import adapter as adapters
-from llm_lora import any_base, files, mapping, picture_base
+from llm_lora import files
+from llm_lora.adapter import base as any_base
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.mapping import text as mapping
+from llm_lora.base import image as picture_base
 from llm_lora.cli import publishing, serving
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware

@@ -10,7 +10,7 @@ import vllm_forms as forms
 from adapter_folders import SCHEMA
 from layer_parts import publish
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.cli import shelves
 from llm_lora.serving.layer.adapters import listing
 from llm_lora.serving.layer.catalog import Catalog

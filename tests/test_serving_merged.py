@@ -16,7 +16,7 @@ from layer_parts import config, publish
 from made_runs import make_run
 from served import TOKENS, Served, greedy
 
-from llm_lora import adapter as adapters
+from llm_lora.adapter import folder as adapters
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from adapter_folders import NAME, put, report_of, three_versions, write_adapter
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
 from llm_lora.errors import UserError
 from llm_lora.store import aliases
 from llm_lora.store.store import Alias, Canary, Store, UnknownAdapter

@@ -11,7 +11,7 @@ from adapter_folders import NAME, put, three_versions, write_adapter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_lora import adapter as adapters
+from llm_lora.adapter import folder as adapters
 from llm_lora.errors import UserError
 from llm_lora.store import published
 from llm_lora.store.aliases import Alias

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_lora.base import TINY
+from llm_lora.base.text import TINY
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "data_templates" / "medical_qa"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import Command
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
 from llm_lora import files
-from llm_lora.chat import Chat
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.shared import loading
 from llm_lora.engines.text import batches, tuning

@@ -12,7 +12,7 @@ import torch
 from conftest import Command
 from safetensors.torch import load_file, save_file
 
-from llm_lora import base as bases
+from llm_lora.base import text as bases
 from llm_lora.engines.shared.trouble import full_disk, out_of_memory
 from llm_lora.errors import UserError
 

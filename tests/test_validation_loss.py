@@ -14,8 +14,8 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 from trl import SFTConfig
 
-from llm_lora import base as bases
-from llm_lora.chat import Chat
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.data.text.weighing import Course
 from llm_lora.engines.shared import loading
 from llm_lora.engines.text import batches

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from llm_lora import base as bases
-from llm_lora.chat import Chat
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.text import engine as text
 from llm_lora.schema import AnswerSchema

@@ -11,10 +11,12 @@ import webui_names as names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora import arrays, lora_files, webui
+from llm_lora.adapter.webui import files as lora_files
+from llm_lora.adapter.webui import modules as webui
+from llm_lora.adapter.webui.files import Lora, Module
+from llm_lora.base.family import Family
 from llm_lora.errors import UserError
-from llm_lora.lora_files import Lora, Module
-from llm_lora.picture_family import Family
+from llm_lora.weights import arrays
 
 DOTTED = {
     "attn1_to_q": "attn1.to_q",

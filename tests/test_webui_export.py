@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_lora import arrays, lora_files
+from llm_lora.adapter.webui import files as lora_files
+from llm_lora.adapter.webui.files import Lora, Module
+from llm_lora.base.family import Family
 from llm_lora.export.webui import metadata as webui_metadata
 from llm_lora.export.webui.metadata import Trained
-from llm_lora.lora_files import Lora, Module
-from llm_lora.picture_family import Family
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.recipe_image_blocks import ImageData, ImageLora
+from llm_lora.weights import arrays
 
 LORA: Lora = {
     "unet.mid_block.attentions.0.proj_in": Module(

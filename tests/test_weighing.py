@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, TEMPLATE
 
-from llm_lora import base as bases
-from llm_lora.chat import Chat, Encoded
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat, Encoded
 from llm_lora.data.text.dataset import prepare
 from llm_lora.data.text.weighing import Course, weigh
 from llm_lora.errors import UserError

@@ -16,7 +16,7 @@ from llm_lora import files
 
 pytestmark = pytest.mark.slow
 
-INSTALLED = "import llm_lora.picture_base as p; print(p.resolve('tiny').family, p.__file__)"
+INSTALLED = "import llm_lora.base.image as p; print(p.resolve('tiny').family, p.__file__)"
 
 
 def pip(*arguments: object) -> None:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from llm_lora import base, picture_base
 from llm_lora import machine as plan
+from llm_lora.base import image as picture_base
+from llm_lora.base import text as base
 from llm_lora.cli.console import console
 from llm_lora.errors import UserError
 

@@ -153,7 +153,7 @@ def _order(
     parts = choices.read(candidates or choices.BUILT_IN) if method == "clip" else ()
 
     def make() -> Labeller:
-        from llm_lora import vision_models
+        from llm_lora.vision import models as vision_models
 
         found = vision_models.resolve(name, method)
         # Only now: a mistake in what was asked for is told before anything heavy is imported.

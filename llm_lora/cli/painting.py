@@ -14,7 +14,7 @@ import click
 from llm_lora.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from llm_lora.picture_sources import Source
+    from llm_lora.adapter.sources import Source
 
 _GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -97,7 +97,8 @@ def generate(
     alone; one that names none with all of them at strength 1. Whatever no option says comes from
     the first adapter's recipe. Pictures are called by their seeds; earlier ones stay.
     """
-    from llm_lora import lora_prompt, picture_sources
+    from llm_lora import lora_prompt
+    from llm_lora.adapter import sources as picture_sources
 
     lora_prompt.parse(prompt)
     strengths = _strengths(grid) if grid else []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from llm_lora.any_base import AnyBase
+    from llm_lora.adapter.base import AnyBase
     from llm_lora.store.store import Alias, Store, Version
 
 _store_option = click.option(
@@ -251,8 +251,8 @@ def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
     Raises:
         UserError: there is neither, or the run is not finished.
     """
-    from llm_lora import adapter as adapters
     from llm_lora import run as runs
+    from llm_lora.adapter import folder as adapters
     from llm_lora.errors import UserError
     from llm_lora.files import read_object
 
@@ -277,8 +277,8 @@ def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
 
 def _base_at_hand(folder: Path) -> AnyBase | None:
     """The very base that an adapter was trained on, where this machine has it; never fetched."""
-    from llm_lora import adapter as adapters
-    from llm_lora import any_base
+    from llm_lora.adapter import base as any_base
+    from llm_lora.adapter import folder as adapters
 
     return any_base.at_hand(adapters.read(folder).manifest)
 

@@ -54,7 +54,7 @@ def lint(
     loaded = AnswerSchema.load(file)
     measure, cost = None, None
     if base is not None:
-        from llm_lora import base as bases
+        from llm_lora.base import text as bases
         from llm_lora.grammar import masks
 
         found = bases.resolve(base, download=False)

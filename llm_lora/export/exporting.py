@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llm_lora import adapter as adapters
-from llm_lora import files, mapping, text_task
-from llm_lora.adapter import Adapter
+from llm_lora import files, text_task
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.folder import Adapter
+from llm_lora.adapter.mapping import text as mapping
 from llm_lora.example import Message
 from llm_lora.export import merge as merging
 from llm_lora.export.llamacpp import modelfile, writing

@@ -11,7 +11,7 @@ import llguidance
 import numpy as np
 
 from llm_lora import files
-from llm_lora.base import Base
+from llm_lora.base.text import Base
 from llm_lora.grammar.constraint import decoding
 from llm_lora.schema import AnswerSchema
 

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llm_lora import adapter as adapters
-from llm_lora import engines, picture_base, versions
+from llm_lora import engines, versions
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import image as picture_base
+from llm_lora.base.image import PictureBase
 from llm_lora.errors import UserError
 from llm_lora.files import read_object
 from llm_lora.lora_prompt import Pick
-from llm_lora.picture_base import PictureBase
 from llm_lora.serving.layer import asgi, errors
 from llm_lora.serving.layer.config import ServingConfig
 from llm_lora.serving.layer.errors import Refused

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_lora import adapter as adapters
 from llm_lora import run as runs
-from llm_lora.adapter import MADE, Adapter
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.folder import MADE, Adapter
 from llm_lora.errors import Problem, UserError
 from llm_lora.run import Run
 from llm_lora.store.store import Store, Version, suggest_name

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from llm_lora import adapter as adapters
-from llm_lora import mapping
-from llm_lora.any_base import AnyBase
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.base import AnyBase
+from llm_lora.adapter.mapping import text as mapping
 from llm_lora.errors import UserError
 from llm_lora.store import aliases, published
 from llm_lora.store.aliases import Alias, Canary, Event, Stamp

@@ -19,7 +19,7 @@ from llm_lora.errors import Problem, UserError
 from llm_lora.example import Example, Message, Rejected, TooFewLeft, make_example
 
 if TYPE_CHECKING:
-    from llm_lora.chat import Chat
+    from llm_lora.base.chat import Chat
     from llm_lora.recipe import DataRecipe, Recipe
     from llm_lora.schema import AnswerSchema
 

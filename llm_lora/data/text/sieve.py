@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_lora.chat import Chat, Unencodable
+from llm_lora.base.chat import Chat, Unencodable
 from llm_lora.data.finding import Finding
 from llm_lora.data.text import formats
 from llm_lora.errors import Problem, UserError

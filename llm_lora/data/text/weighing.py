@@ -13,7 +13,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from llm_lora.chat import Chat, Encoded
+from llm_lora.base.chat import Chat, Encoded
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.grammar.constraint import decoding

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from llm_lora import arrays, files
+from llm_lora import files
 from llm_lora.errors import UserError
+from llm_lora.weights import arrays
 
 _FORMAT = "1"
 

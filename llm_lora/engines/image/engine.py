@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from llm_lora import lora_files
+from llm_lora.adapter.webui import files as lora_files
+from llm_lora.base.image import PictureBase
 from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.engines.image import lora as picture_lora
 from llm_lora.engines.image import prompts as picture_prompts
@@ -31,7 +32,6 @@ from llm_lora.engines.image.train.steps import Steps
 from llm_lora.engines.shared.loading import free_memory, peak_memory_bytes
 from llm_lora.engines.shared.record import StopOnSignal
 from llm_lora.engines.shared.trouble import full_disk, out_of_memory
-from llm_lora.picture_base import PictureBase
 from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe_image import ImageRecipe
 from llm_lora.weights import header

@@ -21,10 +21,10 @@ from diffusers import (
 )
 from transformers import logging as transformers_logging
 
+from llm_lora.base.image import PictureBase
 from llm_lora.engines.shared import loading
 from llm_lora.engines.shared.trouble import is_out_of_memory
 from llm_lora.errors import UserError
-from llm_lora.picture_base import PictureBase
 
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 _SILENT = "_use_default_values"

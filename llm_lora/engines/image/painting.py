@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from llm_lora import lora_prompt, picture_sources
+from llm_lora import lora_prompt
+from llm_lora.adapter import sources as picture_sources
+from llm_lora.base.image import PictureBase
 from llm_lora.engines.image import prompts as picture_prompts
 from llm_lora.engines.image.loading import Loaded, load, sampler
 from llm_lora.engines.image.noise import generator
@@ -20,7 +22,6 @@ from llm_lora.engines.image.stack import Stack, Weights
 from llm_lora.engines.shared.trouble import out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.lora_prompt import Pick
-from llm_lora.picture_base import PictureBase
 from llm_lora.recipe_image_blocks import ImageGenerate
 
 Watch = Callable[[], None]

@@ -14,8 +14,8 @@ from peft import PeftModel
 from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList
 from transformers import logging as transformers_logging
 
-from llm_lora.base import Base
-from llm_lora.chat import Chat
+from llm_lora.base.chat import Chat
+from llm_lora.base.text import Base
 from llm_lora.engines.shared.loading import Loaded, free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.shared.trouble import out_of_memory
 from llm_lora.engines.text.constrain import Constraints

@@ -15,8 +15,8 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerState
 from trl import SFTConfig
 
-from llm_lora.base import Base
-from llm_lora.chat import Chat, Encoded
+from llm_lora.base.chat import Chat, Encoded
+from llm_lora.base.text import Base
 from llm_lora.data.text.weighing import Course, weigh
 from llm_lora.engines.shared.loading import free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.shared.record import (

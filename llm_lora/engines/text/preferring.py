@@ -19,8 +19,8 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import AutoTokenizer, TrainerState
 from trl import DPOConfig, DPOTrainer
 
-from llm_lora.base import Base
-from llm_lora.chat import Chat, Unencodable
+from llm_lora.base.chat import Chat, Unencodable
+from llm_lora.base.text import Base
 from llm_lora.engines.shared.loading import Loaded, free_memory, load_base, peak_memory_bytes
 from llm_lora.engines.shared.record import Complete, Metrics, StopOnSignal, newest_checkpoint
 from llm_lora.engines.shared.trouble import full_disk, out_of_memory

@@ -13,8 +13,8 @@ import datasets
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from llm_lora.base import Base
-from llm_lora.chat import Chat
+from llm_lora.base.chat import Chat
+from llm_lora.base.text import Base
 from llm_lora.engines.shared.loading import Loaded
 from llm_lora.engines.text import tuning
 from llm_lora.engines.text.preferring import Places, Resumed, go_on

@@ -14,8 +14,8 @@ import torch
 from transformers import TrainingArguments
 
 from llm_lora import files
-from llm_lora.adapter import CONFIG
-from llm_lora.base import Base
+from llm_lora.adapter.folder import CONFIG
+from llm_lora.base.text import Base
 from llm_lora.engines.shared.trouble import full_disk
 from llm_lora.recipe import Recipe
 

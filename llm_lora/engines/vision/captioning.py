@@ -12,7 +12,7 @@ from llm_lora.engines.vision.clip import Clip, quieten
 from llm_lora.label import candidates
 from llm_lora.label.candidates import Part
 from llm_lora.label.labelling import Label
-from llm_lora.vision_models import VisionModel
+from llm_lora.vision.models import VisionModel
 
 if TYPE_CHECKING:
     from PIL import Image

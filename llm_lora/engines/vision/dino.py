@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from llm_lora.engines.vision.clip import quieten
 from llm_lora.scores.image.figures import Floats
-from llm_lora.vision_models import VisionModel
+from llm_lora.vision.models import VisionModel
 
 if TYPE_CHECKING:
     from PIL import Image

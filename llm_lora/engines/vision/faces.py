@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import dlib
 import numpy as np
 
-from llm_lora.face_models import FaceModel
 from llm_lora.scores.image.figures import Floats
+from llm_lora.vision.faces import FaceModel
 
 if TYPE_CHECKING:
     from PIL import Image

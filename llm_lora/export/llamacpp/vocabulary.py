@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import base as bases
 from llm_lora import files
-from llm_lora.chat import Chat
+from llm_lora.base import text as bases
+from llm_lora.base.chat import Chat
 from llm_lora.export.llamacpp.family import package, refuse
 
 if TYPE_CHECKING:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm_lora import adapter as adapters
-from llm_lora import arrays, files, image_task, lora_files
+from llm_lora import files, image_task
 from llm_lora import run as runs
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.webui import files as lora_files
 from llm_lora.export.webui import metadata as webui_metadata
 from llm_lora.export.webui.metadata import Trained
 from llm_lora.progress import Fit
 from llm_lora.run import Run
+from llm_lora.weights import arrays
 
 
 def write(here: Run, out: Path, step: int | None = None) -> Path:

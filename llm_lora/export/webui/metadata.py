@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import arrays, files
-from llm_lora.lora_files import Lora
-from llm_lora.picture_family import Family, Prediction
+from llm_lora import files
+from llm_lora.adapter.webui.files import Lora
+from llm_lora.base.family import Family, Prediction
 from llm_lora.recipe_image import ImageRecipe
+from llm_lora.weights import arrays
 
 if TYPE_CHECKING:
-    from llm_lora.arrays import Array
+    from llm_lora.weights.arrays import Array
 
 SPEC = "1.0.1"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora import adapter as adapters
-from llm_lora.any_base import AnyBase
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.base import AnyBase
 from llm_lora.errors import Problem, UserError
 from llm_lora.machine import Hardware, is_loopback
 from llm_lora.serving import sources

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
-from llm_lora import adapter, files
+from llm_lora import files
+from llm_lora.adapter import folder as adapter
 from llm_lora.errors import UserError
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.loader import what

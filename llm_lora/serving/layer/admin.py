@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from llm_lora import any_base
-from llm_lora.any_base import AnyBase
+from llm_lora.adapter import base as any_base
+from llm_lora.adapter.base import AnyBase
 from llm_lora.errors import UserError
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.errors import Refused

@@ -8,10 +8,10 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from llm_lora.adapter import MADE
+from llm_lora.adapter.folder import MADE
+from llm_lora.adapter.mapping.text import SERVER_RANKS
 from llm_lora.errors import UserError
 from llm_lora.jsontext import quote
-from llm_lora.mapping import SERVER_RANKS
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.loader import TooLarge, Unfit, what
 from llm_lora.store.aliases import ALIAS

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
-from llm_lora import adapter as adapters
-from llm_lora import any_base, mapping
-from llm_lora.adapter import Adapter
-from llm_lora.any_base import AnyBase
+from llm_lora.adapter import base as any_base
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.base import AnyBase
+from llm_lora.adapter.folder import Adapter
+from llm_lora.adapter.mapping import text as mapping
 from llm_lora.errors import UserError
 from llm_lora.serving.layer import asgi, probe
 from llm_lora.serving.layer.errors import Refused

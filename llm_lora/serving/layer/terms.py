@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from llm_lora import adapter
+from llm_lora.adapter import folder as adapter
 from llm_lora.grammar.constraint import request_fields
 from llm_lora.schema import AnswerSchema
 from llm_lora.store.store import Version

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from llm_lora import adapter as adapters
 from llm_lora import files
-from llm_lora.adapter import Adapter
+from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.folder import Adapter
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message
 from llm_lora.progress import Listener, Progress, Watcher

@@ -12,11 +12,11 @@ from PIL import Image
 
 from llm_lora.engines.image.measure.evidence import Evidence
 from llm_lora.engines.vision.dino import Dino
-from llm_lora.face_models import FaceModel
-from llm_lora.judges import Judges
 from llm_lora.progress import Listener, Progress
 from llm_lora.scores.image.figures import Floats
-from llm_lora.vision_models import VisionModel
+from llm_lora.vision.faces import FaceModel
+from llm_lora.vision.judges import Judges
+from llm_lora.vision.models import VisionModel
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora import judges as judging
+from llm_lora.base.image import PictureBase
 from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.engines.image.measure import compared as picture_compared
 from llm_lora.engines.image.measure import dimensions as picture_dimensions
@@ -20,9 +20,9 @@ from llm_lora.engines.image.painting import Painter
 from llm_lora.engines.image.sheets import sheet, write_picture
 from llm_lora.engines.shared.trouble import out_of_memory
 from llm_lora.engines.vision.clip import Clip
-from llm_lora.picture_base import PictureBase
 from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe_image import ImageRecipe
+from llm_lora.vision import judges as judging
 
 _DIGITS = 4
 _SMALLER = "lower generate.batch_size, or name a smaller judge.embedder"

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import arrays, files
+from llm_lora import files
+from llm_lora.adapter.webui.modules import module, stem
+from llm_lora.base.family import Family
 from llm_lora.errors import Problem, UserError
-from llm_lora.picture_family import Family
-from llm_lora.webui import module, stem
+from llm_lora.weights import arrays
 
 if TYPE_CHECKING:
-    from llm_lora.arrays import Array
+    from llm_lora.weights.arrays import Array
 
 _HALVES = {
     "lora_down.weight": "down",

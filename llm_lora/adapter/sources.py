@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora import adapter as adapters
-from llm_lora import files, picture_base
+from llm_lora import files
 from llm_lora import run as runs
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import image as picture_base
+from llm_lora.base.image import PictureBase
 from llm_lora.errors import Problem, UserError
-from llm_lora.picture_base import PictureBase
 
 _SETTINGS = ("steps", "guidance", "negative_prompt", "width", "height", "scheduler")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_lora import base as bases
+from llm_lora.base import hub
+from llm_lora.base import text as bases
 from llm_lora.errors import Problem, UserError
 from llm_lora.files import ASSETS
 from llm_lora.weights import header
@@ -49,7 +50,7 @@ def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
     """
     folder = TINY if name == "tiny" else Path(name).expanduser()
     if not folder.is_dir():
-        if not bases.HUB_ID.fullmatch(name):
+        if not hub.HUB_ID.fullmatch(name):
             raise UserError(
                 "no such folder", where=name, fix="check the path, or name a model as owner/name"
             )
@@ -78,13 +79,13 @@ def _fetch(name: str, *, download: bool) -> Path:
     hub's own bot has proposed a conversion to safetensors; that proposal is taken instead.
     """
     try:
-        folder = bases.fetch(name, None, _FILES, local_only=not download)
+        folder = hub.fetch(name, None, _FILES, local_only=not download)
         if list(folder.glob("*.safetensors")) or not download:
             return folder
         proposal = _proposal(name)
         if proposal is None:
             return folder
-        return bases.fetch(name, proposal, _FILES, local_only=False)
+        return hub.fetch(name, proposal, _FILES, local_only=False)
     except UserError as error:
         fix = "check the name, or name the folder of a model that was fetched before"
         raise UserError(Problem(one.what, one.where, fix) for one in error.problems) from None

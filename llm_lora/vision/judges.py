@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llm_lora import face_models, vision_models
 from llm_lora.errors import Problem, UserError
-from llm_lora.face_models import FaceModel
 from llm_lora.recipe_image_blocks import ImageJudge
-from llm_lora.vision_models import VisionModel
+from llm_lora.vision import faces as face_models
+from llm_lora.vision import models as vision_models
+from llm_lora.vision.faces import FaceModel
+from llm_lora.vision.models import VisionModel
 
 T = TypeVar("T")
 

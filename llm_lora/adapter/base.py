@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from llm_lora import adapter as adapters
-from llm_lora import base as bases
-from llm_lora import picture_base
-from llm_lora.base import Base
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import image as picture_base
+from llm_lora.base import text as bases
+from llm_lora.base.image import PictureBase
+from llm_lora.base.text import Base
 from llm_lora.errors import UserError
-from llm_lora.picture_base import PictureBase
 
 AnyBase = Base | PictureBase
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora import base as bases
-from llm_lora import files, picture_configs, single_file
-from llm_lora.errors import UserError
-from llm_lora.files import ASSETS
-from llm_lora.picture_family import (
+from llm_lora import files
+from llm_lora.base import configs as picture_configs
+from llm_lora.base import hub, single_file
+from llm_lora.base import text as bases
+from llm_lora.base.family import (
     CANNOT,
     CONFIGS,
     NATIVE,
@@ -26,6 +26,8 @@ from llm_lora.picture_family import (
     of_unet,
     require_plain,
 )
+from llm_lora.errors import UserError
+from llm_lora.files import ASSETS
 from llm_lora.weights import header
 
 TINY = ASSETS / "tiny_image"
@@ -134,21 +136,21 @@ def resolve(
         raise single_file.ggml(base)
     if path.is_file():
         return _single_file(base, path.resolve(), prediction)
-    if not bases.HUB_ID.fullmatch(base):
+    if not hub.HUB_ID.fullmatch(base):
         raise UserError(
             "no such folder or file",
             where=base,
             fix="check the path, or name a model on the hub as owner/name",
         )
     snapshot = _fetch(base, revision, local_only=not download)
-    return _inspect(base, snapshot, bases.commit(snapshot) or revision, prediction)
+    return _inspect(base, snapshot, hub.commit(snapshot) or revision, prediction)
 
 
 def _fetch(name: str, revision: str | None, *, local_only: bool) -> Path:
     """Full weights where there are such, for half ones would only double what is fetched."""
-    folder = bases.fetch(name, revision, _FILES, without=[_HALVES, *_OTHERS], local_only=local_only)
+    folder = hub.fetch(name, revision, _FILES, without=[_HALVES, *_OTHERS], local_only=local_only)
     if not local_only and not any((folder / "unet").glob("*.safetensors")):
-        folder = bases.fetch(name, revision, _FILES, without=_OTHERS, local_only=False)
+        folder = hub.fetch(name, revision, _FILES, without=_OTHERS, local_only=False)
     return folder
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm_lora import files
-from llm_lora.picture_family import CONFIGS, Family
+from llm_lora.base.family import CONFIGS, Family
 
 MERGES = CONFIGS / "merges.txt"
 """CLIP's byte-pair merges, in the form that tokenizers read."""

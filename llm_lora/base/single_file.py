@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora import base as bases
-from llm_lora.errors import UserError
-from llm_lora.picture_family import (
+from llm_lora.base import text as bases
+from llm_lora.base.family import (
     CANNOT,
     NATIVE,
     NO_SHARES,
@@ -19,6 +18,7 @@ from llm_lora.picture_family import (
     of_unet,
     require_plain,
 )
+from llm_lora.errors import UserError
 from llm_lora.weights import header
 
 _UNET = "model.diffusion_model."

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from llm_lora.base.hub import HUB_ID, commit, fetch
 
 from llm_lora import files
 from llm_lora.errors import UserError
@@ -24,10 +25,6 @@ PIPELINE = "model_index.json"
 """What diffusers keeps in the folder of a model that paints."""
 
 
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-"""How models on the hub are called."""
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
 
 
@@ -75,11 +72,6 @@ def resolve(base: str, revision: str | None = None, *, download: bool = True) ->
         )
     snapshot = fetch(base, revision, _FILES, local_only=not download)
     return _inspect(base, snapshot, commit(snapshot) or revision)
-
-
-def commit(snapshot: Path) -> str | None:
-    """The commit that a folder in the hub's cache holds."""
-    return snapshot.name if _COMMIT.fullmatch(snapshot.name) else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -192,62 +184,3 @@ def _digest(folder: Path, weights: list[Path]) -> str:
     for path in (folder / CONFIG, folder / TOKENIZER, *weights):
         total.update(f"{path.name} {path.stat().st_size} {sampled_sha256(path)}\n".encode())
     return total.hexdigest()
-
-
-def fetch(
-    name: str,
-    revision: str | None,
-    patterns: list[str],
-    *,
-    without: list[str] | None = None,
-    local_only: bool,
-) -> Path:
-    """The snapshot of a model in the hub's cache, downloaded where it is not there yet.
-
-    Args:
-        name, revision: as on the hub.
-        patterns: files to fetch.
-        without: files not to fetch though they fit one of the patterns.
-        local_only: look into the cache alone.
-
-    Raises:
-        UserError: there is no such model, it may not be had, or the hub cannot be reached.
-    """
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=without,
-                local_files_only=local_only,
-            )
-        )
-    except errors.GatedRepoError:
-        problem = "this model is gated: its owner must let you in"
-        fix = f"accept its terms on its page ({name}), then log in: hf auth login"
-    except errors.RepositoryNotFoundError:
-        problem = "there is no such folder here and no such model on the hub (or it is private)"
-        fix = "check the spelling; for a private model log in: hf auth login"
-    except errors.RevisionNotFoundError:
-        problem = f"this model has no revision {revision!r}"
-        fix = "check base and revision in the recipe"
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        problem = "the hub cannot be reached, and this model is not in the local cache"
-        fix = (
-            "go online once (and unset HF_HUB_OFFLINE), name a local folder, "
-            "or use the embedded base: --set base=tiny"
-        )
-    except errors.HFValidationError:
-        problem, fix = "this is no folder and no name of a hub model", "write owner/name"
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        problem = f"the hub answered {status}"
-        refused = status in (401, 403)
-        fix = "log in anew: hf auth login" if refused else "try again later, or name a local folder"
-    except OSError as error:
-        raise files.write_error(error, Path(name)) from None
-    # Without its cause: the library's texts quote request headers and addresses.
-    raise UserError(problem, where=name, fix=fix) from None

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import files, tensors
+from llm_lora import files
 from llm_lora.errors import UserError
+from llm_lora.weights import tensors
 from llm_lora.weights.header import safetensors_parts
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llm_lora import base, files
+from llm_lora import files
+from llm_lora.base import text as base
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message, make_example
 
