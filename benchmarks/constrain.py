@@ -25,8 +25,8 @@ from transformers import AutoTokenizer
 
 from llm_lora.base import text as bases
 from llm_lora.grammar.constraint import decoding
-from llm_lora.jsontext import dumps
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.json_text import dumps
 
 _ANSWERS, _TOKENS = 20, 120
 _TEMPLATE = Path(__file__).parent.parent / "data_templates/medical_qa/answer.schema.json"

@@ -203,12 +203,12 @@ def ours(cache: bool) -> Callable[[argparse.Namespace, Watch], None]:
     """llm-lora's own training, with or without what it keeps."""
 
     def train(arguments: argparse.Namespace, watch: Watch) -> None:
-        from llm_lora import image_task
         from llm_lora.engines.image import engine as image
         from llm_lora.engines.image.train import order as picture_order
         from llm_lora.progress import Progress
-        from llm_lora.recipe_image import ImageRecipe
-        from llm_lora.recipe_image_blocks import ImageData, ImageLora, ImageTrain
+        from llm_lora.recipe.image.blocks import ImageData, ImageLora, ImageTrain
+        from llm_lora.recipe.image.recipe import ImageRecipe
+        from llm_lora.tasks import image as image_task
 
         recipe = ImageRecipe(
             task="image",

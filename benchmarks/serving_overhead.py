@@ -22,7 +22,6 @@ import httpx
 
 from llm_lora import machine as plan
 from llm_lora import run as runs
-from llm_lora import text_task
 from llm_lora.adapter import folder as adapters
 from llm_lora.serving.client import Client, as_json
 from llm_lora.serving.launch import launching as launch
@@ -34,7 +33,8 @@ from llm_lora.serving.layer.text import requests
 from llm_lora.serving.measure import load, trial
 from llm_lora.serving.measure.load import Load
 from llm_lora.store.store import Store, Version
-from llm_lora.text_task import Prepared
+from llm_lora.tasks.text import task as text_task
+from llm_lora.tasks.text.task import Prepared
 
 NAME = "bench"
 BY = "benchmark"

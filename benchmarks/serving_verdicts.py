@@ -22,7 +22,6 @@ from jsonschema import Draft202012Validator
 
 from llm_lora import machine as plan
 from llm_lora import run as runs
-from llm_lora import text_task
 from llm_lora.adapter import folder as adapters
 from llm_lora.serving.client import as_json
 from llm_lora.serving.launch import launching as launch
@@ -31,6 +30,7 @@ from llm_lora.serving.launch import vllm as flags
 from llm_lora.serving.launch.text import Wanted
 from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store
+from llm_lora.tasks.text import task as text_task
 
 NAME = "bench"
 FEW_TOKENS = 40

@@ -21,14 +21,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llm_lora import engines, files, learning, pipeline, recipe, versions
+from llm_lora import engines, files, pipeline, versions
 from llm_lora import run as runs
 from llm_lora.data.text.dataset import Dataset
-from llm_lora.prepared import max_new_tokens, prepare
 from llm_lora.progress import Progress
+from llm_lora.recipe import loading as recipe
 from llm_lora.report.text import document as report
 from llm_lora.report.text.document import FORMS
 from llm_lora.run import Run
+from llm_lora.tasks.text import learning
+from llm_lora.tasks.text.prepared import max_new_tokens, prepare
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "medical_qa.yaml"

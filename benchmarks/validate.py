@@ -173,7 +173,7 @@ def write(folder: Path, shape: str, answers: int) -> tuple[Path, Path]:
 
 
 def with_llm_lora(path: Path, schema: Path, jobs: int) -> tuple[int, int]:
-    from llm_lora.schema import AnswerSchema
+    from llm_lora.schema.answer import AnswerSchema
     from llm_lora.validate.judging import Judge, Summary, judge_blocks
 
     summary = Summary()

@@ -15,8 +15,6 @@ import drawn
 import picture_models
 import torch
 
-from llm_lora import image_task
-from llm_lora import recipe as recipes
 from llm_lora.base import image as picture_base
 from llm_lora.engines.image import engine as image
 from llm_lora.engines.image import loading as picture_loading
@@ -26,6 +24,8 @@ from llm_lora.engines.image.loading import Loaded
 from llm_lora.engines.image.painting import Settings
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit, Progress
+from llm_lora.recipe import loading as recipes
+from llm_lora.tasks import image as image_task
 
 # Tests neither use nor fill the user's own cache.
 _CACHE = tempfile.mkdtemp(prefix="llm-lora-cache-")

@@ -28,8 +28,8 @@ from llm_lora.grammar import matching as grammar
 from llm_lora.grammar.lint import lint
 from llm_lora.grammar.matching import Backend
 from llm_lora.grammar.probes import Probes
-from llm_lora.jsontext import dumps
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.json_text import dumps
 
 _BYTES, _TOKENS, _ROWS = 800, 160, 4
 

@@ -17,7 +17,7 @@ from referencing.jsonschema import DRAFT7 as SPEC7
 from referencing.jsonschema import DRAFT202012 as SPEC2020
 
 from llm_lora.errors import UserError
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 DRAFTS = {
     "draft7": (DRAFT7, Draft7Validator, SPEC7),

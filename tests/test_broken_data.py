@@ -17,8 +17,8 @@ from model_folders import write_family
 from llm_lora.base.chat import Chat
 from llm_lora.data.text import dataset
 from llm_lora.errors import UserError
-from llm_lora.recipe import Recipe
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import Recipe
+from llm_lora.schema.answer import AnswerSchema
 
 HERE = Path(__file__).parent
 BROKEN = HERE / "broken_data"

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora import bulk, jsontext
-from llm_lora.jsontext import NotJson
+from llm_lora.schema import bulk
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.json_text import NotJson
 
 TRICKY = [
     b'{"a":1,"a":2}', b'{"a":{"b":1,"b":1}}', b'[{"a":1},{"a":1}]', b'{"\\u0061":1,"a":2}',

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llm_lora.errors import UserError
-from llm_lora.schema import AnswerSchema
-from llm_lora.subschemas import Subschemas
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.subschemas import Subschemas
 
 
 def write(folder: Path, **documents: Any) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from llm_lora.base import text as bases
 from llm_lora.base.chat import Chat
 from llm_lora.example import Answer
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.calibration import confidences, reliability
 from llm_lora.scores.scoring import FieldScore
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LogitsProcessorList
 from llm_lora.base import text as bases
 from llm_lora.engines.text.constrain import Constraints
 from llm_lora.grammar.lint import lint
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 SCHEMA = AnswerSchema.from_text(
     json.dumps(

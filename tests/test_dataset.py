@@ -21,8 +21,8 @@ from llm_lora.data.text.dataset import Dataset
 from llm_lora.data.text.split import SIDES, fingerprint, side_of, split
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message, Rejected, make_example
-from llm_lora.recipe import Recipe
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import Recipe
+from llm_lora.schema.answer import AnswerSchema
 
 WORDS = [f"{a}{b}{c}" for a in "bdk" for b in "aeiou" for c in "lmnrst"]
 SCHEMA = AnswerSchema.from_text(

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
 import install
-from llm_lora.schema import Reason, Verdict
+from llm_lora.schema.answer import Reason, Verdict
 from llm_lora.serving.layer.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent

@@ -12,16 +12,18 @@ import pytest
 from local_server import Application, serving
 from safetensors.numpy import save_file
 
-from llm_lora import files, recipe, text_task
+from llm_lora import files
 from llm_lora import run as runs
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import UserError
 from llm_lora.example import Message
 from llm_lora.progress import Progress
+from llm_lora.recipe import loading as recipe
 from llm_lora.run import Run
 from llm_lora.serving.client import Client
 from llm_lora.serving.measure import drift
-from llm_lora.text_task import Prepared
+from llm_lora.tasks.text import task as text_task
+from llm_lora.tasks.text.task import Prepared
 
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 

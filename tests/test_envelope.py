@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_lora.errors import UserError
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.validate import intake
 from llm_lora.validate import judging as validate
 from llm_lora.validate.envelope import Envelope

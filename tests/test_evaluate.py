@@ -14,7 +14,7 @@ from llm_lora.base import text as bases
 from llm_lora.base.chat import Chat
 from llm_lora.engines.text import engine as text
 from llm_lora.example import Message
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 pytestmark = pytest.mark.slow
 

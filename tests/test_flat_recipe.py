@@ -15,11 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_recipe import GOLDEN, plain_values, write
 
-from llm_lora import flat_recipe, pipeline, run, tasks, yaml_source
+from llm_lora import pipeline, run
 from llm_lora.cli.recipes import recipe
 from llm_lora.errors import UserError
-from llm_lora.recipe import Recipe, convert, load, read
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe import yaml as yaml_source
+from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.loading import Recipe, convert, load, read
+from llm_lora.recipe.lora_scripts import reading as flat_recipe
+from llm_lora.tasks import task as tasks
 
 FLAT = Path(__file__).parent / "flat_recipes"
 

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from adapter_folders import NAME, put, report_of, three_versions, write_adapter
 
-from llm_lora import recipe, rivals, timing
 from llm_lora.base import text as bases
 from llm_lora.base.chat import Chat
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe import loading as recipe
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores import gates
 from llm_lora.scores.gates import Rival
 from llm_lora.store.store import Store
+from llm_lora.tasks.text import rivals, timing
 
 SCHEMA = AnswerSchema.from_text(
     json.dumps(

@@ -18,7 +18,7 @@ from llm_lora.engines.image import noise as picture_noise
 from llm_lora.engines.image.latents import Cut
 from llm_lora.engines.image.noise import Noised
 from llm_lora.engines.image.train.loop import Training
-from llm_lora.recipe_image_blocks import ImageLora
+from llm_lora.recipe.image.blocks import ImageLora
 
 pytestmark = pytest.mark.slow
 

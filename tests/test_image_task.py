@@ -14,16 +14,19 @@ import pytest
 from conftest import ROOT, Command
 from safetensors.numpy import save_file
 
-from llm_lora import files, image_task, pipeline, recipe, text_task
+from llm_lora import files, pipeline
 from llm_lora import run as runs
 from llm_lora.adapter import folder as adapters
-from llm_lora.cli import show
+from llm_lora.cli.show import live as show
 from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.errors import UserError
-from llm_lora.image_task import Prepared
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe import loading as recipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run
+from llm_lora.tasks import image as image_task
+from llm_lora.tasks.image import Prepared
+from llm_lora.tasks.text import task as text_task
 
 STYLE = ROOT / "recipes" / "style_lora.yaml"
 TEMPLATE = ROOT / "data_templates" / "style_lora"

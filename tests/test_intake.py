@@ -17,7 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from llm_lora.errors import UserError
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.validate import intake
 from llm_lora.validate import judging as validate
 from llm_lora.validate.judging import Judge, LineVerdict, Summary, judge_blocks, judge_file

@@ -23,7 +23,7 @@ from layer_parts import config
 
 from llm_lora import machine as plan
 from llm_lora.base import text as bases
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.launch import vllm as flags
 from llm_lora.store.store import Store
 

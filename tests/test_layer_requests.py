@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from in_process import JSON, Got, ask, chat
 from layer_parts import Parts, parts
 
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.terms import Terms
 from llm_lora.serving.layer.text import requests

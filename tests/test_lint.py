@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schema_zoo import INTEGER, closed
 
-from llm_lora import jsontext
 from llm_lora.cli.commands import app
 from llm_lora.errors import UserError
 from llm_lora.grammar.constraint import decoding, request_fields
@@ -26,8 +25,9 @@ from llm_lora.grammar.matching import Refused, compile_schema, draw, stop
 from llm_lora.grammar.probes import Probes
 from llm_lora.grammar.sampling import sample
 from llm_lora.grammar.stricter import stricter
-from llm_lora.narrowing import narrowed
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.narrowing import narrowed
 
 MEDICAL = Path(__file__).parent.parent / "data_templates/medical_qa/answer.schema.json"
 LOOSE = {

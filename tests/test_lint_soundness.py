@@ -13,7 +13,7 @@ import pytest
 
 from llm_lora.grammar.lint import lint
 from llm_lora.grammar.matching import BACKENDS, Backend
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,7 +15,7 @@ from llm_lora.base import text as bases
 from llm_lora.base.chat import Chat
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.export.llamacpp import writing
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 pytest.importorskip("gguf", reason="the extra [gguf] is not installed")
 llama_cpp = pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip xllamacpp")

@@ -9,7 +9,7 @@ import pytest
 
 from llm_lora.errors import UserError
 from llm_lora.grammar.features import FRAGMENTS
-from llm_lora.schema import NOTES, RULES, AnswerSchema
+from llm_lora.schema.answer import NOTES, RULES, AnswerSchema
 
 INNER = {"type": "object", "properties": {"a": {"type": "integer"}}}
 NAMED = {"name": "n", "description": "d", "strict": True, "schema": INNER}

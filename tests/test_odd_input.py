@@ -11,7 +11,8 @@ import click
 import pytest
 from conftest import ROOT, RunCommand
 
-from llm_lora import pipeline, yaml_source
+from llm_lora import pipeline
+from llm_lora.recipe import yaml as yaml_source
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from llm_lora.engines.image import prompts as picture_prompts
 from llm_lora.engines.image.painting import Painter, Settings
 from llm_lora.engines.image.stack import Weights
 from llm_lora.errors import UserError
-from llm_lora.recipe_image_blocks import ImageLora
+from llm_lora.recipe.image.blocks import ImageLora
 from llm_lora.weights import arrays
 
 pytestmark = pytest.mark.slow

@@ -35,8 +35,8 @@ from llm_lora.engines.image.train.checkpoints import Checkpoint, Rungs, State
 from llm_lora.engines.image.train.optimizer import Optimizer, share
 from llm_lora.engines.image.train.record import Record
 from llm_lora.errors import UserError
-from llm_lora.recipe_image import ImageRecipe
-from llm_lora.recipe_image_blocks import ImageData, ImageTrain
+from llm_lora.recipe.image.blocks import ImageData, ImageTrain
+from llm_lora.recipe.image.recipe import ImageRecipe
 
 
 def scheduler(prediction: str = "epsilon") -> Any:

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from llm_lora import files
 from llm_lora.errors import UserError
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.image import gates as picture_gates
 from llm_lora.scores.image.gates import DIMENSIONS
 from llm_lora.validate.judging import judge_file

@@ -17,21 +17,22 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from llm_lora import files, tasks
-from llm_lora import recipe as recipes
+from llm_lora import files
 from llm_lora.cli import commands, shelves
 from llm_lora.data.image import dataset as pictures
 from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.engines.image.sheets import sheet, write_picture
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe import loading as recipes
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.report.image import document as picture_report
 from llm_lora.report.image import embed as picture_embed
 from llm_lora.report.image import page as picture_page
 from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.tasks import task as tasks
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -19,8 +19,7 @@ import vision_folders
 from conftest import ROOT
 from PIL import Image
 
-from llm_lora import image_task, lora_prompt
-from llm_lora import recipe as recipes
+from llm_lora import lora_prompt
 from llm_lora.base.image import PictureBase
 from llm_lora.data.image import files as picture_files
 from llm_lora.data.image.dataset import Picture, PictureDataset
@@ -29,11 +28,13 @@ from llm_lora.engines.image.measure import evidence as picture_evidence
 from llm_lora.engines.image.measure import measuring as picture_scores
 from llm_lora.engines.image.painting import Settings
 from llm_lora.engines.image.sheets import Pixels
-from llm_lora.image_task import Prepared
 from llm_lora.progress import Fit
-from llm_lora.recipe_image import ImageGenerate
+from llm_lora.recipe import loading as recipes
+from llm_lora.recipe.image.recipe import ImageGenerate
 from llm_lora.scores.image import gates as picture_gates
 from llm_lora.scores.image.gates import DIMENSIONS
+from llm_lora.tasks import image as image_task
+from llm_lora.tasks.image import Prepared
 from pretraining.image.drawing import draw
 from pretraining.image.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, TEXTURES, Scene
 from pretraining.image.styles import STYLES

@@ -16,7 +16,7 @@ from test_picture_files import png
 from llm_lora.data.image import dataset as pictures
 from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.errors import UserError
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 
 RESOLUTION = 128
 

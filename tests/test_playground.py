@@ -20,7 +20,7 @@ from local_server import serving
 
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
-from llm_lora.recipe_root import TASKS
+from llm_lora.recipe.root import TASKS
 from llm_lora.serving.layer import playground
 from llm_lora.serving.layer.layer import Layer
 from llm_lora.store.store import Store

@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from llm_lora import lora_prompt, recipe, run
+from llm_lora import lora_prompt, run
 from llm_lora.base import image as picture_base
 from llm_lora.base import text as bases
 from llm_lora.base.family import CONFIGS
@@ -27,8 +27,9 @@ from llm_lora.engines.image import lora as picture_lora
 from llm_lora.engines.image.loading import Loaded
 from llm_lora.errors import UserError
 from llm_lora.export import merge
-from llm_lora.recipe_image import ImageRecipe
-from llm_lora.recipe_image_blocks import ImageLora
+from llm_lora.recipe import loading as recipe
+from llm_lora.recipe.image.blocks import ImageLora
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.vision import models as vision_models
 
 PAGE = ROOT / "docs" / "predecessor.md"

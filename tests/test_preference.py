@@ -9,8 +9,8 @@ import pytest
 
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message, make_example
-from llm_lora.recipe import load
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import load
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.preference import Pair, pairs, reward, some
 
 SCHEMA = AnswerSchema.from_text(

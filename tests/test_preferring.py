@@ -23,8 +23,8 @@ from llm_lora.engines.text.preferring import _encoded
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Progress
-from llm_lora.recipe import load
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import load
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.preference import Pair
 
 pytestmark = pytest.mark.slow

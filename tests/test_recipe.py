@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llm_lora import mistakes as mistakes_module
-from llm_lora import yaml_source
 from llm_lora.errors import UserError
-from llm_lora.recipe import PROFILES, Recipe, json_schema, load
+from llm_lora.recipe import mistakes as mistakes_module
+from llm_lora.recipe import yaml as yaml_source
+from llm_lora.recipe.loading import PROFILES, Recipe, json_schema, load
 
 ROOT = Path(__file__).parent.parent
 BROKEN = Path(__file__).parent / "broken_recipes"
@@ -522,7 +522,7 @@ def test_shipped_recipes_point_editors_to_the_schema_and_tell_the_command() -> N
 
 def test_committed_editor_schema_is_true() -> None:
     committed = json.loads((ROOT / "recipes" / "recipe.schema.json").read_text())
-    assert committed == json_schema(), "run python -m llm_lora.recipe"
+    assert committed == json_schema(), "run python -m llm_lora.recipe.loading"
 
 
 def test_editor_schema_accepts_what_load_accepts() -> None:
@@ -568,7 +568,7 @@ def test_every_setting_is_described() -> None:
 
 def test_import_brings_in_neither_yaml_nor_anything_heavy() -> None:
     code = (
-        "import sys, llm_lora.recipe, llm_lora.machine\n"
+        "import sys, llm_lora.recipe.loading, llm_lora.machine\n"
         "heavy = {'ruamel.yaml', 'torch', 'transformers', 'numpy', 'psutil', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_recipe import BROKEN, blocks, file_names, mistakes, printable, tricky, write
 
-from llm_lora import yaml_source
-from llm_lora.recipe import PROFILES, Recipe, json_schema, load
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe import yaml as yaml_source
+from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.loading import PROFILES, Recipe, json_schema, load
 
 MINIMAL = "task: image\nbase: tiny\ndata: {train: pictures}\n"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora import jsontext
-from llm_lora.repair import mend
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.repair import mend
 
 CERTAIN = {
     '```json\n{"a":1}\n```': ('{"a":1}', ("code_fence",)),

@@ -15,7 +15,7 @@ from llm_lora.example import Answer, Example, Message
 from llm_lora.report import charts
 from llm_lora.report.text import document as report
 from llm_lora.report.text.page import clock, percent
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 SCHEMA = AnswerSchema.from_text(
     json.dumps(

@@ -16,7 +16,7 @@ from llm_lora.example import Answer, Example, Message
 from llm_lora.report.text import document as report
 from llm_lora.report.text import page, samples, versus
 from llm_lora.run import Run
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.gates import Rival
 
 LEVELS = ["low", "middling", "high", "<b>odd</b>"]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from random_schemas import DRAFT7, DRAFT2020, Maker
 
-from llm_lora import jsontext
 from llm_lora.errors import UserError
-from llm_lora.jsontext import NotJson, format_path, locate, parse
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.json_text import NotJson, format_path, locate, parse
 
 GOLDEN = Path(__file__).parent / "golden"
 TEMPLATES = Path(__file__).parent.parent / "data_templates"

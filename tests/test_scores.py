@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_lora.schema import AnswerSchema, Verdict
+from llm_lora.schema.answer import AnswerSchema, Verdict
 from llm_lora.scores import fields
 from llm_lora.scores.pairing import assign
 from llm_lora.scores.scoring import FieldScore, exact_match, same, score, token_f1

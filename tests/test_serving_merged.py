@@ -20,7 +20,7 @@ from llm_lora.adapter import folder as adapters
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.launch import text as preflight
 from llm_lora.serving.launch import vllm as flags
 from llm_lora.serving.launch.text import Wanted

@@ -29,7 +29,7 @@ from served import ADMIN_KEY, API_KEY, TOKENS, Served, greedy, runs_on, scaled
 
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.run import Run
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.layer.routes import ROUTES, Access
 from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store

@@ -19,7 +19,7 @@ from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.shared import loading
 from llm_lora.engines.text import batches, tuning
 from llm_lora.engines.text import engine as text
-from llm_lora.recipe import load
+from llm_lora.recipe.loading import load
 
 pytestmark = pytest.mark.slow
 
@@ -241,7 +241,7 @@ def test_plain_peft_reloads_the_adapter_to_the_same_logits(
 
 def _examples(recipe: Any, chat: Chat) -> Any:
     from llm_lora.data.text import dataset
-    from llm_lora.schema import AnswerSchema
+    from llm_lora.schema.answer import AnswerSchema
 
     schema = AnswerSchema.load(recipe.data.answer_schema)
     return dataset.prepare(recipe, schema, chat).train

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llm_lora.errors import UserError
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.validate.judging import (
     Judge,
     LineVerdict,

@@ -23,8 +23,8 @@ from llm_lora.engines.text import engine as text
 from llm_lora.engines.text.constrain import Constraints
 from llm_lora.engines.text.trainer import PlannedTrainer
 from llm_lora.example import Message, make_example
-from llm_lora.recipe import load
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import load
+from llm_lora.schema.answer import AnswerSchema
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from llm_lora.base import text as bases
 from llm_lora.base.chat import Chat
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.text import engine as text
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.measure import trial
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it")

@@ -17,8 +17,8 @@ from llm_lora.adapter.webui.files import Lora, Module
 from llm_lora.base.family import Family
 from llm_lora.export.webui import metadata as webui_metadata
 from llm_lora.export.webui.metadata import Trained
-from llm_lora.recipe_image import ImageRecipe
-from llm_lora.recipe_image_blocks import ImageData, ImageLora
+from llm_lora.recipe.image.blocks import ImageData, ImageLora
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.weights import arrays
 
 LORA: Lora = {

@@ -15,8 +15,8 @@ from llm_lora.data.text.dataset import prepare
 from llm_lora.data.text.weighing import Course, weigh
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message, make_example
-from llm_lora.recipe import load
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import load
+from llm_lora.schema.answer import AnswerSchema
 
 CHAT = Chat.load(bases.resolve("tiny").path)
 

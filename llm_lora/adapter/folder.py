@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from llm_lora import files
 from llm_lora.errors import UserError
-from llm_lora.mistakes import show
+from llm_lora.recipe.mistakes import show
 from llm_lora.weights.header import safetensors_header
 
 WEIGHTS = "adapter_model.safetensors"

@@ -25,7 +25,7 @@ from llm_lora.cli import (
 from llm_lora.errors import EXIT_INTERRUPTED, Problem, UserError
 
 if TYPE_CHECKING:
-    from llm_lora.recipe import Read
+    from llm_lora.recipe.loading import Read
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 run_argument = click.argument("run", type=click.Path(path_type=Path))
@@ -105,7 +105,7 @@ def train(
 
     # Only now: a mistake in the recipe is told before anything else is imported.
     from llm_lora import pipeline
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
     from llm_lora.progress import Interrupted
 
     watch = show.Live(quiet=as_json)
@@ -166,7 +166,7 @@ def data_check(
 ) -> None:
     """Read and judge every record of a recipe's data; nothing is trained."""
     from llm_lora import files, pipeline
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
     from llm_lora.example import TooFewLeft
 
     loaded = _read(recipe, overrides, profile)[0].recipe
@@ -211,7 +211,7 @@ def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
 
     from llm_lora import pipeline
     from llm_lora import run as runs
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
     from llm_lora.progress import Fit
 
     here = runs.find(run)
@@ -242,11 +242,11 @@ def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
 def report(run: Path, other: Path | None, as_json: bool) -> None:
     """Show the held-out report of a run, and where its page lies."""
     from llm_lora import run as runs
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
 
     here = runs.find(run)
     if other is not None:
-        from llm_lora import tasks
+        from llm_lora.tasks import task as tasks
 
         told = tasks.compare(here, runs.find(other))
         if as_json:
@@ -273,8 +273,8 @@ def chat(run: Path, message: str | None, free: bool, base_only: bool, as_json: b
     Without MESSAGE, a conversation begins.
     """
     from llm_lora import run as runs
-    from llm_lora import text_task
     from llm_lora.cli import talk
+    from llm_lora.tasks.text import task as text_task
 
     prepared = text_task.reopen(runs.find(run))
     talker = talk.Talker(prepared, runs.find(run), free=free, base_only=base_only)
@@ -290,7 +290,7 @@ def chat(run: Path, message: str | None, free: bool, base_only: bool, as_json: b
 def list_runs(root: Path, as_json: bool) -> None:
     """List all runs with their state and held-out figures."""
     from llm_lora import run as runs
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
 
     found = [show.summary(one) for one in runs.every(root)]
     if as_json:
@@ -338,7 +338,7 @@ for command in (
 def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:
     """The recipe in the profile asked for, and why it is that profile."""
     from llm_lora import machine as plan
-    from llm_lora import recipe as recipes
+    from llm_lora.recipe import loading as recipes
 
     reason = "as asked"
 

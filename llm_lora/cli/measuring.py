@@ -64,10 +64,11 @@ def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
 
     Starts a server for each form and round, and nothing else should run meanwhile.
     """
-    from llm_lora import machine, text_task
+    from llm_lora import machine
     from llm_lora import run as runs
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
     from llm_lora.serving.measure import bench as measuring
+    from llm_lora.tasks.text import task as text_task
 
     here = runs.find(run)
     prepared = text_task.reopen(here)
@@ -125,10 +126,10 @@ def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:
         UserError: the run is not finished, or the server does not serve its adapter.
     """
     from llm_lora import run as runs
-    from llm_lora import text_task
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
     from llm_lora.serving.client import Client
     from llm_lora.serving.measure import drift
+    from llm_lora.tasks.text import task as text_task
 
     here = runs.find(run)
     prepared = text_task.reopen(here)

@@ -53,7 +53,7 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
     the original one; both are measured against what was trained.
     """
     from llm_lora import run as runs
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
     from llm_lora.export import merge as merging
 
     shard_bytes = _bytes(shard_size)
@@ -111,7 +111,7 @@ def export(
     Choose one of --peft, --gguf, --ollama and --vllm for text, or --webui for pictures.
     """
     from llm_lora import run as runs
-    from llm_lora.cli import show
+    from llm_lora.cli.show import live as show
     from llm_lora.export import exporting as exports
     from llm_lora.export import merge as merging
     from llm_lora.export.webui import file as webui_export

@@ -14,7 +14,7 @@ from llm_lora.example import Rejected
 if TYPE_CHECKING:
     from llm_lora.data.rows import Row
     from llm_lora.grammar.lint import Lint
-    from llm_lora.schema import AnswerSchema
+    from llm_lora.schema.answer import AnswerSchema
 
 _PATH = click.Path(path_type=Path)
 _SHOWN = 20
@@ -49,7 +49,7 @@ def lint(
     The exit code is 1 when something is refused, or left to judging afterwards.
     """
     from llm_lora.grammar import lint as linting
-    from llm_lora.schema import AnswerSchema
+    from llm_lora.schema.answer import AnswerSchema
 
     loaded = AnswerSchema.load(file)
     measure, cost = None, None
@@ -111,7 +111,7 @@ def fit(
     from llm_lora import files
     from llm_lora.data.text import formats
     from llm_lora.grammar.fit import Fit
-    from llm_lora.schema import AnswerSchema
+    from llm_lora.schema.answer import AnswerSchema
 
     files.require_apart([answers, file], {"--mend": mend, "--mend-schema": mend_schema})
     loaded = AnswerSchema.load(file)
@@ -192,7 +192,7 @@ def pydantic(model: str, yes: bool, out: Path | None) -> None:
     question = f"Importing {module} runs its code. Import it?"
     if not yes and not click.confirm(question, err=True):
         raise UserError(f"{module} was not imported", fix="agree, or give --yes")
-    from llm_lora.schema import AnswerSchema
+    from llm_lora.schema.answer import AnswerSchema
 
     document = _model_schema(module, name)
     AnswerSchema.from_text(json.dumps(document), model)
@@ -206,7 +206,7 @@ def pydantic(model: str, yes: bool, out: Path | None) -> None:
 def sample(file: Path, count: int, seed: int) -> None:
     """Draw valid answers, one on a line."""
     from llm_lora.grammar import sampling
-    from llm_lora.schema import AnswerSchema
+    from llm_lora.schema.answer import AnswerSchema
 
     for text in sampling.sample(AnswerSchema.load(file), count, seed):
         click.echo(text)
@@ -238,8 +238,8 @@ def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, s
 
 def _answers(data: Path) -> list[Any]:
     """The parsed answers of training data; what is no JSON is left out."""
-    from llm_lora import jsontext
     from llm_lora.data.text import formats
+    from llm_lora.schema import json_text as jsontext
 
     found = []
     for example in formats.read(data):

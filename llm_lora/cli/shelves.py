@@ -10,7 +10,7 @@ from rich.table import Table
 
 from llm_lora.adapter.folder import MADE
 from llm_lora.cli.console import console
-from llm_lora.cli.show import of
+from llm_lora.cli.show.live import of
 from llm_lora.store.store import Alias, Version
 
 _GATES = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[dim]no report[/]"}

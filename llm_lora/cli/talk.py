@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
-from llm_lora import engines, text_task
+from llm_lora import engines
 from llm_lora.adapter import folder as adapters
 from llm_lora.cli.console import console
 from llm_lora.example import Answer, Message
 from llm_lora.run import Run
+from llm_lora.tasks.text import task as text_task
 
 
 class Talker:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_lora import files, jsontext
+from llm_lora import files
 from llm_lora.data import qa_text
 from llm_lora.errors import Problem, UserError
+from llm_lora.schema import json_text as jsontext
 
 FOREIGN = (
     (b"\xff\xfe", "UTF-16 text", "save the file as UTF-8"),

@@ -13,7 +13,7 @@ import numpy as np
 from llm_lora import files
 from llm_lora.base.text import Base
 from llm_lora.grammar.constraint import decoding
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 _ANSWERS = 8
 _LONGEST = 200

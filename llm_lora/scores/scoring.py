@@ -25,7 +25,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_lora.schema import AnswerSchema, Verdict
+from llm_lora.schema.answer import AnswerSchema, Verdict
+from llm_lora.schema.subschemas import Place
 from llm_lora.scores.fields import (
     FREE_TEXT,
     Kind,
@@ -39,7 +40,6 @@ from llm_lora.scores.fields import (
     shape,
 )
 from llm_lora.scores.pairing import assign
-from llm_lora.subschemas import Place
 
 NUMBER_TOLERANCE = 1e-6
 """Relative difference up to which two numbers count as equal: far below any measurement."""

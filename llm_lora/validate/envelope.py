@@ -11,11 +11,11 @@ from typing import Any
 import jsonschema_rs
 
 from llm_lora.errors import UserError
-from llm_lora.jsontext import quote
-from llm_lora.schema import AnswerSchema
-from llm_lora.subschemas import Node, Place
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.json_text import quote
+from llm_lora.schema.subschemas import Node, Place
+from llm_lora.schema.verdict import Reason, Verdict
 from llm_lora.validate.intake import RECORD_KEYS
-from llm_lora.verdict import Reason, Verdict
 
 # Keywords whose subschemas tell what the value itself may hold; `not` tells what it may not.
 _ALL = ("allOf",)

@@ -19,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from llm_lora import jsontext
 from llm_lora.data import rows
 from llm_lora.errors import UserError
+from llm_lora.schema import json_text as jsontext
 
 STDIN = Path("-")
 BLOCK = 1 << 20

@@ -20,8 +20,8 @@ from llm_lora.example import Example, Message, Rejected, TooFewLeft, make_exampl
 
 if TYPE_CHECKING:
     from llm_lora.base.chat import Chat
-    from llm_lora.recipe import DataRecipe, Recipe
-    from llm_lora.schema import AnswerSchema
+    from llm_lora.recipe.loading import DataRecipe, Recipe
+    from llm_lora.schema.answer import AnswerSchema
 
 CHECK = "check.json"
 QUARANTINE = "quarantine.jsonl"

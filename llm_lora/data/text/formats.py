@@ -23,11 +23,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_lora import jsontext
 from llm_lora.data import rows
 from llm_lora.data.rows import Row
 from llm_lora.errors import UserError
 from llm_lora.example import RAW_LIMIT, Example, Message, Rejected, Role, make_example
+from llm_lora.schema import json_text as jsontext
 
 Shape = Literal["prompt-response", "alpaca", "messages", "sharegpt"]
 

@@ -22,9 +22,9 @@ from llm_lora.grammar.fit import Fit
 from llm_lora.grammar.lint import lint
 
 if TYPE_CHECKING:
-    from llm_lora.recipe import Recipe
-    from llm_lora.schema import AnswerSchema
-    from llm_lora.verdict import Verdict
+    from llm_lora.recipe.loading import Recipe
+    from llm_lora.schema.answer import AnswerSchema
+    from llm_lora.schema.verdict import Verdict
 
 
 class Sieve:

@@ -33,7 +33,7 @@ from llm_lora.engines.shared.loading import free_memory, peak_memory_bytes
 from llm_lora.engines.shared.record import StopOnSignal
 from llm_lora.engines.shared.trouble import full_disk, out_of_memory
 from llm_lora.progress import Fit, Listener, silent
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.weights import header
 
 __all__ = [

@@ -23,7 +23,7 @@ from llm_lora.base.image import PictureBase
 from llm_lora.engines.image.fused import fuse
 from llm_lora.engines.image.loading import Loaded
 from llm_lora.errors import UserError
-from llm_lora.recipe_image_blocks import ImageLora
+from llm_lora.recipe.image.blocks import ImageLora
 from llm_lora.weights import arrays
 
 if TYPE_CHECKING:

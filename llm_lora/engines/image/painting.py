@@ -22,7 +22,7 @@ from llm_lora.engines.image.stack import Stack, Weights
 from llm_lora.engines.shared.trouble import out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.lora_prompt import Pick
-from llm_lora.recipe_image_blocks import ImageGenerate
+from llm_lora.recipe.image.blocks import ImageGenerate
 
 Watch = Callable[[], None]
 """Looks on while pictures are painted."""

@@ -21,7 +21,7 @@ from llm_lora.engines.shared.trouble import out_of_memory
 from llm_lora.engines.text.constrain import Constraints
 from llm_lora.example import Answer, Message
 from llm_lora.progress import Listener, Progress, silent
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from outlines.backends.llguidance import LLGuidanceLogitsProcessor
 
 from llm_lora.grammar.constraint import decoding
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 
 
 @dataclass

@@ -36,8 +36,8 @@ from llm_lora.engines.text.trainer import PlannedTrainer
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Listener, silent
-from llm_lora.recipe import Recipe
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import Recipe
+from llm_lora.schema.answer import AnswerSchema
 
 __all__ = [
     "Answerer",

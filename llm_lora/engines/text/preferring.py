@@ -29,7 +29,7 @@ from llm_lora.engines.text.trainer import planned_loader
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Listener, silent
-from llm_lora.recipe import Recipe
+from llm_lora.recipe.loading import Recipe
 from llm_lora.scores.preference import Pair
 
 

@@ -21,8 +21,8 @@ from llm_lora.engines.text.preferring import Places, Resumed, go_on
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Listener, silent
-from llm_lora.recipe import Recipe
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import Recipe
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.preference import reward
 
 

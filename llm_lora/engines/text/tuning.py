@@ -17,7 +17,7 @@ from llm_lora import files
 from llm_lora.adapter.folder import CONFIG
 from llm_lora.base.text import Base
 from llm_lora.engines.shared.trouble import full_disk
-from llm_lora.recipe import Recipe
+from llm_lora.recipe.loading import Recipe
 
 Config = TypeVar("Config", bound=TrainingArguments)
 

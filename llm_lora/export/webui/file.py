@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm_lora import files, image_task
+from llm_lora import files
 from llm_lora import run as runs
 from llm_lora.adapter import folder as adapters
 from llm_lora.adapter.webui import files as lora_files
@@ -12,6 +12,7 @@ from llm_lora.export.webui import metadata as webui_metadata
 from llm_lora.export.webui.metadata import Trained
 from llm_lora.progress import Fit
 from llm_lora.run import Run
+from llm_lora.tasks import image as image_task
 from llm_lora.weights import arrays
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llm_lora import files
 from llm_lora.adapter.webui.files import Lora
 from llm_lora.base.family import Family, Prediction
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.weights import arrays
 
 if TYPE_CHECKING:

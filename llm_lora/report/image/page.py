@@ -14,7 +14,7 @@ from typing import Any
 from llm_lora import run as runs
 from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.progress import Fit
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.report import charts
 from llm_lora.report.charts import Series
 from llm_lora.report.image.embed import Embedded, embed

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_lora import files, jsontext
+from llm_lora import files
 from llm_lora.example import Answer, Example
 from llm_lora.report.text import page
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.verdict import Verdict
 from llm_lora.scores import calibration, figures
 from llm_lora.scores import scoring as scores
 from llm_lora.scores.gates import Gates, Rival
 from llm_lora.scores.gates import judge as judge_gates
 from llm_lora.scores.scoring import FieldScore, Tolerances
-from llm_lora.verdict import Verdict
 
 ANSWERS = "answers.jsonl"
 REPORT = "report.json"

@@ -11,7 +11,7 @@ from contextlib import suppress
 from llm_lora.adapter.folder import MADE
 from llm_lora.adapter.mapping.text import SERVER_RANKS
 from llm_lora.errors import UserError
-from llm_lora.jsontext import quote
+from llm_lora.schema.json_text import quote
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.loader import TooLarge, Unfit, what
 from llm_lora.store.aliases import ALIAS

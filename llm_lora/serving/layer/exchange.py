@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from llm_lora.schema import AnswerSchema, Verdict
+from llm_lora.schema.answer import AnswerSchema, Verdict
 
 if TYPE_CHECKING:
     from llm_lora.store.store import Version

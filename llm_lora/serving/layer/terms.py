@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from llm_lora.adapter import folder as adapter
 from llm_lora.grammar.constraint import request_fields
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.store.store import Version
 
 

@@ -29,7 +29,7 @@ from llm_lora.serving.client import as_json
 from llm_lora.serving.launch import vllm as flags
 from llm_lora.serving.measure import load, trial
 from llm_lora.serving.measure.load import Load
-from llm_lora.text_task import Prepared
+from llm_lora.tasks.text.task import Prepared
 from llm_lora.weights import tensors
 
 MERGED, BASE, ADAPTER, MIXED = "merged", "base", "adapter", "mixed"

@@ -25,7 +25,7 @@ from llm_lora.report.text.document import FORMS, Judged
 from llm_lora.run import Run
 from llm_lora.scores import scoring as scores
 from llm_lora.serving.client import Client, Reply
-from llm_lora.text_task import Prepared
+from llm_lora.tasks.text.task import Prepared
 
 SERVED = "served.json"
 

@@ -18,7 +18,7 @@ from llm_lora.engines.image.painting import Painter, Settings
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.engines.vision.clip import Clip
 from llm_lora.progress import Listener, Progress
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.scores.image.figures import Floats
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from llm_lora.engines.image.sheets import sheet, write_picture
 from llm_lora.engines.shared.trouble import out_of_memory
 from llm_lora.engines.vision.clip import Clip
 from llm_lora.progress import Fit, Listener, silent
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.vision import judges as judging
 
 _DIGITS = 4

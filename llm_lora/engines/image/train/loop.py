@@ -34,7 +34,7 @@ from llm_lora.engines.shared.record import StopOnSignal
 from llm_lora.engines.shared.trouble import is_out_of_memory, out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.progress import Interrupted, Listener, Progress
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 
 _LOG_EVERY = 5
 _LEVELS = 4

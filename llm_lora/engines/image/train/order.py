@@ -15,7 +15,7 @@ from llm_lora.data.image import buckets, captions
 from llm_lora.data.image.buckets import Bucket, View
 from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.engines.image.latents import Cut
-from llm_lora.recipe_image import ImageRecipe
+from llm_lora.recipe.image.recipe import ImageRecipe
 
 
 @dataclass(frozen=True)

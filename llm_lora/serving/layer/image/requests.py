@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llm_lora import lora_prompt
 from llm_lora.data.image.buckets import CELL
 from llm_lora.errors import UserError
-from llm_lora.jsontext import excerpt, quote
 from llm_lora.lora_prompt import LARGEST, Pick
-from llm_lora.recipe_image_blocks import ImageGenerate
+from llm_lora.recipe.image.blocks import ImageGenerate
+from llm_lora.schema.json_text import excerpt, quote
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.text.requests import read_object
 

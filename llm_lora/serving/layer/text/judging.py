@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.verdict import Reason, Verdict
 from llm_lora.serving.layer.exchange import Exchange, Outcome
-from llm_lora.verdict import Reason, Verdict
 
 CUT_OFF = {
     "length": "the token limit cut the answer off; allow more tokens (max_tokens)",

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llm_lora.schema.verdict import Verdict
 from llm_lora.serving.layer import errors
 from llm_lora.serving.layer.asgi import Header, replay, with_json
 from llm_lora.serving.layer.exchange import Exchange
 from llm_lora.serving.layer.text import judging
 from llm_lora.serving.layer.text.judging import Answer, Judged, Usage
 from llm_lora.serving.layer.text.streaming import Stream
-from llm_lora.verdict import Verdict
 
 RETRY_TEMPERATURE = 0.5
 """Lowest temperature of a second try: at 0 it would only repeat the first."""

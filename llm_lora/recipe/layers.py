@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lora import files, yaml_source
+from llm_lora import files
 from llm_lora.errors import Problem, UserError
-from llm_lora.mistakes import show
-from llm_lora.recipe_root import map_paths
-from llm_lora.recipe_scalars import PROFILES
-from llm_lora.yaml_source import KeyPath
+from llm_lora.recipe import yaml as yaml_source
+from llm_lora.recipe.mistakes import show
+from llm_lora.recipe.root import map_paths
+from llm_lora.recipe.scalars import PROFILES
+from llm_lora.recipe.yaml import KeyPath
 
 if TYPE_CHECKING:
-    from llm_lora.flat_recipe import Converted
+    from llm_lora.recipe.lora_scripts.reading import Converted
 
 Settings = dict[str, Any]
 
@@ -129,7 +130,7 @@ def _read_file(layers: Layers, path: Path, children: tuple[Path, ...]) -> None:
     label = str(path)
     source = yaml_source.parse(_text(path), label)
     # Imported on use, as ruamel in yaml_source: not every command reads a recipe.
-    from llm_lora import flat_recipe
+    from llm_lora.recipe.lora_scripts import reading as flat_recipe
 
     layers.problems.extend(source.problems)
     if not isinstance(source.data, dict):

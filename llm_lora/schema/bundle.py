@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from llm_lora import files, jsontext
+from llm_lora import files
 from llm_lora.errors import Problem, UserError
-from llm_lora.jsontext import NotJson
-from llm_lora.subschemas import Node, Subschemas
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.json_text import NotJson
+from llm_lora.schema.subschemas import Node, Subschemas
 
 Check = Callable[[dict[str, Any], str, str], list[Problem]]
 """Says what is wrong with a document, given its text and where it is."""

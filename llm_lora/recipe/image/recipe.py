@@ -12,7 +12,7 @@ from pydantic import Field
 
 from llm_lora import lora_prompt
 from llm_lora.errors import UserError
-from llm_lora.recipe_image_blocks import (
+from llm_lora.recipe.image.blocks import (
     KEEP_TAGS,
     ImageCheck,
     ImageData,
@@ -21,9 +21,9 @@ from llm_lora.recipe_image_blocks import (
     ImageLora,
     ImageTrain,
 )
-from llm_lora.recipe_root import RecipeRoot, one_of_tasks
-from llm_lora.recipe_scalars import NotEmpty, Profile
-from llm_lora.yaml_source import KeyPath
+from llm_lora.recipe.root import RecipeRoot, one_of_tasks
+from llm_lora.recipe.scalars import NotEmpty, Profile
+from llm_lora.recipe.yaml import KeyPath
 
 __all__ = [
     "ImageCheck",

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_lora import flat_values as values
 from llm_lora.errors import Problem
-from llm_lora.flat_values import Unusable
-from llm_lora.mistakes import show
-from llm_lora.yaml_source import KeyPath, Source
+from llm_lora.recipe.lora_scripts import values
+from llm_lora.recipe.lora_scripts.values import Unusable
+from llm_lora.recipe.mistakes import show
+from llm_lora.recipe.yaml import KeyPath, Source
 
 SECTIONS = ("data", "model", "training", "output")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_lora.mistakes import show
-from llm_lora.yaml_source import scalar
+from llm_lora.recipe.mistakes import show
+from llm_lora.recipe.yaml import scalar
 
 _TEXTS = (".jsonl", ".json", ".txt")
 _HELD_OUT = re.compile(r"(held[_-]?out|test|eval|val|validation)\b", re.IGNORECASE)

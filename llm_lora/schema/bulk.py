@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 
-from llm_lora import jsontext
-from llm_lora.jsontext import MAX_DEPTH, Flaw, NotJson
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.json_text import MAX_DEPTH, Flaw, NotJson
 
 _FEW = 64
 """Texts that are read sooner than the fast parser is imported."""

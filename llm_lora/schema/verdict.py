@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jsonschema_rs import ValidationError
 
-from llm_lora.jsontext import NotJson, dumps, excerpt, format_path, quote
+from llm_lora.schema.json_text import NotJson, dumps, excerpt, format_path, quote
 
 _TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "the boolean"),

@@ -10,13 +10,15 @@ from typing import Any
 
 import jsonschema_rs
 
-from llm_lora import bundle, files, jsontext
-from llm_lora.canonical import Canonical
+from llm_lora import files
 from llm_lora.errors import Problem, UserError
-from llm_lora.jsontext import NotJson, dumps, format_path, line_column, locate, quote
-from llm_lora.narrowing import narrowed
-from llm_lora.subschemas import Subschemas
-from llm_lora.verdict import VALID, Reason, Verdict, not_json, reasons
+from llm_lora.schema import bundle
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.canonical import Canonical
+from llm_lora.schema.json_text import NotJson, dumps, format_path, line_column, locate, quote
+from llm_lora.schema.narrowing import narrowed
+from llm_lora.schema.subschemas import Subschemas
+from llm_lora.schema.verdict import VALID, Reason, Verdict, not_json, reasons
 
 __all__ = ["AnswerSchema", "Reason", "Verdict"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import jsonschema_rs
 
-from llm_lora.jsontext import Literal, dumps
-from llm_lora.subschemas import Node, Subschemas
+from llm_lora.schema.json_text import Literal, dumps
+from llm_lora.schema.subschemas import Node, Subschemas
 
 
 class Canonical:

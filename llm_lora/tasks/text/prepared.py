@@ -11,8 +11,8 @@ from llm_lora.data.text import dataset as datasets
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.example import TooFewLeft
-from llm_lora.recipe import Recipe
-from llm_lora.schema import AnswerSchema
+from llm_lora.recipe.loading import Recipe
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores import gates
 
 _TOKENS_HEADROOM = 1.25

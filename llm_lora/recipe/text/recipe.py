@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llm_lora.recipe_blocks import (
+from llm_lora.recipe.root import RecipeRoot, one_of_tasks
+from llm_lora.recipe.scalars import PROFILES, Profile
+from llm_lora.recipe.text.blocks import (
     CheckRecipe,
     DataRecipe,
     GenerateRecipe,
@@ -17,9 +19,7 @@ from llm_lora.recipe_blocks import (
     PreferRecipe,
     TrainRecipe,
 )
-from llm_lora.recipe_root import RecipeRoot, one_of_tasks
-from llm_lora.recipe_scalars import PROFILES, Profile
-from llm_lora.yaml_source import KeyPath
+from llm_lora.recipe.yaml import KeyPath
 
 __all__ = ["PROFILES", "Recipe"]
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from llm_lora.files import sha256
-from llm_lora.recipe_scalars import Block, NotEmpty
-from llm_lora.yaml_source import KeyPath
+from llm_lora.recipe.scalars import Block, NotEmpty
+from llm_lora.recipe.yaml import KeyPath
 
 TASKS = ("text", "image")
 """What can be trained."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_lora.recipe_scalars import (
+from llm_lora.recipe.scalars import (
     Block,
     FolderOrShare,
     ImageTargets,

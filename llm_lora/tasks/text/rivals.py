@@ -11,7 +11,7 @@ from llm_lora.base.chat import Chat
 from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message
-from llm_lora.schema import AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.gates import Rival
 from llm_lora.store.store import Store, UnknownAdapter, Version
 

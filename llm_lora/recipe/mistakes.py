@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from llm_lora.yaml_source import KeyPath, scalar
+from llm_lora.recipe.yaml import KeyPath, scalar
 
 Schema = dict[str, Any]
 

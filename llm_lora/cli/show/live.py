@@ -22,10 +22,10 @@ from llm_lora.progress import Progress as Moment
 from llm_lora.scores import gates
 
 if TYPE_CHECKING:
-    from llm_lora.recipe import AnyRecipe
+    from llm_lora.recipe.loading import AnyRecipe
     from llm_lora.run import Run
 
-_MODULES = {"text": "llm_lora.cli.show_text", "image": "llm_lora.cli.show_image"}
+_MODULES = {"text": "llm_lora.cli.show.text", "image": "llm_lora.cli.show.image"}
 
 
 class Showing(Protocol):
@@ -68,7 +68,8 @@ def of(task: str) -> Showing:
 
 
 if TYPE_CHECKING:
-    from llm_lora.cli import show_image, show_text
+    from llm_lora.cli.show import image as show_image
+    from llm_lora.cli.show import text as show_text
 
     _SHOWN: tuple[Showing, ...] = (show_text, show_image)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from llm_lora.adapter.folder import Adapter
 from llm_lora.errors import UserError
 from llm_lora.progress import AnyDataset, Fit, Watcher
-from llm_lora.recipe import AnyRecipe
+from llm_lora.recipe.loading import AnyRecipe
 from llm_lora.run import Run
 
-_MODULES = {"text": "llm_lora.text_task", "image": "llm_lora.image_task"}
+_MODULES = {"text": "llm_lora.tasks.text.task", "image": "llm_lora.tasks.image"}
 
 
 class AnyBase(Protocol):
@@ -119,6 +119,7 @@ def compare(ours: Run, theirs: Run) -> dict[str, Any]:
 
 
 if TYPE_CHECKING:
-    from llm_lora import image_task, text_task
+    from llm_lora.tasks import image as image_task
+    from llm_lora.tasks.text import task as text_task
 
     _TASKS: tuple[Task, ...] = (text_task, image_task)

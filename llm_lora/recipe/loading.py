@@ -7,7 +7,7 @@ Every layer is checked alone, so a mistake is told where it was written even whe
 hides it; then the layers are merged and the whole is checked for what is missing or contradicts
 itself, under each profile.
 
-`python -m llm_lora.recipe` writes recipes/recipe.schema.json for editors.
+`python -m llm_lora.recipe.loading` writes recipes/recipe.schema.json for editors.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llm_lora import files, recipe_layers
+from llm_lora import files
 from llm_lora.errors import Problem, UserError
-from llm_lora.mistakes import Checker, Mistake, dotted
-from llm_lora.recipe_blocks import (
+from llm_lora.recipe import layers as recipe_layers
+from llm_lora.recipe.layers import Layer, Layers
+from llm_lora.recipe.mistakes import Checker, Mistake, dotted
+from llm_lora.recipe.root import TASKS, map_paths, written, yaml_text
+from llm_lora.recipe.scalars import PROFILES
+from llm_lora.recipe.text.blocks import (
     CheckRecipe,
     DataRecipe,
     GenerateRecipe,
@@ -30,13 +34,10 @@ from llm_lora.recipe_blocks import (
     PreferRecipe,
     TrainRecipe,
 )
-from llm_lora.recipe_layers import Layer, Layers
-from llm_lora.recipe_root import TASKS, map_paths, written, yaml_text
-from llm_lora.recipe_scalars import PROFILES
-from llm_lora.recipe_types import Recipe
+from llm_lora.recipe.text.recipe import Recipe
 
 if TYPE_CHECKING:
-    from llm_lora.recipe_image import ImageRecipe
+    from llm_lora.recipe.image.recipe import ImageRecipe
 
 __all__ = [
     "PROFILES",
@@ -65,7 +66,7 @@ _WRITTEN = {"text": "a text recipe", "image": "an image recipe"}
 def _models() -> dict[str, type[AnyRecipe]]:
     """What a recipe is, by its task."""
     # Imported on use: not every command reads a recipe.
-    from llm_lora.recipe_image import ImageRecipe
+    from llm_lora.recipe.image.recipe import ImageRecipe
 
     return {"text": Recipe, "image": ImageRecipe}
 
