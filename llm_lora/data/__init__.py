@@ -1,1 +1,1 @@
-"""Training data: read, checked, split."""
+"""Training data: read, checked, split and fingerprinted."""

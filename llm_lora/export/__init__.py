@@ -1,1 +1,1 @@
-"""export."""
+"""Adapters and merged models written for other programs."""

@@ -1,1 +1,1 @@
-"""label."""
+"""Machine captions for folders of pictures."""

@@ -1,1 +1,1 @@
-"""recipe."""
+"""Recipes: YAML files read into frozen, checked settings."""

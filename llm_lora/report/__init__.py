@@ -1,1 +1,1 @@
-"""report."""
+"""Held-out reports: documents and self-contained HTML pages."""

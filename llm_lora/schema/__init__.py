@@ -1,1 +1,1 @@
-"""schema."""
+"""Answer schemas: JSON text, verdicts, canonical form."""

@@ -1,1 +1,1 @@
-"""scores."""
+"""Scores of answers, their uncertainty, and the gates they must pass."""

@@ -1,1 +1,1 @@
-"""Serving: a vLLM server started as a child, with this package's ASGI layer around its routes."""
+"""Serving adapters behind an OpenAI-compatible endpoint."""

@@ -1,1 +1,1 @@
-"""store."""
+"""The store: published versions of adapters, their aliases and history."""

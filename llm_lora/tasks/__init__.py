@@ -1,1 +1,1 @@
-"""tasks."""
+"""Tasks: the steps of the pipeline that depend on text or images."""

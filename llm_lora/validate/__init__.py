@@ -1,1 +1,1 @@
-"""validate."""
+"""Files of answers judged against a schema."""

@@ -1,1 +1,1 @@
-"""show."""
+"""Terminal output: live progress, data checks, reports and lists of runs."""

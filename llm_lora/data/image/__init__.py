@@ -1,1 +1,1 @@
-"""image."""
+"""Folders of pictures with captions as a dataset."""

@@ -1,1 +1,1 @@
-"""text."""
+"""Files of prompts and answers as a dataset."""

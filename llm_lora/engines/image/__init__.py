@@ -1,1 +1,1 @@
-"""image."""
+"""The image engine: Stable Diffusion adapters trained, painted with and measured."""

@@ -1,1 +1,1 @@
-"""text."""
+"""The text engine: QLoRA training, constrained answers, merging."""

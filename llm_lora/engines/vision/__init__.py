@@ -1,1 +1,1 @@
-"""vision."""
+"""Models that look at pictures: CLIP, DINO, faces, captioning."""

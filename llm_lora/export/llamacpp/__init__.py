@@ -1,1 +1,1 @@
-"""llamacpp."""
+"""GGUF files and Modelfiles for llama.cpp and Ollama."""

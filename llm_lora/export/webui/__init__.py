@@ -1,1 +1,1 @@
-"""webui."""
+"""LoRA files for Stable Diffusion front ends."""

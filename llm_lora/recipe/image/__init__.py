@@ -1,1 +1,1 @@
-"""image."""
+"""Recipes with `task: image`."""

@@ -1,1 +1,1 @@
-"""lora_scripts."""
+"""Recipes of lora-scripts, converted."""

@@ -1,1 +1,1 @@
-"""text."""
+"""Recipes with `task: text`."""

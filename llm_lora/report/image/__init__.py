@@ -1,1 +1,1 @@
-"""image."""
+"""Reports of image adapters."""

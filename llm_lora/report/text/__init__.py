@@ -1,1 +1,1 @@
-"""text."""
+"""Reports of text adapters."""

@@ -1,1 +1,1 @@
-"""image."""
+"""Figures and gates of image adapters."""

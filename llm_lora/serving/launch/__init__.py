@@ -1,1 +1,1 @@
-"""launch."""
+"""Before a server runs: sources, checks, flags and the process."""

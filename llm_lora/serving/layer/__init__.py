@@ -1,1 +1,1 @@
-"""layer."""
+"""The ASGI layer around a running server: routes, keys, adapters, verdicts."""

@@ -1,1 +1,1 @@
-"""measure."""
+"""Measurements of a running server: load, cost, drift from the report."""

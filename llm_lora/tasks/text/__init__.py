@@ -1,1 +1,1 @@
-"""text."""
+"""The text task."""

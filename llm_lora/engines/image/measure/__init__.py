@@ -1,1 +1,1 @@
-"""measure."""
+"""Measurements of painted pictures: fidelity, strength, alignment and drift."""

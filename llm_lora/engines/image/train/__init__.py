@@ -1,1 +1,1 @@
-"""train."""
+"""The training loop of the image engine."""

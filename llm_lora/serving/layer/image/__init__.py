@@ -1,1 +1,1 @@
-"""image."""
+"""Requests for pictures."""

@@ -1,1 +1,1 @@
-"""text."""
+"""Requests for text, their answers and verdicts."""

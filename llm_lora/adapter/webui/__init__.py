@@ -1,0 +1,1 @@
+"""LoRA files as Stable Diffusion front ends know them."""

@@ -1,0 +1,1 @@
+"""Bases: frozen models found, checked and identified, with their chat templates."""

@@ -1,0 +1,1 @@
+"""Local models that judge or caption pictures, found and checked."""
