@@ -26,7 +26,7 @@ QWEN_SPLIT = (
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 _CORPUS = [
-    "The patient reports a headache and a fever of 38.5 for three days.",
+    "The patient reports a headache and a fever of 38.5 since three days.",
     '{"symptoms": ["headache", "fever"], "urgent": false, "days": 3, "note": null}',
     "assistant user system model think\n\n</think>\n\n{}\n{\n\n",
 ] * 20
