@@ -23,7 +23,7 @@ from llm_lora.example import Message, make_example
 
 ANSWER = '{"symptoms":["headache","fever"],"days":3,"note":"caf\u00e9 \u4f60\u597d"}'
 SYSTEM = Message("system", "You fill in forms.")
-FIRST = Message("user", "Headache and fever since three days.\n\nWhat now?")
+FIRST = Message("user", "Headache and fever for three days.\n\nWhat now?")
 EARLIER = (FIRST, Message("assistant", "Tell me more."), Message("user", "It got worse."))
 
 

@@ -154,7 +154,7 @@ def test_train_rows_that_are_held_out_are_set_aside(tmp_path: Path) -> None:
 def test_rows_that_share_a_frame_but_not_their_facts_are_kept(tmp_path: Path) -> None:
     names = random.Random(0).sample(WORDS, 60)
     rows = [
-        row(i, prompt=f"The patient {name} aged {20 + i} came with a headache since {i} days.")
+        row(i, prompt=f"The patient {name} aged {20 + i} came with a headache for {i} days.")
         for i, name in enumerate(names)
     ]
     made = prepare(tmp_path / "t.jsonl", rows)

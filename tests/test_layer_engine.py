@@ -31,7 +31,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it"
 pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
-QUESTION = [{"role": "user", "content": "A headache since three days, fever 38.5."}]
+QUESTION = [{"role": "user", "content": "A headache for three days, fever 38.5."}]
 
 
 @dataclass

@@ -140,7 +140,7 @@ def test_the_merged_model_answers_token_for_token_as_transformers_does(
 @pytest.mark.slow
 def test_its_schema_is_enforced_without_asking(served: Served, small_run: Path) -> None:
     schema = AnswerSchema.load(small_run / "adapter" / adapters.SCHEMA)
-    question = [{"role": "user", "content": "A headache since three days, fever 38.5."}]
+    question = [{"role": "user", "content": "A headache for three days, fever 38.5."}]
     answer = served.chat("small", question, max_tokens=600)
     assert schema.judge(answer["choices"][0]["message"]["content"]).valid
     assert (answer["llm_lora"]["adapter"], answer["llm_lora"]["verdict"]) == ("small", "valid")
