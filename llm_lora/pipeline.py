@@ -11,10 +11,10 @@ from typing import Any
 from llm_lora import files, run, versions
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Watcher
-from llm_lora.recipe.loading import AnyRecipe
+from llm_lora.recipe import AnyRecipe
 from llm_lora.run import Run
+from llm_lora.tasks import AnyPrepared, Task
 from llm_lora.tasks import task as tasks
-from llm_lora.tasks.task import AnyPrepared, Task
 
 
 def prepare(recipe: AnyRecipe) -> AnyPrepared:

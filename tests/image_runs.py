@@ -15,6 +15,7 @@ import drawn
 import picture_models
 import torch
 
+from llm_lora import recipe as recipes
 from llm_lora.base import image as picture_base
 from llm_lora.engines.image import engine as image
 from llm_lora.engines.image import loading as picture_loading
@@ -24,7 +25,6 @@ from llm_lora.engines.image.loading import Loaded
 from llm_lora.engines.image.painting import Settings
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit, Progress
-from llm_lora.recipe import loading as recipes
 from llm_lora.tasks import image as image_task
 
 # Tests neither use nor fill the user's own cache.

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from llm_lora import files
+from llm_lora import recipe as recipes
 from llm_lora import run as runs
 from llm_lora.adapter import sources as picture_sources
 from llm_lora.adapter.webui import files as lora_files
@@ -24,7 +25,6 @@ from llm_lora.cli.commands import app
 from llm_lora.engines.image import painting as engine_painting
 from llm_lora.engines.image.painting import Settings
 from llm_lora.errors import UserError
-from llm_lora.recipe import loading as recipes
 from llm_lora.run import Run
 from llm_lora.tasks import image as image_task
 from llm_lora.weights import arrays

@@ -18,6 +18,7 @@ from image_runs import stop_after, train, weights
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from llm_lora import recipe as recipes
 from llm_lora.adapter import folder as adapters
 from llm_lora.engines.image import lora as picture_lora
 from llm_lora.engines.image import prompts as picture_prompts
@@ -26,7 +27,6 @@ from llm_lora.engines.image.painting import Painter, Settings
 from llm_lora.engines.shared.record import newest_checkpoint
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Interrupted
-from llm_lora.recipe import loading as recipes
 from llm_lora.recipe.image.blocks import ImageLora
 from llm_lora.weights import arrays
 

@@ -22,12 +22,12 @@ from PIL import Image, ImageEnhance, ImageOps
 from test_picture_scores import QUICK, RECIPE, Artist, Draw, fact, findings, fit, good
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
+from llm_lora import recipe as recipes
 from llm_lora.data.image import files as picture_files
 from llm_lora.engines.image.measure import measuring as picture_scores
 from llm_lora.engines.vision.dino import Dino
 from llm_lora.engines.vision.faces import SAME, Faces
 from llm_lora.errors import UserError
-from llm_lora.recipe import loading as recipes
 from llm_lora.tasks import image as image_task
 from llm_lora.vision import faces as face_models
 from llm_lora.vision import models as vision_models

@@ -18,13 +18,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from llm_lora import files
+from llm_lora import recipe as recipes
 from llm_lora.cli import commands, shelves
 from llm_lora.data.image import dataset as pictures
 from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.engines.image.sheets import sheet, write_picture
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit
-from llm_lora.recipe import loading as recipes
 from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.report.image import document as picture_report
 from llm_lora.report.image import embed as picture_embed

@@ -20,6 +20,7 @@ from conftest import ROOT
 from PIL import Image
 
 from llm_lora import lora_prompt
+from llm_lora import recipe as recipes
 from llm_lora.base.image import PictureBase
 from llm_lora.data.image import files as picture_files
 from llm_lora.data.image.dataset import Picture, PictureDataset
@@ -29,7 +30,6 @@ from llm_lora.engines.image.measure import measuring as picture_scores
 from llm_lora.engines.image.painting import Settings
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit
-from llm_lora.recipe import loading as recipes
 from llm_lora.recipe.image.recipe import ImageGenerate
 from llm_lora.scores.image import gates as picture_gates
 from llm_lora.scores.image.gates import DIMENSIONS

@@ -7,10 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from llm_lora.adapter import folder as adapters
+from llm_lora.base import Base, PictureBase
 from llm_lora.base import image as picture_base
 from llm_lora.base import text as bases
-from llm_lora.base.image import PictureBase
-from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 
 AnyBase = Base | PictureBase

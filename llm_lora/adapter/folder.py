@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from llm_lora import files
 from llm_lora.errors import UserError
-from llm_lora.recipe.mistakes import show
-from llm_lora.weights.header import safetensors_header
+from llm_lora.recipe import show
+from llm_lora.weights import safetensors_header
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

@@ -10,8 +10,8 @@ from typing import Any
 from llm_lora import files
 from llm_lora import run as runs
 from llm_lora.adapter import folder as adapters
+from llm_lora.base import PictureBase
 from llm_lora.base import image as picture_base
-from llm_lora.base.image import PictureBase
 from llm_lora.errors import Problem, UserError
 
 _SETTINGS = ("steps", "guidance", "negative_prompt", "width", "height", "scheduler")

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora.base.hub import HUB_ID, commit, fetch
-
 from llm_lora import files
+from llm_lora.base.hub import HUB_ID, commit, fetch
 from llm_lora.errors import UserError
 from llm_lora.files import ASSETS, read_object
-from llm_lora.weights.header import _LLAMA_CPP, _LLAMA_CPP_FIX, sampled_sha256, weight_files
+from llm_lora.weights import LLAMA_CPP, LLAMA_CPP_FIX, sampled_sha256, weight_files
 
 TINY = ASSETS / "tiny_text"
 """The embedded base, named "tiny" in recipes."""
@@ -63,7 +62,7 @@ def resolve(base: str, revision: str | None = None, *, download: bool = True) ->
     if folder.is_dir():
         return _inspect(base, folder.resolve(), None)
     if ".gguf" in base.lower() or "ggml" in base.lower():
-        raise UserError(_LLAMA_CPP, where=base, fix=_LLAMA_CPP_FIX)
+        raise UserError(LLAMA_CPP, where=base, fix=LLAMA_CPP_FIX)
     if folder.is_file():
         raise UserError("this is a file", where=base, fix="name the folder of the model")
     if not HUB_ID.fullmatch(base):

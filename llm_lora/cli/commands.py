@@ -25,7 +25,7 @@ from llm_lora.cli import (
 from llm_lora.errors import EXIT_INTERRUPTED, Problem, UserError
 
 if TYPE_CHECKING:
-    from llm_lora.recipe.loading import Read
+    from llm_lora.recipe import Read
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 run_argument = click.argument("run", type=click.Path(path_type=Path))
@@ -338,7 +338,7 @@ for command in (
 def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:
     """The recipe in the profile asked for, and why it is that profile."""
     from llm_lora import machine as plan
-    from llm_lora.recipe import loading as recipes
+    from llm_lora import recipe as recipes
 
     reason = "as asked"
 

@@ -15,8 +15,8 @@ from llm_lora.errors import EXIT_INTERRUPTED, UserError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from llm_lora.data.finding import Finding
-    from llm_lora.label.labelling import Labeller, Order, Outcome
+    from llm_lora.data import Finding
+    from llm_lora.label import Labeller, Order, Outcome
 
 _USUAL = {
     "clip": "openai/clip-vit-base-patch32",
@@ -128,8 +128,8 @@ def _order(
     Raises:
         UserError: options that do not go together, or something that they name is not there.
     """
+    from llm_lora.label import Order
     from llm_lora.label import candidates as choices
-    from llm_lora.label.labelling import Order
 
     for name, value, of in (
         ("--candidates", candidates, "clip"),
@@ -139,7 +139,7 @@ def _order(
         if value is not None and method != of:
             raise UserError(f"{name} is for --method {of}", fix=f"add --method {of}")
     if method == "vlm":
-        from llm_lora.label.by_server import ASK, Describer, Endpoint
+        from llm_lora.label import ASK, Describer, Endpoint
 
         if url is None or model is None:
             raise UserError(
@@ -157,7 +157,7 @@ def _order(
 
         found = vision_models.resolve(name, method)
         # Only now: a mistake in what was asked for is told before anything heavy is imported.
-        from llm_lora.engines.vision.captioning import Captioner, ZeroShot
+        from llm_lora.engines.vision import Captioner, ZeroShot
 
         return ZeroShot(found, parts) if method == "clip" else Captioner(found)
 

@@ -127,7 +127,7 @@ def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:
     """
     from llm_lora import run as runs
     from llm_lora.cli.show import live as show
-    from llm_lora.serving.client import Client
+    from llm_lora.serving import Client
     from llm_lora.serving.measure import drift
     from llm_lora.tasks.text import task as text_task
 

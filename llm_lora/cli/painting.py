@@ -14,7 +14,7 @@ import click
 from llm_lora.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from llm_lora.adapter.sources import Source
+    from llm_lora.adapter import Source
 
 _GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -193,7 +193,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 
 def _size(text: str) -> dict[str, int]:
-    from llm_lora.data.image.buckets import CELL
+    from llm_lora.data.image import CELL
 
     match = _SIZE.fullmatch(text)
     sides = [int(side) for side in match.groups()] if match else []

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from llm_lora.adapter.base import AnyBase
-    from llm_lora.store.store import Alias, Store, Version
+    from llm_lora.adapter import AnyBase
+    from llm_lora.store import Alias, Store, Version
 
 _store_option = click.option(
     "--store",
@@ -68,7 +68,7 @@ def publish(
 
     It is not live until it is promoted. The same content is never published twice.
     """
-    from llm_lora.store.store import Store, suggest_name
+    from llm_lora.store import Store, suggest_name
 
     folder, report, called = _find(source)
     name = name if name is not None else suggest_name(called)
@@ -104,7 +104,7 @@ def promote(
             url, as_json, lambda client: client.promote(name, number, why=why or None, force=force)
         )
         return
-    from llm_lora.store.store import Store
+    from llm_lora.store import Store
 
     store = Store(root)
     version = store.version(name, number)
@@ -124,7 +124,7 @@ def rollback(name: str, root: Path, url: str | None, why: str, as_json: bool) ->
     if url is not None:
         _ask(url, as_json, lambda client: client.rollback(name, why=why or None))
         return
-    from llm_lora.store.store import Store
+    from llm_lora.store import Store
 
     alias = Store(root).rollback(name, by=_user(), why=why)
     _tell_alias(name, alias, as_json=as_json)
@@ -159,7 +159,7 @@ def canary(
             lambda client: client.canary(name, number, share, why=why or None, force=force),
         )
         return
-    from llm_lora.store.store import Store
+    from llm_lora.store import Store
 
     store = Store(root)
     version = store.version(name, number)
@@ -180,12 +180,12 @@ def adapters(root: Path, url: str | None, as_json: bool) -> None:
     from llm_lora.cli import shelves
 
     if url is not None:
-        from llm_lora.serving.client import Client
+        from llm_lora.serving import Client
 
         with Client(url) as client:
             found = client.adapters()
     else:
-        from llm_lora.store.store import Store
+        from llm_lora.store import Store
 
         store = Store(root)
         found = [_adapter(store, name) for name in store.names()]
@@ -205,12 +205,12 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
     from llm_lora.cli import shelves
 
     if url is not None:
-        from llm_lora.serving.client import Client
+        from llm_lora.serving import Client
 
         with Client(url) as client:
             events = client.history(name)
     else:
-        from llm_lora.store.store import Store
+        from llm_lora.store import Store
 
         events = Store(root).history(name)
     if as_json:
@@ -226,7 +226,7 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 @_json_option
 def retire(name: str, root: Path, why: str, as_json: bool) -> None:
     """Take a name out of service: no version of it is live. `rollback` brings it back."""
-    from llm_lora.store.store import Store
+    from llm_lora.store import Store
 
     alias = Store(root).retire(name, by=_user(), why=why)
     _tell_alias(name, alias, as_json=as_json)
@@ -239,7 +239,7 @@ def retire(name: str, root: Path, why: str, as_json: bool) -> None:
 @_why_option
 def remove(name: str, number: int, root: Path, why: str) -> None:
     """Delete a version that is neither live nor on trial; its number is never given again."""
-    from llm_lora.store.store import Store
+    from llm_lora.store import Store
 
     Store(root).remove(name, number, by=_user(), why=why)
     click.echo(f"{name}@{number} removed")
@@ -295,7 +295,7 @@ def _user() -> str:
 def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> None:
     """Give a running server an order, and show what it answers."""
     from llm_lora.cli import shelves
-    from llm_lora.serving.client import Client
+    from llm_lora.serving import Client
 
     with Client(url) as client:
         answer = order(client)
@@ -326,7 +326,7 @@ def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | N
 def _adapter(store: Store, name: str) -> dict[str, Any]:
     """One adapter as a running server lists it, without what only a server knows."""
     from llm_lora.errors import UserError
-    from llm_lora.store.store import Alias
+    from llm_lora.store import Alias
 
     problem = None
     try:

@@ -27,7 +27,7 @@ def convert(file: Path, out: Path | None) -> None:
 
     What every key became stands above it. Paths hold in the working directory, or where --out is.
     """
-    from llm_lora.recipe import loading as recipes
+    from llm_lora import recipe as recipes
 
     text = recipes.convert(file, out.parent if out else Path())
     if out is None:

@@ -12,9 +12,9 @@ from llm_lora.errors import UserError
 from llm_lora.example import Rejected
 
 if TYPE_CHECKING:
-    from llm_lora.data.rows import Row
-    from llm_lora.grammar.lint import Lint
-    from llm_lora.schema.answer import AnswerSchema
+    from llm_lora.data import Row
+    from llm_lora.grammar import Lint
+    from llm_lora.schema import AnswerSchema
 
 _PATH = click.Path(path_type=Path)
 _SHOWN = 20
@@ -48,8 +48,8 @@ def lint(
 
     The exit code is 1 when something is refused, or left to judging afterwards.
     """
-    from llm_lora.grammar import lint as linting
-    from llm_lora.schema.answer import AnswerSchema
+    from llm_lora.grammar import lint as examine
+    from llm_lora.schema import AnswerSchema
 
     loaded = AnswerSchema.load(file)
     measure, cost = None, None
@@ -61,7 +61,7 @@ def lint(
         measure = masks.counter(found)
         if backend == "vllm":
             cost = _cost(loaded, found)
-    told = linting.lint(loaded, _backend(backend), measure=measure)
+    told = examine(loaded, _backend(backend), measure=measure)
     changes = _fix(loaded, fix, data) if fix is not None else None
     if as_json:
         _print({**told.to_dict(), "cost": cost, "changes": changes})
@@ -78,7 +78,7 @@ def lint(
 @json_option
 def keywords(backend: str, as_json: bool) -> None:
     """Probe every known keyword on the installed decoder."""
-    from llm_lora.grammar.probes import Probes, table
+    from llm_lora.grammar import Probes, table
 
     probes = Probes(_backend(backend))
     found = table(probes)
@@ -110,8 +110,8 @@ def fit(
     """
     from llm_lora import files
     from llm_lora.data.text import formats
-    from llm_lora.grammar.fit import Fit
-    from llm_lora.schema.answer import AnswerSchema
+    from llm_lora.grammar import Fit
+    from llm_lora.schema import AnswerSchema
 
     files.require_apart([answers, file], {"--mend": mend, "--mend-schema": mend_schema})
     loaded = AnswerSchema.load(file)
@@ -192,7 +192,7 @@ def pydantic(model: str, yes: bool, out: Path | None) -> None:
     question = f"Importing {module} runs its code. Import it?"
     if not yes and not click.confirm(question, err=True):
         raise UserError(f"{module} was not imported", fix="agree, or give --yes")
-    from llm_lora.schema.answer import AnswerSchema
+    from llm_lora.schema import AnswerSchema
 
     document = _model_schema(module, name)
     AnswerSchema.from_text(json.dumps(document), model)
@@ -206,7 +206,7 @@ def pydantic(model: str, yes: bool, out: Path | None) -> None:
 def sample(file: Path, count: int, seed: int) -> None:
     """Draw valid answers, one on a line."""
     from llm_lora.grammar import sampling
-    from llm_lora.schema.answer import AnswerSchema
+    from llm_lora.schema import AnswerSchema
 
     for text in sampling.sample(AnswerSchema.load(file), count, seed):
         click.echo(text)
@@ -226,7 +226,7 @@ def _cost(loaded: AnswerSchema, base: Any) -> dict[str, float] | None:
 
 
 def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, str]]:
-    from llm_lora.grammar.stricter import stricter
+    from llm_lora.grammar import stricter
 
     answers = [] if data is None else [
         answer for answer in _answers(data) if loaded.judge_value(answer).valid

@@ -14,8 +14,7 @@ import click
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from llm_lora.serving.launch.log import Line
-    from llm_lora.serving.launch.plans import AnyPlan
+    from llm_lora.serving.launch import AnyPlan, Line
 
 _FILE = click.Path(path_type=Path)
 _EVERY_S = 10.0
@@ -112,9 +111,8 @@ def serve(runs: tuple[Path, ...], is_open: bool, dry_run: bool, **options: Any) 
     running requests are answered; a second Ctrl-C ends it at once.
     """
     from llm_lora import machine
-    from llm_lora.serving.launch import examining
+    from llm_lora.serving.launch import Wanted, examining
     from llm_lora.serving.launch import launching as launch
-    from llm_lora.serving.launch.plans import Wanted
 
     wanted = Wanted(sources=runs, open=is_open, **options)
     plan = examining.examine(wanted, machine.detect())

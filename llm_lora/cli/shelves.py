@@ -8,10 +8,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from llm_lora.adapter.folder import MADE
+from llm_lora.adapter import MADE
 from llm_lora.cli.console import console
-from llm_lora.cli.show.live import of
-from llm_lora.store.store import Alias, Version
+from llm_lora.cli.show import of
+from llm_lora.store import Alias, Version
 
 _GATES = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[dim]no report[/]"}
 _FACTS = ("event", "at", "by", "why", "number")

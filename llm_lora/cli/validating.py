@@ -57,8 +57,8 @@ def validate(
     """
     from llm_lora import files
     from llm_lora.cli import verdicts
-    from llm_lora.schema.answer import AnswerSchema
-    from llm_lora.validate.judging import Judge, judge_blocks
+    from llm_lora.schema import AnswerSchema
+    from llm_lora.validate import Judge, judge_blocks
 
     files.require_apart([answers, schema], {"--out": out, "--fix": fix})
     judge = Judge(

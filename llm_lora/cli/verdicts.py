@@ -14,7 +14,7 @@ from rich.table import Table
 
 from llm_lora import files
 from llm_lora.cli.console import console
-from llm_lora.validate.judging import Judged, LineVerdict, Summary
+from llm_lora.validate import Judged, LineVerdict, Summary
 
 _SHOWN = 20
 _REASONS = 15

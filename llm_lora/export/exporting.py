@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
 from llm_lora.adapter.mapping import text as mapping
 from llm_lora.example import Message
 from llm_lora.export import merge as merging
 from llm_lora.export.llamacpp import modelfile, writing
 from llm_lora.progress import Watcher
 from llm_lora.run import Run
+from llm_lora.tasks.text import Prepared
 from llm_lora.tasks.text import task as text_task
-from llm_lora.tasks.text.task import Prepared
 
 _ADAPTER_FILES = (
     adapters.WEIGHTS,

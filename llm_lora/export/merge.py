@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import engines, files, versions
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
 from llm_lora.base import text as bases
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Watcher
 from llm_lora.run import Run
+from llm_lora.tasks.text import Prepared
 from llm_lora.tasks.text import task as text_task
-from llm_lora.tasks.text.task import Prepared
 from llm_lora.weights import tensors
 
 DEQUANTISED, ORIGINAL, AUTO = "dequantised", "original", "auto"

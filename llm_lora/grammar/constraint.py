@@ -12,7 +12,7 @@ from functools import lru_cache
 import llguidance
 
 from llm_lora.errors import UserError
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema import AnswerSchema
 
 _KEPT = 256
 """Schemas whose grammars are kept; a server sees few."""

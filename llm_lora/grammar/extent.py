@@ -13,10 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import dumps
-from llm_lora.schema.narrowing import narrowed
-from llm_lora.schema.subschemas import Node, Place, Subschemas
+from llm_lora.schema import AnswerSchema, Node, Place, Subschemas, dumps, narrowed
 
 Measure = Callable[[str], int]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from llm_lora.schema.subschemas import Node, Place, Subschemas
+from llm_lora.schema import Node, Place, Subschemas
 
 FRAGMENTS: dict[str, dict[str, Any]] = {
     "type:string": {"type": "string"},

@@ -16,11 +16,21 @@ from typing import Any, Literal
 from llm_lora.errors import UserError
 from llm_lora.grammar.features import used
 from llm_lora.grammar.matching import END, Grammar, Refused, Stop, compile_schema, stop
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import Literal as Number
-from llm_lora.schema.json_text import NotJson, dumps, format_path, parse_verbatim, path_at, quote
-from llm_lora.schema.narrowing import LARGEST, MOST_CHARACTERS, MOST_ITEMS, narrowed
-from llm_lora.schema.subschemas import Place
+from llm_lora.schema import (
+    LARGEST,
+    MOST_CHARACTERS,
+    MOST_ITEMS,
+    AnswerSchema,
+    NotJson,
+    Place,
+    dumps,
+    format_path,
+    narrowed,
+    parse_verbatim,
+    path_at,
+    quote,
+)
+from llm_lora.schema import Literal as Number
 
 _SHOWN = 8
 _BEFORE = 20

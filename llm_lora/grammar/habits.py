@@ -17,10 +17,17 @@ from llm_lora.errors import UserError
 from llm_lora.grammar.extent import Extent, Measure, pattern_end
 from llm_lora.grammar.features import Use
 from llm_lora.grammar.matching import Refused, compile_schema, draw
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import dumps, excerpt, format_path, quote
-from llm_lora.schema.narrowing import LARGEST, MOST_CHARACTERS, MOST_ITEMS
-from llm_lora.schema.subschemas import Node
+from llm_lora.schema import (
+    LARGEST,
+    MOST_CHARACTERS,
+    MOST_ITEMS,
+    AnswerSchema,
+    Node,
+    dumps,
+    excerpt,
+    format_path,
+    quote,
+)
 
 MANY_OPTIONAL = 8
 """From here on an object has hundreds of shapes, more than training shows."""

@@ -9,7 +9,7 @@ import jsonschema_rs
 from genson import SchemaBuilder
 
 from llm_lora.errors import UserError
-from llm_lora.schema.narrowing import LARGEST
+from llm_lora.schema import LARGEST
 
 MOST_VALUES = 16
 """Distinct values up to which a text is a choice …"""

@@ -19,8 +19,7 @@ from llm_lora.grammar.features import Use, used
 from llm_lora.grammar.habits import Remark, remarks
 from llm_lora.grammar.matching import Backend, Refused, compile_schema, draw
 from llm_lora.grammar.probes import Outcome, Probes, State, pairs
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import format_path, quote
+from llm_lora.schema import AnswerSchema, format_path, quote
 
 _DRAWS = 12
 _LONGEST_DRAW = 800

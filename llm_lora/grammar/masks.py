@@ -11,9 +11,9 @@ import llguidance
 import numpy as np
 
 from llm_lora import files
-from llm_lora.base.text import Base
+from llm_lora.base import Base
 from llm_lora.grammar.constraint import decoding
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema import AnswerSchema
 
 _ANSWERS = 8
 _LONGEST = 200

@@ -19,8 +19,7 @@ import llguidance
 import outlines_core
 from outlines_core.json_schema import build_regex_from_schema
 
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import dumps
+from llm_lora.schema import AnswerSchema, dumps
 
 Backend = Literal["vllm", "outlines"]
 BACKENDS: tuple[Backend, ...] = ("vllm", "outlines")

@@ -31,8 +31,7 @@ from llm_lora.grammar.matching import (
     stop,
     text_for,
 )
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import dumps
+from llm_lora.schema import AnswerSchema, dumps
 
 State = Literal["enforced", "afterwards", "refused"]
 

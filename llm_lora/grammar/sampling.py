@@ -10,8 +10,7 @@ from llm_lora.errors import UserError
 from llm_lora.grammar.features import used
 from llm_lora.grammar.matching import Grammar, Refused, compile_schema, draw
 from llm_lora.grammar.probes import Probes
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import dumps
+from llm_lora.schema import AnswerSchema, dumps
 
 _TRIES = 60
 """Draws for each answer that is wanted; what does not fit the schema is thrown away."""

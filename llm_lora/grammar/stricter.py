@@ -15,10 +15,15 @@ from llm_lora.grammar.extent import pattern_end
 from llm_lora.grammar.features import Use, used
 from llm_lora.grammar.habits import CONCLUSIONS, EVIDENCE, words
 from llm_lora.grammar.matching import Refused, compile_schema
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import dumps, format_path
-from llm_lora.schema.narrowing import LARGEST, MOST_CHARACTERS, MOST_ITEMS
-from llm_lora.schema.subschemas import Place
+from llm_lora.schema import (
+    LARGEST,
+    MOST_CHARACTERS,
+    MOST_ITEMS,
+    AnswerSchema,
+    Place,
+    dumps,
+    format_path,
+)
 
 _ROOM = 2
 """A bound learned from answers is that many times what they show."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from llm_lora.data.image import files as picture_files
-from llm_lora.data.image.captions import one_line
+from llm_lora.data.image import one_line
 from llm_lora.errors import UserError
 from llm_lora.label.labelling import Failure, Label
 from llm_lora.machine import is_loopback

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_lora import files
-from llm_lora.data.image.captions import one_line
+from llm_lora.data.image import one_line
 from llm_lora.errors import Problem, UserError
 from llm_lora.files import ASSETS
 

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_lora import files
-from llm_lora.data.image import captions
+from llm_lora.data.image import Unusable, captions
 from llm_lora.data.image import files as picture_files
-from llm_lora.data.image.files import Unusable
 from llm_lora.errors import UserError
 from llm_lora.example import Rejected
 from llm_lora.label.sheet import Item, Sheet, Written

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_lora import files
-from llm_lora.data.finding import Finding
+from llm_lora.data import Finding
 from llm_lora.data.image import captions
 from llm_lora.data.image import files as picture_files
 from llm_lora.errors import UserError

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm_lora import files
-from llm_lora.data.image import caption_table, captions
+from llm_lora.data.image import Row, Table, caption_table, captions
 from llm_lora.data.image import folder as picture_folder
-from llm_lora.data.image.caption_table import Row, Table
 from llm_lora.errors import Problem, UserError
 
 MEMORY = ".labels.json"

@@ -21,7 +21,7 @@ from llm_lora.recipe.scalars import PROFILES
 from llm_lora.recipe.yaml import KeyPath
 
 if TYPE_CHECKING:
-    from llm_lora.recipe.lora_scripts.reading import Converted
+    from llm_lora.recipe.lora_scripts import Converted
 
 Settings = dict[str, Any]
 

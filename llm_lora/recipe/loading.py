@@ -19,25 +19,24 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llm_lora import files
 from llm_lora.errors import Problem, UserError
 from llm_lora.recipe import layers as recipe_layers
 from llm_lora.recipe.layers import Layer, Layers
 from llm_lora.recipe.mistakes import Checker, Mistake, dotted
 from llm_lora.recipe.root import TASKS, map_paths, written, yaml_text
 from llm_lora.recipe.scalars import PROFILES
-from llm_lora.recipe.text.blocks import (
+from llm_lora.recipe.text import (
     CheckRecipe,
     DataRecipe,
     GenerateRecipe,
     LoraRecipe,
     PreferRecipe,
+    Recipe,
     TrainRecipe,
 )
-from llm_lora.recipe.text.recipe import Recipe
 
 if TYPE_CHECKING:
-    from llm_lora.recipe.image.recipe import ImageRecipe
+    from llm_lora.recipe.image import ImageRecipe
 
 __all__ = [
     "PROFILES",
@@ -66,7 +65,7 @@ _WRITTEN = {"text": "a text recipe", "image": "an image recipe"}
 def _models() -> dict[str, type[AnyRecipe]]:
     """What a recipe is, by its task."""
     # Imported on use: not every command reads a recipe.
-    from llm_lora.recipe.image.recipe import ImageRecipe
+    from llm_lora.recipe.image import ImageRecipe
 
     return {"text": Recipe, "image": ImageRecipe}
 
@@ -381,9 +380,3 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     if not any(option.get("type") == "null" for option in options):
         options = [*options, {"type": "null"}]
     return {**about, "anyOf": options}
-
-
-if __name__ == "__main__":
-    target = Path(__file__).parent.parent / "recipes" / "recipe.schema.json"
-    files.write_json(target, json_schema())
-    print(f"wrote {target}")

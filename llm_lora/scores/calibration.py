@@ -12,8 +12,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from llm_lora.example import Answer
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import NotJson
+from llm_lora.schema import AnswerSchema, NotJson
 from llm_lora.scores.fields import closed_places
 from llm_lora.scores.scoring import FieldScore
 

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from llm_lora.schema import AnswerSchema, Node, Place, Subschemas, format_path
 from llm_lora.schema import json_text as jsontext
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import format_path
-from llm_lora.schema.subschemas import Node, Place, Subschemas
 
 SPAN_LENGTH = 120
 """A string bounded to this many characters is a span (copied words), a longer one is free text."""

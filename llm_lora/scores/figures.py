@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from llm_lora.schema.answer import AnswerSchema, Verdict
+from llm_lora.schema import AnswerSchema, Verdict
 from llm_lora.scores import intervals
 from llm_lora.scores.fields import closed_values, shape
 from llm_lora.scores.scoring import FieldScore

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llm_lora.errors import Problem, UserError
-from llm_lora.schema.answer import AnswerSchema, Verdict
+from llm_lora.schema import AnswerSchema, Verdict
 from llm_lora.scores import figures
 from llm_lora.scores.fields import Kind, leaves, shape
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llm_lora.example import Answer, Example
+from llm_lora.schema import AnswerSchema
 from llm_lora.schema import json_text as jsontext
-from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.scoring import mean_score, score
 
 

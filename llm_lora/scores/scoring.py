@@ -25,8 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_lora.schema.answer import AnswerSchema, Verdict
-from llm_lora.schema.subschemas import Place
+from llm_lora.schema import AnswerSchema, Place, Verdict
 from llm_lora.scores.fields import (
     FREE_TEXT,
     Kind,

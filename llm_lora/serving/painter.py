@@ -26,16 +26,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_lora import engines, versions
 from llm_lora.adapter import folder as adapters
+from llm_lora.base import PictureBase
 from llm_lora.base import image as picture_base
-from llm_lora.base.image import PictureBase
 from llm_lora.errors import UserError
 from llm_lora.files import read_object
 from llm_lora.lora_prompt import Pick
-from llm_lora.serving.layer import asgi, errors
-from llm_lora.serving.layer.config import ServingConfig
-from llm_lora.serving.layer.errors import Refused
-from llm_lora.serving.layer.image.asking import PAINT
-from llm_lora.serving.layer.layer import Layer
+from llm_lora.serving.layer import Layer, Refused, ServingConfig, asgi, errors
+from llm_lora.serving.layer.image import PAINT
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import run as runs
+from llm_lora.adapter import MADE, Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import MADE, Adapter
 from llm_lora.errors import Problem, UserError
 from llm_lora.run import Run
-from llm_lora.store.store import Store, Version, suggest_name
+from llm_lora.store import Store, Version, suggest_name
 
 _WHY = "llm-lora serve"
 _LONGEST_EXAMPLE = 300  # Characters; more is unwieldy in a terminal.

@@ -1,1 +1,5 @@
 """The store: published versions of adapters, their aliases and history."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
 from llm_lora.errors import Problem, UserError
-from llm_lora.scores.gates import AT_MOST
+from llm_lora.scores import AT_MOST
 from llm_lora.store.aliases import Event, sync
-from llm_lora.weights.header import safetensors_header
+from llm_lora.weights import safetensors_header
 
 VERSION = "version.json"
 REMOVED = "removed.json"

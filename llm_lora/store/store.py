@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from llm_lora.adapter import AnyBase
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.base import AnyBase
 from llm_lora.adapter.mapping import text as mapping
 from llm_lora.errors import UserError
 from llm_lora.store import aliases, published

@@ -1,1 +1,5 @@
 """Tasks: the steps of the pipeline that depend on text or images."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import engines, files, versions
+from llm_lora import recipe as recipes
 from llm_lora import run as runs
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
 from llm_lora.adapter.webui import files as lora_files
+from llm_lora.base import PictureBase
 from llm_lora.base import image as picture_base
-from llm_lora.base.image import PictureBase
+from llm_lora.data.image import PictureDataset
 from llm_lora.data.image import dataset as pictures
-from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Watcher
-from llm_lora.recipe import loading as recipes
-from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.image import ImageRecipe
+from llm_lora.report.image import compare as compare
 from llm_lora.report.image import document as picture_report
-from llm_lora.report.image.versus import compare as compare
 from llm_lora.run import Run
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema import AnswerSchema
 from llm_lora.scores.image import gates as picture_gates
 from llm_lora.vision import judges
 from llm_lora.weights import header

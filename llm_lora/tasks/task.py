@@ -6,10 +6,10 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from llm_lora.adapter.folder import Adapter
+from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
 from llm_lora.progress import AnyDataset, Fit, Watcher
-from llm_lora.recipe.loading import AnyRecipe
+from llm_lora.recipe import AnyRecipe
 from llm_lora.run import Run
 
 _MODULES = {"text": "llm_lora.tasks.text.task", "image": "llm_lora.tasks.image"}

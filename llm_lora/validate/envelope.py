@@ -11,10 +11,7 @@ from typing import Any
 import jsonschema_rs
 
 from llm_lora.errors import UserError
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import quote
-from llm_lora.schema.subschemas import Node, Place
-from llm_lora.schema.verdict import Reason, Verdict
+from llm_lora.schema import AnswerSchema, Node, Place, Reason, Verdict, quote
 from llm_lora.validate.intake import RECORD_KEYS
 
 # Keywords whose subschemas tell what the value itself may hold; `not` tells what it may not.

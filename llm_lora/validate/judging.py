@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora.errors import UserError
-from llm_lora.schema import bulk, repair
+from llm_lora.schema import VALID, AnswerSchema, NotJson, Verdict, bulk, not_json, repair
 from llm_lora.schema import json_text as jsontext
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import NotJson
-from llm_lora.schema.verdict import VALID, Verdict, not_json
 from llm_lora.validate import intake
 from llm_lora.validate.envelope import Envelope, no_column
 from llm_lora.validate.intake import STDIN, Block, Items

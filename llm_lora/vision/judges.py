@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from llm_lora.errors import Problem, UserError
-from llm_lora.recipe.image.blocks import ImageJudge
+from llm_lora.recipe.image import ImageJudge
 from llm_lora.vision import faces as face_models
 from llm_lora.vision import models as vision_models
 from llm_lora.vision.faces import FaceModel

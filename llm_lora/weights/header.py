@@ -14,9 +14,9 @@ from llm_lora.files import read_object
 
 _INDEX = "model.safetensors.index.json"
 
-_LLAMA_CPP = "this is a model for llama.cpp (GGML/GGUF), which cannot be trained"
+LLAMA_CPP = "this is a model for llama.cpp (GGML/GGUF), which cannot be trained"
 
-_LLAMA_CPP_FIX = "name the original model that it was made from, with safetensors weights"
+LLAMA_CPP_FIX = "name the original model that it was made from, with safetensors weights"
 
 # Reading 64 MB takes well under a second; of larger files, samples tell models apart.
 _HASH_WHOLE = 64 * 2**20
@@ -52,7 +52,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _no_weights(folder: Path) -> UserError:
     if list(folder.glob("*.gguf")) or list(folder.glob("*ggml*")):
-        return UserError(_LLAMA_CPP, where=str(folder), fix=_LLAMA_CPP_FIX)
+        return UserError(LLAMA_CPP, where=str(folder), fix=LLAMA_CPP_FIX)
     if any(list(folder.glob(pattern)) for pattern in ("*.bin", "*.pt", "*.pth")):
         return UserError(
             "only pickled weights (.bin), which may run code on loading",

@@ -1,1 +1,5 @@
 """An adapter's tensors against the modules of the base it is served on."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llm_lora.adapter.folder import CONFIG, WEIGHTS, Adapter, more_than_products
-from llm_lora.adapter.webui.modules import stem
-from llm_lora.base.image import PictureBase
+from llm_lora.adapter.webui import stem
+from llm_lora.base import PictureBase
 from llm_lora.errors import Problem
 from llm_lora.files import read_object
-from llm_lora.weights.header import safetensors_header
+from llm_lora.weights import safetensors_header
 
 _OTHERWISE = ("fan_in_fan_out",)
 """Parts of PEFT's configuration that painting does not follow, beside those of all tasks."""

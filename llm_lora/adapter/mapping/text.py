@@ -16,11 +16,10 @@ from safetensors import SafetensorError, safe_open
 from llm_lora.adapter.base import AnyBase
 from llm_lora.adapter.folder import CONFIG, WEIGHTS, Adapter, more_than_products
 from llm_lora.adapter.mapping import image as picture_mapping
-from llm_lora.base.image import PictureBase
-from llm_lora.base.text import Base
+from llm_lora.base import Base, PictureBase
 from llm_lora.errors import Problem, UserError
 from llm_lora.files import read_object
-from llm_lora.weights.header import safetensors_header, weight_files
+from llm_lora.weights import safetensors_header, weight_files
 
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for its largest LoRA rank."""

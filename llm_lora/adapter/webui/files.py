@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from llm_lora import files
 from llm_lora.adapter.webui.modules import module, stem
-from llm_lora.base.family import Family
+from llm_lora.base import Family
 from llm_lora.errors import Problem, UserError
 from llm_lora.weights import arrays
 
 if TYPE_CHECKING:
-    from llm_lora.weights.arrays import Array
+    from llm_lora.weights import Array
 
 _HALVES = {
     "lora_down.weight": "down",

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 
-from llm_lora.base.family import Family
+from llm_lora.base import Family
 
 _PREFIXES: dict[Family, dict[str, str]] = {
     "sd1": {"unet": "lora_unet", "text_encoder": "lora_te"},

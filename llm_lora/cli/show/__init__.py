@@ -1,1 +1,5 @@
 """Terminal output: live progress, data checks, reports and lists of runs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

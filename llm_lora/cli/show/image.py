@@ -12,7 +12,7 @@ from rich.table import Table
 from llm_lora.cli.console import console, figure
 
 if TYPE_CHECKING:
-    from llm_lora.data.image.dataset import PictureDataset
+    from llm_lora.data.image import PictureDataset
     from llm_lora.run import Run
 
 COLUMNS: Mapping[str, str] = {name: name for name in ("fidelity", "strength", "alignment")}

@@ -22,7 +22,7 @@ from llm_lora.progress import Progress as Moment
 from llm_lora.scores import gates
 
 if TYPE_CHECKING:
-    from llm_lora.recipe.loading import AnyRecipe
+    from llm_lora.recipe import AnyRecipe
     from llm_lora.run import Run
 
 _MODULES = {"text": "llm_lora.cli.show.text", "image": "llm_lora.cli.show.image"}

@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from llm_lora.cli.console import console, figure
-from llm_lora.scores.figures import NAMES, SURE
+from llm_lora.scores import NAMES, SURE
 
 if TYPE_CHECKING:
-    from llm_lora.data.text.dataset import Dataset
+    from llm_lora.data.text import Dataset
     from llm_lora.run import Run
 
 COLUMNS: Mapping[str, str] = {"schema_valid": "schema valid", "field_f1": "field F1"}

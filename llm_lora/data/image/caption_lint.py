@@ -15,7 +15,7 @@ from llm_lora import files
 from llm_lora.data.finding import Finding
 from llm_lora.data.image import captions
 from llm_lora.errors import UserError
-from llm_lora.schema.json_text import quote
+from llm_lora.schema import quote
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -25,8 +25,7 @@ from llm_lora.example import Rejected, TooFewLeft
 
 if TYPE_CHECKING:
     from llm_lora.data.image.buckets import Bucket
-    from llm_lora.recipe.image.blocks import ImageData
-    from llm_lora.recipe.image.recipe import ImageRecipe
+    from llm_lora.recipe.image import ImageData, ImageRecipe
 
 CHECK = "check.json"
 QUARANTINE = "quarantine.jsonl"

@@ -19,9 +19,9 @@ from llm_lora.errors import Problem, UserError
 from llm_lora.example import Example, Message, Rejected, TooFewLeft, make_example
 
 if TYPE_CHECKING:
-    from llm_lora.base.chat import Chat
-    from llm_lora.recipe.loading import DataRecipe, Recipe
-    from llm_lora.schema.answer import AnswerSchema
+    from llm_lora.base import Chat
+    from llm_lora.recipe.text import DataRecipe, Recipe
+    from llm_lora.schema import AnswerSchema
 
 CHECK = "check.json"
 QUARANTINE = "quarantine.jsonl"

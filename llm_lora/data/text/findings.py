@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from llm_lora.data.finding import Finding
 from llm_lora.data.text.split import Split
 from llm_lora.example import Example, Message
-from llm_lora.schema.json_text import quote
+from llm_lora.schema import quote
 
 if TYPE_CHECKING:
-    from llm_lora.recipe.loading import Recipe
-    from llm_lora.schema.answer import AnswerSchema
+    from llm_lora.recipe.text import Recipe
+    from llm_lora.schema import AnswerSchema
 
 FEW_HELD_OUT = 30
 """Below this, one answer more or less moves a score by over three points."""

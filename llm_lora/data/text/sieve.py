@@ -13,18 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_lora.base.chat import Chat, Unencodable
+from llm_lora.base import Chat, Unencodable
 from llm_lora.data.finding import Finding
 from llm_lora.data.text import formats
 from llm_lora.errors import Problem, UserError
 from llm_lora.example import RAW_LIMIT, Example, Rejected, make_example
-from llm_lora.grammar.fit import Fit
-from llm_lora.grammar.lint import lint
+from llm_lora.grammar import Fit, lint
 
 if TYPE_CHECKING:
-    from llm_lora.recipe.loading import Recipe
-    from llm_lora.schema.answer import AnswerSchema
-    from llm_lora.schema.verdict import Verdict
+    from llm_lora.recipe.text import Recipe
+    from llm_lora.schema import AnswerSchema, Verdict
 
 
 class Sieve:

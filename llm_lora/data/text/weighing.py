@@ -13,12 +13,12 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from llm_lora.base.chat import Chat, Encoded
+from llm_lora.base import Chat, Encoded
 from llm_lora.errors import UserError
 from llm_lora.example import Example
-from llm_lora.grammar.constraint import decoding
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.scores.fields import closed_spans
+from llm_lora.grammar import decoding
+from llm_lora.schema import AnswerSchema
+from llm_lora.scores import closed_spans
 
 Flags = npt.NDArray[np.bool_]
 

@@ -1,1 +1,5 @@
 """The image engine: Stable Diffusion adapters trained, painted with and measured."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

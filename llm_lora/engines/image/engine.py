@@ -9,31 +9,31 @@ from pathlib import Path
 import torch
 
 from llm_lora.adapter.webui import files as lora_files
-from llm_lora.base.image import PictureBase
-from llm_lora.data.image.dataset import PictureDataset
+from llm_lora.base import PictureBase
+from llm_lora.data.image import PictureDataset
 from llm_lora.engines.image import lora as picture_lora
 from llm_lora.engines.image import prompts as picture_prompts
 from llm_lora.engines.image.cache import Cache
 from llm_lora.engines.image.latents import Latents
 from llm_lora.engines.image.loading import Loaded, load, noise_scheduler
 from llm_lora.engines.image.lora import Layers
-from llm_lora.engines.image.measure.measuring import judge
+from llm_lora.engines.image.measure import judge
 from llm_lora.engines.image.noise import Noise
 from llm_lora.engines.image.painting import Painter, Settings
 from llm_lora.engines.image.prompts import Texts
 from llm_lora.engines.image.sheets import png, sheet, write_picture
+from llm_lora.engines.image.train import Means, Optimizer, Order, Record, Steps, Training, text_rate
 from llm_lora.engines.image.train import checkpoints as picture_checkpoints
 from llm_lora.engines.image.train import order as picture_order
-from llm_lora.engines.image.train.loop import Means, Training
-from llm_lora.engines.image.train.optimizer import Optimizer, text_rate
-from llm_lora.engines.image.train.order import Order
-from llm_lora.engines.image.train.record import Record
-from llm_lora.engines.image.train.steps import Steps
-from llm_lora.engines.shared.loading import free_memory, peak_memory_bytes
-from llm_lora.engines.shared.record import StopOnSignal
-from llm_lora.engines.shared.trouble import full_disk, out_of_memory
+from llm_lora.engines.shared import (
+    StopOnSignal,
+    free_memory,
+    full_disk,
+    out_of_memory,
+    peak_memory_bytes,
+)
 from llm_lora.progress import Fit, Listener, silent
-from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.image import ImageRecipe
 from llm_lora.weights import header
 
 __all__ = [

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from llm_lora.data.image import Bucket, Crop, Picture
 from llm_lora.data.image import files as picture_files
-from llm_lora.data.image.buckets import Bucket, Crop
-from llm_lora.data.image.dataset import Picture
 from llm_lora.engines.image.cache import Cache
 from llm_lora.engines.image.loading import Loaded
 from llm_lora.engines.image.noise import Moments

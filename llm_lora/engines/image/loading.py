@@ -21,9 +21,8 @@ from diffusers import (
 )
 from transformers import logging as transformers_logging
 
-from llm_lora.base.image import PictureBase
-from llm_lora.engines.shared import loading
-from llm_lora.engines.shared.trouble import is_out_of_memory
+from llm_lora.base import PictureBase
+from llm_lora.engines.shared import is_out_of_memory, loading
 from llm_lora.errors import UserError
 
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}

@@ -17,17 +17,17 @@ from peft.tuners.lora import LoraLayer
 
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.webui import Lora, Module
 from llm_lora.adapter.webui import files as lora_files
-from llm_lora.adapter.webui.files import Lora, Module
-from llm_lora.base.image import PictureBase
+from llm_lora.base import PictureBase
 from llm_lora.engines.image.fused import fuse
 from llm_lora.engines.image.loading import Loaded
 from llm_lora.errors import UserError
-from llm_lora.recipe.image.blocks import ImageLora
+from llm_lora.recipe.image import ImageLora
 from llm_lora.weights import arrays
 
 if TYPE_CHECKING:
-    from llm_lora.weights.arrays import Array
+    from llm_lora.weights import Array
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _TARGETS = {

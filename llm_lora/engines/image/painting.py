@@ -12,17 +12,17 @@ import torch
 
 from llm_lora import lora_prompt
 from llm_lora.adapter import sources as picture_sources
-from llm_lora.base.image import PictureBase
+from llm_lora.base import PictureBase
 from llm_lora.engines.image import prompts as picture_prompts
 from llm_lora.engines.image.loading import Loaded, load, sampler
 from llm_lora.engines.image.noise import generator
 from llm_lora.engines.image.prompts import Embedding
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.engines.image.stack import Stack, Weights
-from llm_lora.engines.shared.trouble import out_of_memory
+from llm_lora.engines.shared import out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.lora_prompt import Pick
-from llm_lora.recipe.image.blocks import ImageGenerate
+from llm_lora.recipe.image import ImageGenerate
 
 Watch = Callable[[], None]
 """Looks on while pictures are painted."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llm_lora.adapter.webui import Lora, Module
 from llm_lora.adapter.webui import files as lora_files
-from llm_lora.adapter.webui.files import Lora, Module
 from llm_lora.engines.image import lora as picture_lora
 from llm_lora.engines.image.loading import Loaded
 

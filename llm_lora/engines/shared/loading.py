@@ -15,7 +15,7 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers import logging as transformers_logging
 
-from llm_lora.base.text import Base
+from llm_lora.base import Base
 from llm_lora.errors import UserError
 
 NF4_BLOCK = 64

@@ -14,14 +14,12 @@ from peft import PeftModel
 from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList
 from transformers import logging as transformers_logging
 
-from llm_lora.base.chat import Chat
-from llm_lora.base.text import Base
-from llm_lora.engines.shared.loading import Loaded, free_memory, load_base, peak_memory_bytes
-from llm_lora.engines.shared.trouble import out_of_memory
+from llm_lora.base import Base, Chat
+from llm_lora.engines.shared import Loaded, free_memory, load_base, out_of_memory, peak_memory_bytes
 from llm_lora.engines.text.constrain import Constraints
 from llm_lora.example import Answer, Message
 from llm_lora.progress import Listener, Progress, silent
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema import AnswerSchema
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_lora.base.chat import Chat, Encoded
-from llm_lora.base.text import Base
-from llm_lora.engines.shared.loading import free_memory
-from llm_lora.engines.shared.trouble import full_disk, out_of_memory
+from llm_lora.base import Base, Chat, Encoded
+from llm_lora.engines.shared import free_memory, full_disk, out_of_memory
 from llm_lora.engines.text.answers import load_trained
 from llm_lora.example import Example
 from llm_lora.progress import Listener, Progress, silent

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from outlines.backends.llguidance import LLGuidanceLogitsProcessor
 
-from llm_lora.grammar.constraint import decoding
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.grammar import decoding
+from llm_lora.schema import AnswerSchema
 
 
 @dataclass

@@ -15,18 +15,20 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerState
 from trl import SFTConfig
 
-from llm_lora.base.chat import Chat, Encoded
-from llm_lora.base.text import Base
-from llm_lora.data.text.weighing import Course, weigh
-from llm_lora.engines.shared.loading import free_memory, load_base, peak_memory_bytes
-from llm_lora.engines.shared.record import (
+from llm_lora.base import Base, Chat, Encoded
+from llm_lora.data.text import Course, weigh
+from llm_lora.engines.shared import (
     Complete,
     Metrics,
     StopEarly,
     StopOnSignal,
+    free_memory,
+    full_disk,
+    load_base,
     newest_checkpoint,
+    out_of_memory,
+    peak_memory_bytes,
 )
-from llm_lora.engines.shared.trouble import full_disk, out_of_memory
 from llm_lora.engines.text import batches, tuning
 from llm_lora.engines.text.answers import Answerer, Sampling
 from llm_lora.engines.text.comparing import Form, compare
@@ -36,8 +38,8 @@ from llm_lora.engines.text.trainer import PlannedTrainer
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Listener, silent
-from llm_lora.recipe.loading import Recipe
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.recipe.text import Recipe
+from llm_lora.schema import AnswerSchema
 
 __all__ = [
     "Answerer",

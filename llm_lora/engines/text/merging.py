@@ -18,14 +18,13 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.quantizers import AutoHfQuantizer
 
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
-from llm_lora.base.text import Base
+from llm_lora.base import Base
 from llm_lora.engines.shared import loading
 from llm_lora.errors import UserError
 from llm_lora.progress import Listener, Progress, silent
-from llm_lora.weights import tensors
-from llm_lora.weights.tensors import Tensor
+from llm_lora.weights import Tensor, tensors
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SCALES_BLOCK = 256

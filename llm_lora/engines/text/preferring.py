@@ -19,18 +19,26 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import AutoTokenizer, TrainerState
 from trl import DPOConfig, DPOTrainer
 
-from llm_lora.base.chat import Chat, Unencodable
-from llm_lora.base.text import Base
-from llm_lora.engines.shared.loading import Loaded, free_memory, load_base, peak_memory_bytes
-from llm_lora.engines.shared.record import Complete, Metrics, StopOnSignal, newest_checkpoint
-from llm_lora.engines.shared.trouble import full_disk, out_of_memory
+from llm_lora.base import Base, Chat, Unencodable
+from llm_lora.engines.shared import (
+    Complete,
+    Loaded,
+    Metrics,
+    StopOnSignal,
+    free_memory,
+    full_disk,
+    load_base,
+    newest_checkpoint,
+    out_of_memory,
+    peak_memory_bytes,
+)
 from llm_lora.engines.text import batches, tuning
 from llm_lora.engines.text.trainer import planned_loader
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Listener, silent
-from llm_lora.recipe.loading import Recipe
-from llm_lora.scores.preference import Pair
+from llm_lora.recipe.text import Recipe
+from llm_lora.scores import Pair
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,16 @@ import datasets
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from llm_lora.base.chat import Chat
-from llm_lora.base.text import Base
-from llm_lora.engines.shared.loading import Loaded
+from llm_lora.base import Base, Chat
+from llm_lora.engines.shared import Loaded
 from llm_lora.engines.text import tuning
 from llm_lora.engines.text.preferring import Places, Resumed, go_on
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Listener, silent
-from llm_lora.recipe.loading import Recipe
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.scores.preference import reward
+from llm_lora.recipe.text import Recipe
+from llm_lora.schema import AnswerSchema
+from llm_lora.scores import reward
 
 
 class _Rewarded(Resumed, GRPOTrainer):

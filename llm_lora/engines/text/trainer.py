@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from llm_lora.data.text.weighing import Course
+from llm_lora.data.text import Course
 from llm_lora.engines.text import batches
 
 

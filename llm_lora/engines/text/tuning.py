@@ -14,10 +14,10 @@ import torch
 from transformers import TrainingArguments
 
 from llm_lora import files
-from llm_lora.adapter.folder import CONFIG
-from llm_lora.base.text import Base
-from llm_lora.engines.shared.trouble import full_disk
-from llm_lora.recipe.loading import Recipe
+from llm_lora.adapter import CONFIG
+from llm_lora.base import Base
+from llm_lora.engines.shared import full_disk
+from llm_lora.recipe.text import Recipe
 
 Config = TypeVar("Config", bound=TrainingArguments)
 

@@ -9,10 +9,8 @@ import torch
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
 from llm_lora.engines.vision.clip import Clip, quieten
-from llm_lora.label import candidates
-from llm_lora.label.candidates import Part
-from llm_lora.label.labelling import Label
-from llm_lora.vision.models import VisionModel
+from llm_lora.label import Label, Part, candidates
+from llm_lora.vision import VisionModel
 
 if TYPE_CHECKING:
     from PIL import Image

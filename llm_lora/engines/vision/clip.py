@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils import logging as transformers_logging
 
-from llm_lora.vision.models import VisionModel
+from llm_lora.vision import VisionModel
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from llm_lora.engines.vision.clip import quieten
-from llm_lora.scores.image.figures import Floats
-from llm_lora.vision.models import VisionModel
+from llm_lora.scores.image import Floats
+from llm_lora.vision import VisionModel
 
 if TYPE_CHECKING:
     from PIL import Image

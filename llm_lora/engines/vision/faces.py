@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import dlib
 import numpy as np
 
-from llm_lora.scores.image.figures import Floats
-from llm_lora.vision.faces import FaceModel
+from llm_lora.scores.image import Floats
+from llm_lora.vision import FaceModel
 
 if TYPE_CHECKING:
     from PIL import Image

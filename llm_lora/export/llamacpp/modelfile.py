@@ -9,7 +9,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
-from llm_lora.base.chat import Chat
+from llm_lora.base import Chat
 from llm_lora.errors import UserError
 from llm_lora.example import Message
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_lora import files
+from llm_lora.base import Chat
 from llm_lora.base import text as bases
-from llm_lora.base.chat import Chat
 from llm_lora.export.llamacpp.family import package, refuse
 
 if TYPE_CHECKING:

@@ -12,16 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_lora import files
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
+from llm_lora.base import Chat
 from llm_lora.base import text as bases
-from llm_lora.base.chat import Chat
 from llm_lora.errors import UserError
 from llm_lora.export.llamacpp import vocabulary
 from llm_lora.export.llamacpp.family import OUTPUT, ROPE_FACTORS, Family, package, refuse
 from llm_lora.export.llamacpp.vocabulary import Vocabulary
-from llm_lora.weights import tensors
-from llm_lora.weights.tensors import Tensor
+from llm_lora.weights import Tensor, tensors
 
 SCHEMA_KEY = "llm_lora.answer_schema"
 ADAPTER_KEY = "llm_lora.adapter_digest"

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from llm_lora import files
-from llm_lora.adapter.webui.files import Lora
-from llm_lora.base.family import Family, Prediction
-from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.adapter.webui import Lora
+from llm_lora.base import Family, Prediction
+from llm_lora.recipe.image import ImageRecipe
 from llm_lora.weights import arrays
 
 if TYPE_CHECKING:
-    from llm_lora.weights.arrays import Array
+    from llm_lora.weights import Array
 
 SPEC = "1.0.1"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files
-from llm_lora.data.image.dataset import PictureDataset
+from llm_lora.data.image import PictureDataset
 from llm_lora.progress import Fit
-from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.image import ImageRecipe
 from llm_lora.report.image import page as picture_page
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema import AnswerSchema
 from llm_lora.scores.image import gates as picture_gates
 
 REPORT = "report.json"

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import run as runs
-from llm_lora.data.image.dataset import Picture, PictureDataset
+from llm_lora.data.image import Picture, PictureDataset
 from llm_lora.progress import Fit
-from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.image import ImageRecipe
 from llm_lora.report import charts
 from llm_lora.report.charts import Series
 from llm_lora.report.image.embed import Embedded, embed
 from llm_lora.report.text import page
-from llm_lora.scores.image.gates import DIMENSIONS, SCHEMA_VALID
+from llm_lora.scores.image import DIMENSIONS, SCHEMA_VALID
 
 ASKED = {
     "consistency": "Does the style stay the same whatever the seed?",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files
-from llm_lora.recipe import loading as recipes
+from llm_lora import recipe as recipes
 from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run
 

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import dumps, parse
-from llm_lora.schema.verdict import Verdict
-from llm_lora.scores.scoring import FieldScore, mean_score, same
+from llm_lora.schema import AnswerSchema, Verdict, dumps, parse
+from llm_lora.scores import FieldScore, mean_score, same
 
 _WORDS = re.compile(r"\w+|\s+|[^\w\s]")
 

@@ -11,14 +11,11 @@ from typing import Any
 from llm_lora import files
 from llm_lora.example import Answer, Example
 from llm_lora.report.text import page
+from llm_lora.schema import AnswerSchema, Verdict
 from llm_lora.schema import json_text as jsontext
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.verdict import Verdict
-from llm_lora.scores import calibration, figures
+from llm_lora.scores import FieldScore, Gates, Rival, Tolerances, calibration, figures
+from llm_lora.scores import judge as judge_gates
 from llm_lora.scores import scoring as scores
-from llm_lora.scores.gates import Gates, Rival
-from llm_lora.scores.gates import judge as judge_gates
-from llm_lora.scores.scoring import FieldScore, Tolerances
 
 ANSWERS = "answers.jsonl"
 REPORT = "report.json"

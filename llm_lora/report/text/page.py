@@ -11,9 +11,8 @@ from llm_lora.files import ASSETS
 from llm_lora.report import charts
 from llm_lora.report.text import differences, samples
 from llm_lora.report.text.samples import Row, Sets
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.scores import gates
-from llm_lora.scores.figures import SURE
+from llm_lora.schema import AnswerSchema
+from llm_lora.scores import SURE, gates
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from llm_lora.report.text import differences
 from llm_lora.report.text.differences import Piece
-from llm_lora.scores.scoring import same
+from llm_lora.scores import same
 
 WORST = 10
 """How many of the lowest scored answers are shown."""

@@ -8,7 +8,7 @@ from typing import Any
 from llm_lora.errors import UserError
 from llm_lora.report.text.document import FORMS
 from llm_lora.run import Run
-from llm_lora.schema.verdict import Verdict
+from llm_lora.schema import Verdict
 from llm_lora.scores import figures
 
 _Scores = dict[tuple[str, str], dict[str, float]]

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from llm_lora.errors import Problem, UserError
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema import AnswerSchema
 from llm_lora.scores import gates
 
 DIMENSIONS = (

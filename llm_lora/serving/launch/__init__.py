@@ -1,1 +1,5 @@
 """Before a server runs: sources, checks, flags and the process."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

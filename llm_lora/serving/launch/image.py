@@ -8,13 +8,13 @@ from typing import Any
 
 from llm_lora.adapter import base as any_base
 from llm_lora.adapter.mapping import text as mapping
+from llm_lora.base import PictureBase
 from llm_lora.base import image as picture_base
-from llm_lora.base.image import PictureBase
 from llm_lora.errors import UserError
 from llm_lora.machine import Hardware
 from llm_lora.serving.launch import machine, plans
 from llm_lora.serving.launch.plans import AnyPlan, Findings, Wanted
-from llm_lora.serving.layer.config import Limits, ServingConfig
+from llm_lora.serving.layer import Limits, ServingConfig
 from llm_lora.serving.sources import Candidate, Stock
 
 _MODULE = "llm_lora.serving.painter"

@@ -21,7 +21,7 @@ from llm_lora.serving.launch import vllm as flags
 from llm_lora.serving.launch.log import Line, Tail
 from llm_lora.serving.launch.plans import AnyPlan
 from llm_lora.serving.launch.process import Restarts, Server
-from llm_lora.serving.layer.keys import any_for_use
+from llm_lora.serving.layer import any_for_use
 
 _LOOK_S = 0.25
 _PROBE_S = 10.0

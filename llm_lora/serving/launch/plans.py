@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_lora.adapter import AnyBase
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.base import AnyBase
 from llm_lora.errors import Problem, UserError
 from llm_lora.machine import Hardware, is_loopback
 from llm_lora.serving import sources
-from llm_lora.serving.layer.config import Limits, ServingConfig
-from llm_lora.serving.layer.exchange import OnInvalid
-from llm_lora.serving.layer.keys import API_KEYS, Keys
+from llm_lora.serving.layer import API_KEYS, Keys, Limits, OnInvalid, ServingConfig
 from llm_lora.serving.sources import Candidate, Stock
 
 

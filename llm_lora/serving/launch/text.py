@@ -12,8 +12,8 @@ from pathlib import Path
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
 from llm_lora.adapter.mapping import text as mapping
+from llm_lora.base import Base
 from llm_lora.base import text as bases
-from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 from llm_lora.machine import Hardware
 from llm_lora.serving.launch import machine, plans

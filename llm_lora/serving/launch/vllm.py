@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_lora import files
-from llm_lora.adapter.mapping.text import server_rank
+from llm_lora.adapter.mapping import server_rank
 from llm_lora.base import text as bases
 from llm_lora.errors import Problem
 from llm_lora.machine import GIB, Hardware
 from llm_lora.serving.launch.plans import AnyPlan, layer_config
-from llm_lora.serving.layer.config import VARIABLE, ServingConfig
+from llm_lora.serving.layer import VARIABLE, ServingConfig
 from llm_lora.serving.sources import Candidate
 
 if TYPE_CHECKING:
-    from llm_lora.base.text import Base
+    from llm_lora.base import Base
 
 LAYER = "llm_lora.serving.layer.layer.Layer"
 _CPU_WORKER = "llm_lora.engines.text.vllm_cpu.Mended"

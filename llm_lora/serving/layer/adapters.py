@@ -13,8 +13,7 @@ from llm_lora.errors import UserError
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.loader import what
 from llm_lora.serving.layer.metrics import Metrics
-from llm_lora.store.aliases import ALIAS
-from llm_lora.store.store import Alias, Version
+from llm_lora.store import ALIAS, Alias, Version
 
 
 def listing(catalog: Catalog, metrics: Metrics, *, loaded: Collection[str]) -> dict[str, Any]:

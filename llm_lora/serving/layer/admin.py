@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from llm_lora.adapter import AnyBase
 from llm_lora.adapter import base as any_base
-from llm_lora.adapter.base import AnyBase
 from llm_lora.errors import UserError
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.loader import Unfit
 from llm_lora.serving.layer.residents import Residents
-from llm_lora.serving.layer.text.requests import read_object
-from llm_lora.store.aliases import Alias
-from llm_lora.store.names import is_name
-from llm_lora.store.store import Event, UnknownAdapter, Version
+from llm_lora.serving.layer.text import read_object
+from llm_lora.store import Alias, Event, UnknownAdapter, Version, is_name
 
 _FIELDS = {
     "/admin/promote": {"name", "version", "force", "why"},

@@ -8,15 +8,13 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from llm_lora.adapter.folder import MADE
-from llm_lora.adapter.mapping.text import SERVER_RANKS
+from llm_lora.adapter import MADE
+from llm_lora.adapter.mapping import SERVER_RANKS
 from llm_lora.errors import UserError
-from llm_lora.schema.json_text import quote
+from llm_lora.schema import quote
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.loader import TooLarge, Unfit, what
-from llm_lora.store.aliases import ALIAS
-from llm_lora.store.names import is_name
-from llm_lora.store.store import Store, UnknownAdapter, Version
+from llm_lora.store import ALIAS, Store, UnknownAdapter, Version, is_name
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from llm_lora import files
-from llm_lora.adapter.mapping.text import SERVER_RANKS
+from llm_lora.adapter.mapping import SERVER_RANKS
 from llm_lora.errors import Problem, UserError
 from llm_lora.serving.layer.exchange import OnInvalid
 

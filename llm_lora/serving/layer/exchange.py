@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from llm_lora.schema.answer import AnswerSchema, Verdict
+from llm_lora.schema import AnswerSchema, Verdict
 
 if TYPE_CHECKING:
-    from llm_lora.store.store import Version
+    from llm_lora.store import Version
 
 OnInvalid = Literal["flag", "retry", "error"]
 """What to do with an answer that is not valid: say so, ask once more, or answer 422."""

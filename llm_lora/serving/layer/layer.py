@@ -22,19 +22,16 @@ from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.config import ServingConfig
 from llm_lora.serving.layer.connection import Connection
 from llm_lora.serving.layer.errors import Refused
-from llm_lora.serving.layer.image.asking import Painting
+from llm_lora.serving.layer.image import Painting
 from llm_lora.serving.layer.keys import Keys
 from llm_lora.serving.layer.loader import Loader
 from llm_lora.serving.layer.merged import Whole
 from llm_lora.serving.layer.metrics import Metrics
 from llm_lora.serving.layer.residents import Residents
 from llm_lora.serving.layer.routes import Access
-from llm_lora.serving.layer.text import requests
-from llm_lora.serving.layer.text.asking import Asking
+from llm_lora.serving.layer.text import Asking, requests
 from llm_lora.serving.layer.upkeep import Upkeep, wanted_names
-from llm_lora.store import aliases
-from llm_lora.store.aliases import Stamp
-from llm_lora.store.store import Store
+from llm_lora.store import Stamp, Store, aliases
 
 logger = logging.getLogger(__name__)
 

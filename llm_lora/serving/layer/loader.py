@@ -9,16 +9,15 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from llm_lora.adapter import Adapter, AnyBase
 from llm_lora.adapter import base as any_base
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.base import AnyBase
-from llm_lora.adapter.folder import Adapter
 from llm_lora.adapter.mapping import text as mapping
 from llm_lora.errors import UserError
 from llm_lora.serving.layer import asgi, probe
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.terms import Terms
-from llm_lora.store.store import Store, Version
+from llm_lora.store import Store, Version
 
 logger = logging.getLogger(__name__)
 

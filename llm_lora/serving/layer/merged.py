@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm_lora import files
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
+from llm_lora.base import Base
 from llm_lora.base import text as bases
-from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 from llm_lora.serving.layer.loader import Loader
 from llm_lora.serving.layer.terms import Terms
 from llm_lora.serving.sources import Candidate
-from llm_lora.store import published
-from llm_lora.store.store import Version
+from llm_lora.store import Version, published
 
 
 class Whole(Loader):

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_lora.serving.layer.exchange import Exchange
 from llm_lora.serving.layer.text import judging
-from llm_lora.store.store import Version
+from llm_lora.store import Version
 
 BASE = "(base)"
 """The base's label: no adapter can have this name."""

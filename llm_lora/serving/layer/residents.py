@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.loader import Failed, Loader, Unfit
 from llm_lora.serving.layer.terms import Terms
-from llm_lora.store.store import Version
+from llm_lora.store import Version
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic_core import to_json
 
 from llm_lora.adapter import folder as adapter
-from llm_lora.grammar.constraint import request_fields
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.store.store import Version
+from llm_lora.grammar import request_fields
+from llm_lora.schema import AnswerSchema
+from llm_lora.store import Version
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,5 @@
 """Measurements of a running server: load, cost, drift from the report."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files, versions
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
 from llm_lora.adapter.mapping import text as mapping
+from llm_lora.base import Base
 from llm_lora.base import text as bases
-from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 from llm_lora.export import merge
 from llm_lora.machine import Hardware
@@ -29,7 +29,7 @@ from llm_lora.serving.client import as_json
 from llm_lora.serving.launch import vllm as flags
 from llm_lora.serving.measure import load, trial
 from llm_lora.serving.measure.load import Load
-from llm_lora.tasks.text.task import Prepared
+from llm_lora.tasks.text import Prepared
 from llm_lora.weights import tensors
 
 MERGED, BASE, ADAPTER, MIXED = "merged", "base", "adapter", "mixed"

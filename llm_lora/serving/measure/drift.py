@@ -15,17 +15,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from llm_lora import files
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message
 from llm_lora.progress import Listener, Progress, Watcher
+from llm_lora.report.text import FORMS, Judged
 from llm_lora.report.text import document as report
-from llm_lora.report.text.document import FORMS, Judged
 from llm_lora.run import Run
 from llm_lora.scores import scoring as scores
 from llm_lora.serving.client import Client, Reply
-from llm_lora.tasks.text.task import Prepared
+from llm_lora.tasks.text import Prepared
 
 SERVED = "served.json"
 

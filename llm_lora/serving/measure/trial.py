@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llm_lora.errors import UserError
-from llm_lora.serving.launch.log import Tail
-from llm_lora.serving.launch.process import Server
+from llm_lora.serving.launch import Server, Tail
 
 START_SECONDS = 1800.0
 """How long a start may take: a large base is read, and kernels are compiled for the card."""

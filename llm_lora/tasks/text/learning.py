@@ -13,9 +13,8 @@ from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Watcher
 from llm_lora.run import Run
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.scores import preference
-from llm_lora.scores.preference import Pair
+from llm_lora.schema import AnswerSchema
+from llm_lora.scores import Pair, preference
 from llm_lora.tasks.text.prepared import Prepared, max_new_tokens
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm_lora.base import Base, Chat
 from llm_lora.base import text as bases
-from llm_lora.base.chat import Chat
-from llm_lora.base.text import Base
+from llm_lora.data.text import Dataset
 from llm_lora.data.text import dataset as datasets
-from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
 from llm_lora.example import TooFewLeft
-from llm_lora.recipe.loading import Recipe
-from llm_lora.schema.answer import AnswerSchema
+from llm_lora.recipe.text import Recipe
+from llm_lora.schema import AnswerSchema
 from llm_lora.scores import gates
 
 _TOKENS_HEADROOM = 1.25

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_lora.adapter import folder as adapters
-from llm_lora.base.chat import Chat
-from llm_lora.base.text import Base
+from llm_lora.base import Base, Chat
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.scores.gates import Rival
-from llm_lora.store.store import Store, UnknownAdapter, Version
+from llm_lora.schema import AnswerSchema
+from llm_lora.scores import Rival
+from llm_lora.store import Store, UnknownAdapter, Version
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import engines, files, versions
+from llm_lora import recipe as recipes
+from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.folder import Adapter
+from llm_lora.base import Chat
 from llm_lora.base import text as bases
-from llm_lora.base.chat import Chat
-from llm_lora.data.text.dataset import Dataset
+from llm_lora.data.text import Dataset
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Message
 from llm_lora.progress import Fit, Watcher
-from llm_lora.recipe import loading as recipes
-from llm_lora.recipe.loading import Recipe
+from llm_lora.recipe.text import Recipe
+from llm_lora.report.text import FORMS, compare
 from llm_lora.report.text import document as report
-from llm_lora.report.text.document import FORMS
-from llm_lora.report.text.versus import compare
 from llm_lora.run import Run
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.store.names import suggest_name
+from llm_lora.schema import AnswerSchema
+from llm_lora.store import suggest_name
 from llm_lora.tasks.text import rivals, timing
 from llm_lora.tasks.text.learning import learn
 from llm_lora.tasks.text.prepared import Prepared, max_new_tokens, prepare

@@ -11,12 +11,10 @@ import numpy as np
 from PIL import Image
 
 from llm_lora.engines.image.measure.evidence import Evidence
-from llm_lora.engines.vision.dino import Dino
+from llm_lora.engines.vision import Dino
 from llm_lora.progress import Listener, Progress
-from llm_lora.scores.image.figures import Floats
-from llm_lora.vision.faces import FaceModel
-from llm_lora.vision.judges import Judges
-from llm_lora.vision.models import VisionModel
+from llm_lora.scores.image import Floats
+from llm_lora.vision import FaceModel, Judges, VisionModel
 
 T = TypeVar("T")
 
@@ -139,7 +137,7 @@ def _by_faces(seen: Evidence, model: FaceModel, listener: Listener) -> Compared:
     none.
     """
     # dlib is there only where the user has installed it.
-    from llm_lora.engines.vision.faces import SAME, Faces
+    from llm_lora.engines.vision import SAME, Faces
 
     faces = Faces(model)
     own, bare, train, held_out = _each(

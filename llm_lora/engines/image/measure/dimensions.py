@@ -14,8 +14,8 @@ from llm_lora.engines.image.measure.evidence import FULL, Evidence
 from llm_lora.engines.image.measure.measured import SHOWN, Measured, or_not
 from llm_lora.engines.image.measure.yardsticks import Response, Yardsticks, kept_of
 from llm_lora.progress import Fit
+from llm_lora.scores.image import Floats
 from llm_lora.scores.image import figures as picture_figures
-from llm_lora.scores.image.figures import Floats
 
 _PRESENT = 0.5
 """Presence from which a picture counts as of the style."""

@@ -11,15 +11,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from llm_lora import lora_prompt
-from llm_lora.data.image import captions
+from llm_lora.data.image import Picture, PictureDataset, captions
 from llm_lora.data.image import files as picture_files
-from llm_lora.data.image.dataset import Picture, PictureDataset
 from llm_lora.engines.image.painting import Painter, Settings
 from llm_lora.engines.image.sheets import Pixels
-from llm_lora.engines.vision.clip import Clip
+from llm_lora.engines.vision import Clip
 from llm_lora.progress import Listener, Progress
-from llm_lora.recipe.image.recipe import ImageRecipe
-from llm_lora.scores.image.figures import Floats
+from llm_lora.recipe.image import ImageRecipe
+from llm_lora.scores.image import Floats
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from llm_lora.engines.image.measure.evidence import Evidence, Painted, Real
 from llm_lora.engines.image.measure.measured import SHOWN, Measured, or_not
 from llm_lora.engines.image.measure.yardsticks import Yardsticks
 from llm_lora.progress import Fit
+from llm_lora.scores.image import Floats
 from llm_lora.scores.image import curve as learning_curve
 from llm_lora.scores.image import figures as picture_figures
-from llm_lora.scores.image.figures import Floats
 
 
 def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:

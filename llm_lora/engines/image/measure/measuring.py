@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora.base.image import PictureBase
-from llm_lora.data.image.dataset import PictureDataset
+from llm_lora.base import PictureBase
+from llm_lora.data.image import PictureDataset
 from llm_lora.engines.image.measure import compared as picture_compared
 from llm_lora.engines.image.measure import dimensions as picture_dimensions
 from llm_lora.engines.image.measure import evidence as picture_evidence
@@ -18,10 +18,10 @@ from llm_lora.engines.image.measure.compared import Compared
 from llm_lora.engines.image.measure.measured import Dimension, Measured
 from llm_lora.engines.image.painting import Painter
 from llm_lora.engines.image.sheets import sheet, write_picture
-from llm_lora.engines.shared.trouble import out_of_memory
-from llm_lora.engines.vision.clip import Clip
+from llm_lora.engines.shared import out_of_memory
+from llm_lora.engines.vision import Clip
 from llm_lora.progress import Fit, Listener, silent
-from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.image import ImageRecipe
 from llm_lora.vision import judges as judging
 
 _DIGITS = 4

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from llm_lora.engines.image.measure.compared import Compared
 from llm_lora.engines.image.measure.evidence import Evidence, Painted
+from llm_lora.scores.image import Floats, Probe
 from llm_lora.scores.image import figures as picture_figures
-from llm_lora.scores.image.figures import Floats, Probe
 
 _TELLS = 0.75
 """Least accuracy on held-out pictures, of which a half is chance, for the probe to be believed."""

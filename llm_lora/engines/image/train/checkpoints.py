@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from llm_lora import files
-from llm_lora.engines.shared.record import mark_whole, newest_checkpoint
+from llm_lora.engines.shared import mark_whole, newest_checkpoint
 
 _KEPT = 2
 _TENSORS = ("weights", "average", "best", "optimizer")

@@ -29,12 +29,10 @@ from llm_lora.engines.image.train.optimizer import Optimizer
 from llm_lora.engines.image.train.order import Batch, Order, Shown
 from llm_lora.engines.image.train.record import Record
 from llm_lora.engines.image.train.steps import Steps
-from llm_lora.engines.shared.loading import free_memory
-from llm_lora.engines.shared.record import StopOnSignal
-from llm_lora.engines.shared.trouble import is_out_of_memory, out_of_memory
+from llm_lora.engines.shared import StopOnSignal, free_memory, is_out_of_memory, out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.progress import Interrupted, Listener, Progress
-from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.image import ImageRecipe
 
 _LOG_EVERY = 5
 _LEVELS = 4

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from llm_lora.engines.image.lora import Layers
-from llm_lora.recipe.image.blocks import ImageTrain
+from llm_lora.recipe.image import ImageTrain
 
 _TEXT_SHARE = 0.5
 """Of the UNet's learning rate for text encoders, where the recipe does not say (kohya's guide)."""

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llm_lora.chance import dice
-from llm_lora.data.image import buckets, captions
-from llm_lora.data.image.buckets import Bucket, View
-from llm_lora.data.image.dataset import Picture, PictureDataset
+from llm_lora.data.image import Bucket, Picture, PictureDataset, View, buckets, captions
 from llm_lora.engines.image.latents import Cut
-from llm_lora.recipe.image.recipe import ImageRecipe
+from llm_lora.recipe.image import ImageRecipe
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from llm_lora import files
 from llm_lora.engines.image.sheets import Pixels, write_picture
-from llm_lora.engines.shared.record import whole_rows
+from llm_lora.engines.shared import whole_rows
 from llm_lora.progress import Listener, Progress
 
 _PICTURE_SUFFIX = ".png"

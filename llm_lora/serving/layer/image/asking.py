@@ -18,9 +18,8 @@ from llm_lora.serving.layer.exchange import Exchange
 from llm_lora.serving.layer.image import requests as picture_requests
 from llm_lora.serving.layer.image.requests import PictureRequest
 from llm_lora.serving.layer.residents import Resident
-from llm_lora.serving.layer.text import requests
-from llm_lora.serving.layer.text.asking import Asking
-from llm_lora.store.store import Version
+from llm_lora.serving.layer.text import Asking, requests
+from llm_lora.store import Version
 
 PAINT = "/paint"
 """Where the server behind is asked to paint."""

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_lora import lora_prompt
-from llm_lora.data.image.buckets import CELL
+from llm_lora.data.image import CELL
 from llm_lora.errors import UserError
 from llm_lora.lora_prompt import LARGEST, Pick
-from llm_lora.recipe.image.blocks import ImageGenerate
-from llm_lora.schema.json_text import excerpt, quote
+from llm_lora.recipe.image import ImageGenerate
+from llm_lora.schema import excerpt, quote
 from llm_lora.serving.layer.errors import Refused
-from llm_lora.serving.layer.text.requests import read_object
+from llm_lora.serving.layer.text import read_object
 
 _LARGER = 4
 """A picture has at most so many times the pixels of the base's own, and no side is longer."""

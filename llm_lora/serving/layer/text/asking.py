@@ -18,7 +18,7 @@ from llm_lora.serving.layer.metrics import Metrics
 from llm_lora.serving.layer.residents import Resident, Residents
 from llm_lora.serving.layer.text import requests, responses
 from llm_lora.serving.layer.text.requests import Request
-from llm_lora.store.store import Version
+from llm_lora.store import Version
 
 _TRIES = 3
 """How often a name is looked up anew because the version that it meant turned out unfit."""

@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.verdict import Reason, Verdict
+from llm_lora.schema import AnswerSchema, Reason, Verdict
 from llm_lora.serving.layer.exchange import Exchange, Outcome
 
 CUT_OFF = {

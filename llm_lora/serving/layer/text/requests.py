@@ -10,8 +10,7 @@ from typing import Any, get_args
 from pydantic_core import from_json, to_json
 from starlette.types import Scope
 
-from llm_lora.schema.answer import AnswerSchema
-from llm_lora.schema.json_text import excerpt, quote
+from llm_lora.schema import AnswerSchema, excerpt, quote
 from llm_lora.serving.layer.asgi import header
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.exchange import OnInvalid

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llm_lora.schema.verdict import Verdict
+from llm_lora.schema import Verdict
 from llm_lora.serving.layer import errors
 from llm_lora.serving.layer.asgi import Header, replay, with_json
 from llm_lora.serving.layer.exchange import Exchange

@@ -1,0 +1,10 @@
+from . import hub as hub
+from . import image as image
+from . import text as text
+from .chat import Chat as Chat
+from .chat import Encoded as Encoded
+from .chat import Unencodable as Unencodable
+from .family import Family as Family
+from .family import Prediction as Prediction
+from .image import PictureBase as PictureBase
+from .text import Base as Base

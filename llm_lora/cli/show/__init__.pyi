@@ -1,0 +1,2 @@
+from . import live as live
+from .live import of as of

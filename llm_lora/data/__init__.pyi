@@ -1,0 +1,4 @@
+from . import qa_text as qa_text
+from . import rows as rows
+from .finding import Finding as Finding
+from .rows import Row as Row

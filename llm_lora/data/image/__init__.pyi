@@ -1,0 +1,17 @@
+from . import buckets as buckets
+from . import caption_lint as caption_lint
+from . import caption_table as caption_table
+from . import captions as captions
+from . import dataset as dataset
+from . import files as files
+from . import folder as folder
+from .buckets import CELL as CELL
+from .buckets import Bucket as Bucket
+from .buckets import Crop as Crop
+from .buckets import View as View
+from .caption_table import Row as Row
+from .caption_table import Table as Table
+from .captions import one_line as one_line
+from .dataset import Picture as Picture
+from .dataset import PictureDataset as PictureDataset
+from .files import Unusable as Unusable

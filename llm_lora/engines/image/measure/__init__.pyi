@@ -1,0 +1,1 @@
+from .measuring import judge as judge

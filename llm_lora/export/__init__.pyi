@@ -1,0 +1,2 @@
+from . import exporting as exporting
+from . import merge as merge

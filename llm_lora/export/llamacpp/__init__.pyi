@@ -1,0 +1,2 @@
+from . import modelfile as modelfile
+from . import writing as writing

@@ -1,0 +1,11 @@
+from . import inferring as inferring
+from . import masks as masks
+from . import sampling as sampling
+from .constraint import decoding as decoding
+from .constraint import request_fields as request_fields
+from .fit import Fit as Fit
+from .lint import Lint as Lint
+from .lint import lint as lint
+from .probes import Probes as Probes
+from .probes import table as table
+from .stricter import stricter as stricter

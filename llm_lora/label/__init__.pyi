@@ -1,0 +1,11 @@
+from . import candidates as candidates
+from . import labelling as labelling
+from . import review as review
+from .by_server import ASK as ASK
+from .by_server import Describer as Describer
+from .by_server import Endpoint as Endpoint
+from .candidates import Part as Part
+from .labelling import Label as Label
+from .labelling import Labeller as Labeller
+from .labelling import Order as Order
+from .labelling import Outcome as Outcome

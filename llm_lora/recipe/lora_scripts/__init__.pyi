@@ -1,0 +1,2 @@
+from . import reading as reading
+from .reading import Converted as Converted

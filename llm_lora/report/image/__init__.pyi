@@ -1,0 +1,2 @@
+from . import document as document
+from .versus import compare as compare

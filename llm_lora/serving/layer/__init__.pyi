@@ -1,0 +1,12 @@
+from . import asgi as asgi
+from . import errors as errors
+from . import merged as merged
+from .config import VARIABLE as VARIABLE
+from .config import Limits as Limits
+from .config import ServingConfig as ServingConfig
+from .errors import Refused as Refused
+from .exchange import OnInvalid as OnInvalid
+from .keys import API_KEYS as API_KEYS
+from .keys import Keys as Keys
+from .keys import any_for_use as any_for_use
+from .layer import Layer as Layer

@@ -1,0 +1,2 @@
+from .asking import PAINT as PAINT
+from .asking import Painting as Painting

@@ -1,0 +1,2 @@
+from . import bench as bench
+from . import drift as drift

@@ -1,0 +1,11 @@
+from . import aliases as aliases
+from . import published as published
+from .aliases import ALIAS as ALIAS
+from .aliases import Alias as Alias
+from .aliases import Event as Event
+from .aliases import Stamp as Stamp
+from .names import is_name as is_name
+from .names import suggest_name as suggest_name
+from .published import Version as Version
+from .store import Store as Store
+from .store import UnknownAdapter as UnknownAdapter

@@ -1,0 +1,2 @@
+from . import task as task
+from .prepared import Prepared as Prepared

@@ -1,0 +1,10 @@
+from . import arrays as arrays
+from . import header as header
+from . import tensors as tensors
+from .arrays import Array as Array
+from .header import LLAMA_CPP as LLAMA_CPP
+from .header import LLAMA_CPP_FIX as LLAMA_CPP_FIX
+from .header import safetensors_header as safetensors_header
+from .header import sampled_sha256 as sampled_sha256
+from .header import weight_files as weight_files
+from .tensors import Tensor as Tensor
