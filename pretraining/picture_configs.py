@@ -4,7 +4,7 @@
 
 A single file holds weights alone. To use it without a network, its configuration and its tokenizer
 must be at hand: for each family the JSON files of a folder in diffusers' layout. The numbers are
-those of the models as they were published; `tests/test_picture_base.py` builds each part without
+those of the models as they were published; `tests/base/test_picture_base.py` builds each part without
 memory and compares its parameters with the published counts.
 
 The tokenizer of all of them is CLIP's, which OpenAI published under the MIT licence; every package

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.commands import Command, RunCommand
+from support.places import ROOT, TEMPLATE
 
 if TYPE_CHECKING:
-    from browser import Page
-    from picture_serving import Held
+    from support.browser import Page
+    from support.picture_serving import Held
 
     from llm_lora.serving.painter import PictureServer
     from llm_lora.store.store import Store
 
-ROOT = Path(__file__).parent.parent
-TEMPLATE = ROOT / "data_templates" / "medical_qa"
-
-RunCommand = Callable[..., tuple[int, str, str]]
 
 # Tests must not depend on a model hub, and must not try to reach one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -83,44 +77,6 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.yaml"
 
 
-class Command:
-    """`llm-lora` as a process of its own, as users run it."""
-
-    def __init__(self, *arguments: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "llm_lora.cli", *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "COLUMNS": "160"},
-        )
-
-    def finish(self, timeout: float = 600) -> tuple[int, str]:
-        """Exit code and everything printed."""
-        output, _ = self.process.communicate(timeout=timeout)
-        return self.process.returncode, output
-
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
-        """Wait for something that the command does; fails with its output if it ends before."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if self.process.poll() is not None:
-                raise AssertionError(f"ended early:\n{self.process.communicate()[0]}")
-            if time.monotonic() > deadline:
-                self.process.kill()
-                raise AssertionError(f"took too long:\n{self.process.communicate()[0]}")
-            time.sleep(0.1)
-
-    def interrupt(self) -> None:
-        """Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        """A power cut."""
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture
 def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
     """Runs `llm-lora` in this process: (exit code, stdout, stderr)."""
@@ -157,7 +113,7 @@ def small_run(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """A tab of a browser that all tests of playgrounds use one after the other."""
-    import browser
+    from support import browser
 
     with browser.browsing(tmp_path_factory.mktemp("browser")) as page:
         yield page
@@ -166,7 +122,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 @pytest.fixture(scope="session")
 def picture_server() -> PictureServer:
     """The real server that paints, with the embedded base."""
-    import picture_serving
+    from support import picture_serving
 
     return picture_serving.start()
 
@@ -174,7 +130,7 @@ def picture_server() -> PictureServer:
 @pytest.fixture
 def held(picture_server: PictureServer) -> Iterator[Held]:
     """Its painter, for a test that looks at it."""
-    import picture_serving
+    from support import picture_serving
 
     with picture_serving.holding(picture_server) as painter:
         yield painter
@@ -183,6 +139,6 @@ def held(picture_server: PictureServer) -> Iterator[Held]:
 @pytest.fixture(scope="session")
 def one_style(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store of pictures' adapters with one, `style`, which is live."""
-    import picture_serving
+    from support import picture_serving
 
     return picture_serving.one_style(tmp_path_factory.mktemp("one_style"))

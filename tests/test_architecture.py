@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.places import PACKAGE
 
-PACKAGE = Path(__file__).parent.parent / "llm_lora"
 HEAVY = {"torch", "transformers", "vllm", "diffusers", "trl", "peft", "bitsandbytes", "datasets"}
 
 # A module may import only from modules of earlier lines, or of its own line.

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import vllm_forms as forms
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
+from support import vllm_forms as forms
+from support.places import ROOT
 
 import install
 from llm_lora.schema.answer import Reason, Verdict
 from llm_lora.serving.layer.metrics import Metrics
 
-ROOT = Path(__file__).parent.parent
 SERVE = ROOT / "serve"
 DOCKERFILES = sorted(SERVE.glob("Dockerfile.*"))
 COMPOSE = sorted(SERVE.glob("compose*.yaml"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import ROOT
+from support.places import ROOT
 
 from llm_lora.cli.commands import app
 

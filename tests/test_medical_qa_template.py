@@ -16,8 +16,9 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from support.places import TEMPLATE
 
-FOLDER = Path(__file__).parents[1] / "data_templates" / "medical_qa"
+FOLDER = TEMPLATE
 FILES = ("train.jsonl", "held_out.jsonl")
 # What the slots of a sentence pattern may hold.
 SLOTS = dict.fromkeys(("age", "score", "number", "small"), r"\d+")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import drawn
 import pytest
-from conftest import RunCommand
+from support import drawn
+from support.commands import RunCommand
 
 
 @pytest.fixture

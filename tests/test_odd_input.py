@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import ROOT, RunCommand
+from support.commands import RunCommand
+from support.places import ROOT
 
 from llm_lora import pipeline
 from llm_lora.recipe import yaml as yaml_source

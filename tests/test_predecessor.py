@@ -14,10 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import picture_models
 import pytest
 import torch
-from conftest import ROOT
+from support import picture_models
+from support.places import ROOT, TESTS
 
 from llm_lora import lora_prompt, run
 from llm_lora.base import image as picture_base
@@ -48,7 +48,7 @@ def rows() -> dict[int, tuple[str, str]]:
 @cache
 def names_in(name: str) -> set[str]:
     """The tests that pytest finds in a file."""
-    tree = ast.parse((ROOT / "tests" / name).read_text())
+    tree = ast.parse(next(TESTS.rglob(name)).read_text())
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 

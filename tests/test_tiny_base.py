@@ -16,12 +16,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.places import ROOT
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_lora.base.text import TINY
 
-ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "data_templates" / "medical_qa"
 WORDNET = Path("/usr/share/wordnet/data.noun")
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from support.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 ASSETS = ROOT / "llm_lora" / "assets"
 PIPELINE, JUDGE = ASSETS / "tiny_image", ASSETS / "tiny_judge"
 TEMPLATE = ROOT / "data_templates" / "style_lora"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from support.commands import Command
 
 from llm_lora import files
 from llm_lora.adapter import folder as adapters

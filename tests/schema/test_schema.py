@@ -1,0 +1,403 @@
+"""The answer schema: loading, judging, the canonical form; messages are kept in golden files."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from support.places import GOLDEN, TEMPLATES
+from support.random_schemas import DRAFT7, DRAFT2020, Maker
+
+from llm_lora.errors import UserError
+from llm_lora.schema import json_text as jsontext
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.json_text import NotJson, format_path, locate, parse
+
+
+def make(document: dict[str, Any]) -> AnswerSchema:
+    return AnswerSchema.from_text(json.dumps(document))
+
+
+def golden(name: str) -> list[Any]:
+    """Cases of a golden file: `### title`, the input, a line `--- ` with what comes out."""
+    text = (GOLDEN / name).read_text(encoding="utf-8")
+    cases = re.findall(
+        r"^### (.*?)\n(.*?)\n--- (.*?)\n(?=\n### |\Z)", text, re.DOTALL | re.MULTILINE
+    )
+    assert len(cases) == text.count("### ")
+    return [pytest.param(given_, expected, id=title) for title, given_, expected in cases]
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("answer", "expected"), golden("verdicts.txt"))
+def test_verdicts_say_what_was_expected_and_what_came(answer: str, expected: str) -> None:
+    verdict = AnswerSchema.load(GOLDEN / "visit.schema.json").judge(answer)
+    lines = [verdict.kind, *(f"[{reason.keyword}] {reason}" for reason in verdict.reasons)]
+    assert "\n".join(lines) == expected
+    assert verdict.valid == (not verdict.reasons)
+
+
+@pytest.mark.parametrize(("text", "expected"), golden("schema_errors.txt"))
+def test_every_mistake_of_a_schema_is_named_with_its_place(text: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        AnswerSchema.from_text(text, "answer.schema.json")
+    assert f"UserError\n{caught.value}" == expected
+
+
+def test_a_missing_schema_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        AnswerSchema.load(tmp_path / "none.json")
+
+
+def test_templates_load() -> None:
+    for path in TEMPLATES.glob("*/answer.schema.json"):
+        assert AnswerSchema.load(path).text == path.read_text(encoding="utf-8")
+
+
+# --- judging --------------------------------------------------------------------------------------
+
+
+def test_drafts() -> None:
+    tuples: dict[str, Any] = {"items": [{"type": "string"}], "additionalItems": False}
+    draft7 = make({"$schema": "http://json-schema.org/draft-07/schema#", **tuples})
+    assert draft7.judge('["a"]').valid
+    assert [reason.keyword for reason in draft7.judge('["a",1]').reasons] == ["additionalItems"]
+    # 2020-12 is the default, where `$ref` leaves the keywords beside it in force.
+    beside = {"$defs": {"a": {"type": "string"}}, "$ref": "#/$defs/a", "maxLength": 1}
+    assert not make(beside).judge('"ab"').valid
+    assert make({"$schema": "http://json-schema.org/draft-07/schema", **beside}).judge('"ab"').valid
+
+
+def test_formats_are_asserted() -> None:
+    schema = make({"type": "string", "format": "date"})
+    assert schema.judge('"2026-02-28"').valid
+    assert not schema.judge('"2026-02-30"').valid
+
+
+@pytest.mark.parametrize(
+    "reference", ["#/$defs/a", "#a", "urn:example:root#/$defs/a", "nested", "nested#b"]
+)
+def test_references_within_the_document(reference: str) -> None:
+    schema = make(
+        {
+            "$id": "urn:example:root" if reference.startswith("urn") else "https://example.org/r",
+            "$defs": {
+                "a": {"type": "integer", "$anchor": "a"},
+                "c": {"$id": "nested", "type": "integer", "$anchor": "b"},
+            }
+            if not reference.startswith("urn")
+            else {"a": {"type": "integer"}},
+            "properties": {"x": {"$ref": reference}},
+        }
+    )
+    assert schema.judge('{"x":1}').valid
+    assert not schema.judge('{"x":"1"}').valid
+
+
+def test_recursive_schemas_judge_deep_answers() -> None:
+    schema = make({"type": "object", "properties": {"child": {"$ref": "#"}}})
+    assert schema.judge('{"child":{"child":{}}}').valid
+    assert str(schema.judge('{"child":{"child":1}}')).startswith("child.child: expected an object")
+
+
+def test_hostile_answers_are_verdicts_not_crashes() -> None:
+    schema = make({})
+    for answer, keyword in {
+        "[" * 100_000: "depth",
+        "[" * 200 + "]" * 200: "depth",
+        '{"a":' * 2000 + "1" + "}" * 2000: "depth",
+        "9" * 10_000: "number_range",
+        f'{{"a":{"9" * 10_000}}}': "number_range",
+        "9" * 400 + ".0": "number_range",
+        '"\\ud800"': "surrogate",
+        '"\ud800"': "surrogate",
+        "\ufeff{}": "byte_order_mark",
+        "\0": "prose",
+    }.items():
+        verdict = schema.judge(answer)
+        assert (verdict.kind, verdict.reasons[-1].keyword) == ("not_json", keyword), answer[:20]
+    brackets = json.dumps("[" * 1000)
+    assert schema.judge(brackets).valid
+    assert schema.judge('"\\ud83d\\ude00"').value == "\U0001f600"
+
+
+VISIT = {"medications": [{"name": "a\\b", "dose": None}], "age": 12.5, "on": True, "note": "é\n"}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_every_beginning_of_an_answer_is_truncated(indent: int | None, ascii_only: bool) -> None:
+    whole = json.dumps(VISIT, indent=indent, ensure_ascii=ascii_only)
+    for end in range(1, len(whole)):
+        with pytest.raises(NotJson) as caught:
+            parse(whole[:end])
+        assert [flaw.keyword for flaw in caught.value.flaws] == ["truncated"], whole[:end]
+
+
+def test_reasons_are_counted_by_field() -> None:
+    schema = AnswerSchema.load(GOLDEN / "visit.schema.json")
+    answer = '{"severity":"low","age":1,"medications":[{"name":"a"},{"name":1,"dose":"b","x y":1}]}'
+    assert {(reason.field, reason.keyword) for reason in schema.judge(answer).reasons} == {
+        ("medications[].dose", "required"),
+        ("medications[].name", "type"),
+        ("medications[]", "additionalProperties"),  # not by a name that the model made up
+    }
+
+
+# --- agreement with the reference implementation --------------------------------------------------
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from([0.5, 1.0, -2.5]),
+    st.text("ab", max_size=4), st.sampled_from(["2026-11-21", "2026-13-01", "é"]),
+)  # fmt: skip
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+types = st.sampled_from(
+    ["null", "boolean", "integer", "number", "string", "array", "object", ["string", "null"]]
+)
+
+
+def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    small = st.integers(0, 3)
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": types,
+            "enum": st.lists(scalars, min_size=1, max_size=3),
+            "const": scalars,
+            "minimum": st.integers(-3, 3),
+            "exclusiveMaximum": st.integers(-3, 3),
+            "multipleOf": st.sampled_from([1, 2, 0.5]),
+            "minLength": small,
+            "maxLength": small,
+            "pattern": st.sampled_from(["^a", "b$", "^[ab]+$"]),
+            "format": st.just("date"),
+            "items": inner,
+            "prefixItems": st.lists(inner, min_size=1, max_size=2),
+            "minItems": small,
+            "uniqueItems": st.booleans(),
+            "contains": inner,
+            "properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
+            "required": st.lists(st.sampled_from("abc"), max_size=2, unique=True),
+            "additionalProperties": st.one_of(st.booleans(), inner),
+            "maxProperties": small,
+            "anyOf": st.lists(inner, min_size=1, max_size=2),
+            "oneOf": st.lists(inner, min_size=1, max_size=2),
+            "allOf": st.lists(inner, min_size=1, max_size=2),
+            "not": inner,
+            "if": inner,
+            "then": inner,
+            "else": inner,
+        },
+    )
+
+
+schemas = st.recursive(keywords(st.booleans()), keywords, max_leaves=6)
+
+
+@settings(max_examples=250, deadline=None)
+@given(schemas, values)
+def test_verdicts_agree_with_the_reference_implementation(
+    document: dict[str, Any], value: object
+) -> None:
+    reference = Draft202012Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    verdict = make(document).judge(json.dumps(value))
+    assert verdict.valid == reference.is_valid(value)
+    assert verdict.parsed
+    assert bool(verdict.reasons) == (not verdict.valid)
+    assert all(str(reason).strip() for reason in verdict.reasons)
+
+
+# --- canonical form -------------------------------------------------------------------------------
+
+
+def test_canonical_takes_the_schemas_order_at_every_level() -> None:
+    schema = AnswerSchema.load(GOLDEN / "visit.schema.json")
+    written = '{ "note" : null, "extra": [1,  2], "medications":[{"dose":"é", "name":"b"}],\n' \
+        ' "result": {"value": 1.50, "kind":"test"}, "age":3, "severity":"low"}'  # fmt: skip
+    assert schema.canonical_text(written) == (
+        '{"severity":"low","age":3,"medications":[{"name":"b","dose":"é"}],"note":null,'
+        '"result":{"kind":"test","value":1.50},"extra":[1,2]}'
+    )
+
+
+def test_canonical_order_comes_through_every_way_of_composing() -> None:
+    ab: dict[str, Any] = {"properties": {"b": {}, "a": {}}}
+    ways: list[dict[str, Any]] = [
+        ab,
+        {"$ref": "#/$defs/ab", "$defs": {"ab": ab}},
+        {"allOf": [{"properties": {"b": {}}}, {"properties": {"a": {}}}]},
+        {"anyOf": [{"type": "null"}, ab]},
+        {"oneOf": [{"type": "array"}, {"required": ["z"], **ab}]},  # fits none: the nearest counts
+        {"if": {"required": ["a"]}, "then": ab, "else": {"properties": {"a": {}}}},
+    ]
+    for way in ways:
+        assert make(way).canonical({"a": 1, "b": 2}) == '{"b":2,"a":1}', way
+        if "$ref" not in way:
+            inner = {"type": "array", "items": {"anyOf": [way]}}
+            nested = make({"patternProperties": {"^x": inner}})
+            assert nested.canonical({"x1": [{"a": 1, "b": 2}]}) == '{"x1":[{"b":2,"a":1}]}', way
+    tuples = {"prefixItems": [{}, ab], "items": False}
+    assert make(tuples).canonical([{"a": 1, "b": 2}] * 2) == '[{"a":1,"b":2},{"b":2,"a":1}]'
+    additional = {"properties": {"x": {}}, "additionalProperties": ab}
+    assert make(additional).canonical({"y": {"a": 1, "b": 2}}) == '{"y":{"b":2,"a":1}}'
+
+
+def test_canonical_order_is_the_one_that_constrained_decoding_writes() -> None:
+    """As the decoder's own grammar has it, byte for byte (only the canonical order is accepted)."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    tokenizer = LLTokenizer("byte")
+
+    def accepts(document: dict[str, Any], text: str) -> bool:
+        compact = document | {"x-guidance": {"whitespace_flexible": False}}
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(compact))
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        tokens = tokenizer.tokenize_str(text)
+        assert not matcher.is_error(), matcher.get_error()
+        return bool(matcher.consume_tokens(tokens) and matcher.is_accepting())
+
+    def listed(*names: str) -> dict[str, Any]:
+        return {"properties": {name: {"type": "integer"} for name in names}}
+
+    defs = {"$defs": {"x": listed("b", "a")}}
+    for document in (
+        listed("c", "b", "a"),
+        {"$ref": "#/$defs/x", **listed("c"), **defs},
+        {**listed("c"), "$ref": "#/$defs/x", **defs},
+        {"allOf": [listed("b"), listed("a")], **listed("c")},
+        {**listed("c"), "anyOf": [listed("b")], "allOf": [listed("a")]},
+        {**listed("c", "a"), "allOf": [listed("a", "b", "c")]},
+        {**listed("b"), "required": ["c", "a"]},
+        {"required": ["c"], "allOf": [{"required": ["b"]}, listed("a")]},
+    ):
+        document = {"type": "object", **document}
+        canonical = make(document).canonical({"a": 1, "b": 1, "c": 1})
+        members = (",".join(f'"{key}":1' for key in keys) for keys in permutations("abc"))
+        orders = (f"{{{text}}}" for text in members)
+        assert [order for order in orders if accepts(document, order)] == [canonical], document
+
+
+def test_canonical_chooses_the_alternative_that_fits() -> None:
+    one = {"properties": {"kind": {"const": 1}, "b": {}, "a": {}}}
+    two = {"properties": {"kind": {"const": 2}, "a": {}, "b": {}}}
+    schema = make({"anyOf": [one, two]})
+    assert schema.canonical({"b": 0, "a": 0, "kind": 1}) == '{"kind":1,"b":0,"a":0}'
+    assert schema.canonical({"b": 0, "a": 0, "kind": 2}) == '{"kind":2,"a":0,"b":0}'
+
+
+NUMBERS = ["38.50", "1e3", "1E+2", "-0", "-0.0", "123456789012345678901234567890", "0.1e-7"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_canonical_leaves_numbers_as_written(number: str) -> None:
+    schema = make({"properties": {"b": {"anyOf": [{"type": "integer"}, {"type": "number"}]}}})
+    assert schema.canonical_text(f'{{"a": {number}, "b": [{number}]}}') == (
+        f'{{"b":[{number}],"a":{number}}}'
+    )
+
+
+numbers = st.from_regex(
+    r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,2})?", fullmatch=True
+)
+texts = st.recursive(
+    st.one_of(numbers, st.text(max_size=6).map(json.dumps), st.sampled_from(["null", "true"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: f"[{' , '.join(items)}]"),
+        st.dictionaries(st.sampled_from("abcd"), inner, max_size=3).map(
+            lambda found: "{" + " ,".join(f'"{key}" :{text}' for key, text in found.items()) + "}"
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(schemas, texts)
+def test_canonical_changes_order_and_space_only(document: dict[str, Any], text: str) -> None:
+    schema = make(document)
+    canonical = schema.canonical_text(text)
+    assert jsontext.parse_verbatim(canonical) == jsontext.parse_verbatim(text)
+    assert schema.canonical_text(canonical) == canonical
+    assert schema.judge(canonical).kind == schema.judge(text).kind
+    outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', canonical)
+    assert not re.search(r"\s", outside)
+
+
+def backwards(value: Any) -> Any:
+    """The same value with its keys the other way round."""
+    if isinstance(value, dict):
+        return {key: backwards(value[key]) for key in reversed(value)}
+    return [backwards(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("draft", [DRAFT7, DRAFT2020])
+def test_canonical_round_trip_under_schemas_of_every_keyword(draft: str) -> None:
+    changed = 0
+    for seed in range(300):
+        maker = Maker(seed, draft)
+        document = maker.document()
+        try:
+            schema = make(document)
+        except UserError:
+            continue  # refers to itself without end
+        for ascii_only in (True, False):
+            value = backwards(maker.near(document))
+            text = json.dumps(value, indent=1, ensure_ascii=ascii_only)
+            canonical = schema.canonical_text(text)
+            assert jsontext.parse(canonical) == value, (document, text)
+            assert schema.canonical_text(canonical) == canonical
+            assert schema.judge(canonical).kind == schema.judge(text).kind
+            assert len(canonical) <= len(jsontext.dumps(value))
+            changed += canonical != jsontext.dumps(value)
+    assert changed > 50
+
+
+def test_canonical_refuses_what_is_not_json() -> None:
+    schema = make({})
+    for value in (float("nan"), {1, 2}, "\ud800"):
+        with pytest.raises(UserError, match="not"):
+            schema.canonical(value)
+    with pytest.raises(UserError, match="breaks off"):
+        schema.canonical_text('{"a":')
+
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+def test_paths_read_well() -> None:
+    assert format_path(["medications", 0, "dose"]) == "medications[0].dose"
+    assert format_path([]) == ""
+    assert format_path(["a b", "c.d", 1]) == '["a b"]["c.d"][1]'
+
+
+@given(values)
+def test_locate_finds_every_value(value: object) -> None:
+    assume(isinstance(value, dict | list))
+    text = json.dumps(value, indent=1)
+
+    def check(inner: Any, path: list[str | int]) -> None:
+        at = locate(text, path)
+        assert json.JSONDecoder().raw_decode(text, at)[0] == inner
+        members: dict[Any, Any] = {}
+        if isinstance(inner, dict | list):
+            members = inner if isinstance(inner, dict) else dict(enumerate(inner))
+        for key, member in members.items():
+            check(member, [*path, key])
+
+    check(value, [])
+    assert locate(text, ["missing", 7]) == locate(text, [])

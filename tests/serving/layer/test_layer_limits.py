@@ -1,0 +1,231 @@
+"""Too many, too slow, gone: what is told, and that nothing is held afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_vllm import FakeVllm
+from support.in_process import JSON, Got, ask, chat, until
+from support.layer_parts import Parts, parts
+from test_layer_residents import idle, settle
+
+
+def made(folder: Path, **limits: Any) -> Parts:
+    found = parts(folder, limits=limits)
+    found.publish("qa", 1, live=True)
+    return found
+
+
+def test_beyond_places_and_queue_requests_are_told_to_come_back(tmp_path: Path) -> None:
+    here = made(tmp_path, max_concurrent=2, max_waiting=3, queue_wait_seconds=5)
+    here.server.piece_seconds = 0.05
+
+    async def scenario() -> list[Got]:
+        assert (await chat(here.layer, "qa")).status == 200
+        return await asyncio.gather(*(chat(here.layer, "qa") for _ in range(9)))
+
+    answers = asyncio.run(scenario())
+    assert sorted(got.status for got in answers) == [200] * 5 + [429] * 4
+    refused = next(got for got in answers if got.status == 429)
+    assert refused.headers["retry-after"] == "5" and "busy" in refused.error["message"]
+    assert refused.error["type"] == "rate_limit_error"
+    assert idle(here)
+
+
+def test_waiting_has_an_end(tmp_path: Path) -> None:
+    here = made(tmp_path, max_concurrent=1, queue_wait_seconds=0.05)
+
+    async def scenario() -> list[Got]:
+        assert (await chat(here.layer, "qa")).status == 200
+        here.server.piece_seconds = 0.5
+        first = asyncio.create_task(chat(here.layer, "qa"))
+        await until(lambda: here.server.running == 1)
+        second = await chat(here.layer, "qa")
+        assert not first.done(), "it waited for its turn after all"
+        return [await first, second]
+
+    assert [got.status for got in asyncio.run(scenario())] == [200, 429]
+    assert idle(here)
+
+
+def test_a_place_goes_to_whoever_waited_longest(tmp_path: Path) -> None:
+    here = made(tmp_path, max_concurrent=1, max_waiting=50)
+    here.server.piece_seconds = 0.002
+    order: list[int] = []
+
+    async def one(number: int) -> None:
+        assert (await chat(here.layer, "qa")).status == 200
+        order.append(number)
+
+    async def scenario() -> None:
+        await chat(here.layer, "qa")
+        await asyncio.gather(*(one(number) for number in range(20)))
+
+    asyncio.run(scenario())
+    assert order == list(range(20))
+
+
+def test_an_answer_that_takes_too_long_is_given_up_in_the_server_too(tmp_path: Path) -> None:
+    here = made(tmp_path, request_seconds=1)
+
+    async def scenario() -> Got:
+        assert (await chat(here.layer, "qa")).status == 200
+        here.server.piece_seconds = 60
+        began = time.monotonic()
+        got = await chat(here.layer, "qa")
+        assert time.monotonic() - began < 30
+        await settle(here)
+        return got
+
+    got = asyncio.run(scenario())
+    assert got.status == 504 and "1 s" in got.error["message"]
+
+
+def test_a_stream_that_takes_too_long_ends_with_the_reason(tmp_path: Path) -> None:
+    here = made(tmp_path, request_seconds=1)
+
+    async def scenario() -> Got:
+        assert (await chat(here.layer, "qa")).status == 200
+        here.server.piece_seconds = 0.4
+        got = await chat(here.layer, "qa", stream=True)
+        await settle(here)
+        return got
+
+    got = asyncio.run(scenario())
+    assert got.status == 200 and got.complete
+    assert got.events[-1]["error"]["code"] == "request_timeout"
+    assert b"[DONE]" not in got.body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_frees_everything(stream: bool, tmp_path: Path) -> None:
+    here = made(tmp_path)
+
+    async def scenario() -> None:
+        assert (await chat(here.layer, "qa")).status == 200
+        here.server.piece_seconds = 0.5
+        leaves = [asyncio.Event() for _ in range(20)]
+        jobs = [
+            asyncio.create_task(chat(here.layer, "qa", stream=stream, leave=leave))
+            for leave in leaves
+        ]
+        await until(lambda: here.server.running == 20)
+        for leave in leaves:
+            leave.set()
+        await asyncio.gather(*jobs)
+        await settle(here)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_goes_away_while_it_waits_frees_its_place_in_the_queue(
+    tmp_path: Path,
+) -> None:
+    here = made(tmp_path, max_concurrent=1, max_waiting=5)
+
+    async def scenario() -> None:
+        assert (await chat(here.layer, "qa")).status == 200
+        here.server.piece_seconds = 0.5
+        first = asyncio.create_task(chat(here.layer, "qa"))
+        await until(lambda: here.server.running == 1)
+        leave = asyncio.Event()
+        waiting = [asyncio.create_task(chat(here.layer, "qa", leave=leave)) for _ in range(5)]
+        await until(lambda: here.layer.asking.gate.waiting == 5)
+        assert (await chat(here.layer, "qa")).status == 429
+        leave.set()
+        assert [got.status for got in await asyncio.gather(*waiting)] == [0] * 5
+        assert not first.done(), "they were kept until it was their turn"
+        assert here.layer.asking.gate.waiting == 0
+        assert (await chat(here.layer, "qa")).status == 200
+        assert (await first).status == 200
+
+    asyncio.run(scenario())
+    assert idle(here)
+
+
+def test_a_client_that_goes_away_while_it_sends_is_no_error(tmp_path: Path) -> None:
+    here = made(tmp_path)
+
+    async def scenario() -> Got:
+        leave = asyncio.Event()
+        job = asyncio.create_task(
+            ask(
+                here.layer,
+                "POST",
+                "/v1/chat/completions",
+                raw=[b"{"],
+                headers=JSON,
+                stalls=True,
+                leave=leave,
+            )
+        )
+        await asyncio.sleep(0.02)
+        leave.set()
+        return await job
+
+    assert asyncio.run(scenario()).status == 0
+    assert idle(here)
+
+
+def test_whatever_happens_at_whatever_moment_nothing_is_held(tmp_path: Path) -> None:
+    """Clients that leave after random times, among loads, evictions and a full queue."""
+    import random
+
+    here = parts(
+        tmp_path,
+        max_resident=2,
+        limits={"max_concurrent": 4, "max_waiting": 8, "queue_wait_seconds": 0.05},
+    )
+    for number, name in enumerate(("a", "b", "c")):
+        here.publish(name, number, live=True)
+    here.server.load_seconds = 0.004
+    here.server.piece_seconds = 0.003
+    dice = random.Random(3)
+
+    async def one(model: str, stream: bool, seconds: float) -> Got:
+        leave = asyncio.Event()
+        job = asyncio.create_task(chat(here.layer, model, stream=stream, leave=leave))
+        await asyncio.wait({job}, timeout=seconds)
+        leave.set()
+        return await job
+
+    async def scenario() -> list[int]:
+        jobs = []
+        for _ in range(600):
+            seconds = dice.choice([0.0, 0.002, 0.01, 0.05, 5.0])
+            model, stream = dice.choice("abc"), dice.random() < 0.5
+            jobs.append(asyncio.create_task(one(model, stream, seconds)))
+            await asyncio.sleep(dice.choice([0, 0, 0.001, 0.005]))
+        statuses = [got.status for got in await asyncio.gather(*jobs)]
+        await settle(here)
+        # Loads go on without whoever asked for them, and end.
+        deadline = time.monotonic() + 5
+        while len(asyncio.all_tasks()) > 1 and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) == 1
+        return statuses
+
+    statuses = asyncio.run(scenario())
+    assert set(statuses) <= {0, 200, 429} and statuses.count(200) > 50 and statuses.count(0) > 50
+    assert here.server.torn == [] and here.server.most <= 2
+
+
+def test_a_server_that_raises_is_told_as_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = made(tmp_path)
+    assert asyncio.run(chat(here.layer, "qa")).status == 200
+
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("engine dead")
+
+    monkeypatch.setattr(FakeVllm, "__call__", broken)
+    got = asyncio.run(chat(here.layer, "qa"))
+    assert got.status == 500 and "engine dead" not in got.body.decode()
+    assert idle(here)
+    assert asyncio.run(ask(here.layer, "GET", "/ready")).status == 503

@@ -1,0 +1,351 @@
+"""Versions that never change, aliases that move in one step, and a history of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import timeit
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.adapter_folders import NAME, put, report_of, three_versions, write_adapter
+
+from llm_lora.adapter import folder as adapters
+from llm_lora.base import text as bases
+from llm_lora.errors import UserError
+from llm_lora.store import aliases
+from llm_lora.store.store import Alias, Canary, Store, UnknownAdapter
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Adapters that differ in their weights alone."""
+    root = tmp_path_factory.mktemp("adapters")
+    return [write_adapter(root / str(seed), seed=seed) for seed in range(4)]
+
+
+@pytest.fixture
+def store(tmp_path: Path, folders: list[Path]) -> Store:
+    """Three versions: 1 and 2 passed their gates, 3 did not; none is live."""
+    return three_versions(tmp_path / "store", folders)
+
+
+def state(alias: Alias) -> tuple[int | None, int | None, Canary | None]:
+    return alias.live, alias.previous, alias.canary
+
+
+# Publishing
+
+
+def test_a_version_holds_everything_that_serving_needs(store: Store, folders: list[Path]) -> None:
+    version = store.version(NAME, 1)
+    digest = json.loads((folders[0] / adapters.MANIFEST).read_text())["digest"]
+    assert version.label == "medical-qa@1"
+    assert version.served_name == f"medical-qa@{version.digest[:12]}"
+    assert (version.rank, version.modules, version.base_name) == (4, 12, "tiny")
+    assert (version.adapter_digest, version.passed) == (digest, True)
+    assert version.manifest["system"] == "Answer with JSON."
+    assert version.folder == store.root / NAME / "versions" / "1"
+    read = adapters.read(version.folder)
+    assert (read.digest, read.schema_path) == (digest, version.folder / "answer.schema.json")
+    written = json.loads((version.folder / "version.json").read_text())
+    assert written["base"]["digest"] == version.base_digest
+    assert written["form"] == "adapter trained over a base in 4 bits"
+    assert written["scores"]["unconstrained"]["all"]["field_f1"] == 0.7
+    assert written["published"]["by"] == "ann"
+
+
+def test_a_published_version_is_nobodys_to_write(store: Store) -> None:
+    for path in store.version(NAME, 1).folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444, path
+
+
+def test_the_same_content_is_published_once(store: Store, folders: list[Path]) -> None:
+    assert put(store, folders[1]) == 2
+    assert store.numbers(NAME) == [1, 2, 3]
+    # With another report it is another version: what was proven of it differs.
+    assert put(store, folders[1], passed=False) == 4
+    assert store.version(NAME, 4).adapter_digest == store.version(NAME, 2).adapter_digest
+    assert store.version(NAME, 4).served_name != store.version(NAME, 2).served_name
+
+
+def test_names_have_versions_of_their_own(store: Store, folders: list[Path]) -> None:
+    assert put(store, folders[3], name="billing") == 1
+    assert store.names() == ["billing", NAME]
+    assert [version.number for version in store.versions(NAME)] == [1, 2, 3]
+    assert store.versions("nobody") == []
+    assert Store(store.root / "not-there").names() == []
+
+
+def test_a_report_of_other_weights_is_refused(store: Store, folders: list[Path]) -> None:
+    with pytest.raises(UserError, match="the report is about other weights"):
+        store.publish(folders[3], NAME, report=report_of(folders[0]), by="ann")
+
+
+@pytest.mark.parametrize(
+    "report",
+    [{}, {"adapter": 1}, {"adapter": {"digest": "a"}, "gates": [1], "passed": True}, {"gates": []}],
+)
+def test_what_is_no_report_is_refused(
+    store: Store, folders: list[Path], report: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="no held-out report; renew it"):
+        store.publish(folders[3], NAME, report=report, by="ann")
+
+
+def test_an_adapter_that_names_no_base_is_refused(store: Store, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a")
+    path = folder / adapters.MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": "tiny"}))
+    with pytest.raises(UserError, match="no base is named"):
+        store.publish(folder, NAME, report=None, by="ann")
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_not_published(
+    store: Store, tmp_path: Path
+) -> None:
+    tiny = bases.resolve("tiny")
+    empty = write_adapter(tmp_path / "a", zero=True)
+    with pytest.raises(UserError, match="no effect"):
+        store.publish(empty, NAME, report=None, by="ann", base=tiny)
+    assert store.numbers(NAME) == [1, 2, 3]
+
+
+def test_a_folder_named_relatively_holds_wherever_one_goes(
+    tmp_path: Path, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store(Path("store"))
+    put(store, folders[0])
+    monkeypatch.chdir("/")
+    assert store.version(NAME, 1).folder == tmp_path / "store" / NAME / "versions" / "1"
+    # And it may be moved as a whole.
+    store.promote(NAME, 1, by="ann")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    moved = Store(tmp_path / "moved")
+    moved.verify(moved.version(NAME))
+
+
+# Aliases
+
+
+def test_promotion_keeps_the_version_before(store: Store) -> None:
+    assert state(store.alias(NAME)) == (None, None, None)
+    assert state(store.promote(NAME, 1, by="ann")) == (1, None, None)
+    assert state(store.promote(NAME, 2, by="bob", why="better")) == (2, 1, None)
+    assert store.version(NAME).number == 2
+    assert store.alias(NAME).changed == store.history(NAME)[-1]
+    # Once more changes nothing, and nothing is written down.
+    before = store.history(NAME)
+    assert state(store.promote(NAME, 2, by="bob")) == (2, 1, None)
+    assert store.history(NAME) == before
+
+
+def test_rollback_twice_undoes_the_first(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    with pytest.raises(UserError, match="no version to go back to"):
+        store.rollback(NAME, by="ann")
+    store.promote(NAME, 2, by="ann")
+    assert state(store.rollback(NAME, by="ann", why="worse")) == (1, 2, None)
+    assert state(store.rollback(NAME, by="ann")) == (2, 1, None)
+
+
+def test_a_failed_gate_bars_the_way_unless_forced(store: Store) -> None:
+    with pytest.raises(UserError, match=r"medical-qa@3: gate field_f1 failed: 0.5, wanted 0.6"):
+        store.promote(NAME, 3, by="ann")
+    assert store.alias(NAME).live is None
+    store.promote(NAME, 3, by="ann", why="demo at noon", force=True)
+    assert store.alias(NAME).live == 3
+    last = store.history(NAME)[-1]
+    assert (last["by"], last["why"]) == ("ann", "demo at noon")
+    assert last["forced"] == ["gate field_f1 failed: 0.5, wanted 0.6"]
+
+
+def test_without_a_report_nothing_is_proven(store: Store, folders: list[Path]) -> None:
+    number = store.publish(folders[3], NAME, report=None, by="ann").number
+    with pytest.raises(UserError, match="published without a report"):
+        store.promote(NAME, number, by="ann")
+
+
+def test_weights_without_effect_are_never_promoted(store: Store, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a", zero=True)
+    number = put(store, folder)
+    with pytest.raises(UserError, match="so it answers like the base"):
+        store.promote(NAME, number, by="ann", force=True)
+
+
+def test_a_canary_gets_its_share(store: Store) -> None:
+    with pytest.raises(UserError, match="no version is live to try this one against"):
+        store.canary(NAME, 2, 0.1, by="ann")
+    store.promote(NAME, 1, by="ann")
+    alias = store.canary(NAME, 2, 0.1, by="ann")
+    assert state(alias) == (1, None, Canary(2, 0.1))
+    assert [alias.pick(draw) for draw in (0.0, 0.0999, 0.1, 0.9999)] == [2, 2, 1, 1]
+    assert [store.resolve(NAME, draw).number for draw in (0.05, 0.5, 1.0)] == [2, 1, 1]
+    with pytest.raises(UserError, match="live already"):
+        store.canary(NAME, 1, 0.1, by="ann")
+    with pytest.raises(UserError, match="gate field_f1 failed"):
+        store.canary(NAME, 3, 0.1, by="ann")
+    with pytest.raises(UserError, match="not on trial"):
+        store.canary(NAME, 3, 0, by="ann")
+    for share in (-0.1, 1.0, 10, float("nan")):
+        with pytest.raises(UserError, match="a share of"):
+            store.canary(NAME, 2, share, by="ann")
+    assert state(store.canary(NAME, 2, 0, by="ann")) == (1, None, None)
+    # Promotion and rollback end a trial.
+    store.canary(NAME, 2, 0.5, by="ann")
+    assert state(store.promote(NAME, 2, by="ann")) == (2, 1, None)
+    store.canary(NAME, 1, 0.5, by="ann")
+    assert state(store.rollback(NAME, by="ann")) == (1, 2, None)
+
+
+def test_a_version_in_use_stays(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    store.promote(NAME, 2, by="ann")
+    with pytest.raises(UserError, match=r"medical-qa@2: live; promote another version first"):
+        store.remove(NAME, 2, by="ann")
+    store.canary(NAME, 3, 0.1, by="ann", force=True)
+    with pytest.raises(UserError, match=r"medical-qa@3: on trial"):
+        store.remove(NAME, 3, by="ann")
+    store.remove(NAME, 1, by="ann", why="old")
+    assert store.numbers(NAME) == [2, 3]
+    assert state(store.alias(NAME)) == (2, None, Canary(3, 0.1))
+    with pytest.raises(UnknownAdapter, match="no version 1; there are 2, 3"):
+        store.version(NAME, 1)
+
+
+def test_a_number_is_never_given_again(store: Store, folders: list[Path]) -> None:
+    store.remove(NAME, 3, by="ann")
+    assert put(store, folders[3]) == 4
+    # The same content as the removed one is a new version too.
+    assert put(store, folders[2], passed=False) == 5
+    assert [path.name for path in (store.root / NAME / "versions" / "3").iterdir()] == [
+        "removed.json"
+    ]
+
+
+def test_what_a_server_refuses_goes_out_of_use(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    store.promote(NAME, 2, by="ann")
+    alias = store.refuse(NAME, 2, "answers like the base")
+    assert state(alias) == (1, None, None)
+    assert alias.refused == {2: "answers like the base"}
+    with pytest.raises(UserError, match="refused by a server: answers like the base"):
+        store.promote(NAME, 2, by="ann")
+    assert Store(store.root).alias(NAME) == alias
+    before = store.history(NAME)
+    assert store.refuse(NAME, 2, "answers like the base") == alias
+    assert store.history(NAME) == before
+    assert store.promote(NAME, 2, by="ann", force=True).refused == {}
+    # The only version that was ever live leaves nothing behind.
+    store.rollback(NAME, by="ann")
+    store.remove(NAME, 2, by="ann")
+    assert store.refuse(NAME, 1, "broken").live is None
+    with pytest.raises(UnknownAdapter, match="no version is live"):
+        store.version(NAME)
+
+
+def test_a_retired_name_answers_no_more_until_a_rollback(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    store.promote(NAME, 2, by="ann")
+    store.canary(NAME, 1, 0.5, by="ann")
+    assert state(store.retire(NAME, by="ann", why="wrong doses")) == (None, 2, None)
+    with pytest.raises(UnknownAdapter, match="no version is live"):
+        store.resolve(NAME, 0.0)
+    assert store.resolve(f"{NAME}@2").number == 2, "by its number it is still to be had"
+    event = store.history(NAME)[-1]
+    assert (event["event"], event["number"], event["why"]) == ("retire", 2, "wrong doses")
+    before = store.history(NAME)
+    with pytest.raises(UserError, match="no version is live"):
+        store.retire(NAME, by="ann")
+    assert store.history(NAME) == before
+    assert state(store.rollback(NAME, by="ann")) == (2, None, None)
+    store.retire(NAME, by="ann")
+    assert state(store.promote(NAME, 1, by="ann")) == (1, 2, None)
+    store.retire(NAME, by="ann")
+    store.remove(NAME, 1, by="ann")
+    assert state(store.alias(NAME)) == (None, None, None)
+
+
+def test_the_history_tells_who_when_and_why(store: Store) -> None:
+    store.promote(NAME, 1, by="ann", why="first")
+    store.retire(NAME, by="server")
+    store.remove(NAME, 3, by="bob\udce9", why="line\none\u2028two")
+    events = store.history(NAME)
+    assert [(event["event"], event["by"]) for event in events] == [
+        ("publish", "ann"),
+        ("publish", "ann"),
+        ("publish", "ann"),
+        ("promote", "ann"),
+        ("retire", "server"),
+        ("remove", "bob?"),
+    ]
+    assert events[-1]["why"] == "line\none\u2028two"
+    assert [event["at"] for event in events] == sorted(event["at"] for event in events)
+    assert (store.root / NAME / "history.jsonl").read_bytes().count(b"\n") == 6
+    with pytest.raises(UserError, match="by: nobody is named"):
+        store.promote(NAME, 2, by="")
+    with pytest.raises(UserError, match="why: 1,001 characters"):
+        store.promote(NAME, 2, by="ann", why="x" * 1001)
+
+
+# References
+
+
+def test_a_reference_names_alias_number_or_digest(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    third = store.version(NAME, 3)
+    assert store.resolve(NAME).number == 1
+    assert store.resolve("medical-qa@3") == third
+    assert store.resolve(third.served_name) == third
+    assert store.resolve(f"{NAME}@{third.digest}") == third
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("nobody", "nobody: no adapter of this name; there are: medical-qa"),
+        ("nobody@1", "no adapter of this name"),
+        ("medical-qa@9", "medical-qa: no version 9; there are 1, 2, 3"),
+        ("medical-qa@0123456789ab", "no version '0123456789ab'"),
+        ("medical-qa@", "no version ''"),
+        ("medical-qa@01", "no version '01'"),
+        ("medical-qa@3\n", r"no version '3\\n'"),
+        ("medical-qa@1@1", "no version '1@1'"),
+        ("medical_qa", "'medical_qa': not a name for an adapter: .*; write medical-qa"),
+        ("../../x@1", r"'../../x': not a name for an adapter"),
+        ("@1", "'': not a name for an adapter: .*; choose a name like medical-qa"),
+    ],
+)
+def test_references_to_nothing_say_what_there_is(
+    store: Store, reference: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        store.resolve(reference)
+
+
+# Speed
+
+
+def test_an_alias_is_read_in_microseconds_and_never_stale(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    store.promote(NAME, 2, by="ann")
+    other = Store(store.root)
+    # Faster than a clock of the file system ticks: every move must be seen at once.
+    for turn in range(200):
+        moved = store.rollback(NAME, by="ann")
+        assert other.alias(NAME).live == moved.live == 1 + turn % 2
+    for call in (lambda: other.alias(NAME), lambda: other.version(NAME)):
+        best = min(timeit.repeat(call, number=1000, repeat=20)) / 1000
+        assert best < 20e-6, f"{best * 1e6:.1f} µs"
+
+
+def test_stamps_of_an_alias_differ_even_where_clock_and_inode_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "alias.json"
+    late = 4_000_000_000 * 10**9
+    aliases.write(path, Alias(live=1))
+    os.utime(path, ns=(late, late))
+    aliases.write(path, Alias(live=2))
+    assert path.stat().st_mtime_ns == late + 1
