@@ -4,8 +4,8 @@
 
 A single file holds weights alone. To use it without a network, its configuration and its tokenizer
 must be at hand: for each family the JSON files of a folder in diffusers' layout. The numbers are
-those of the models as they were published; `tests/base/test_picture_base.py` builds each part without
-memory and compares its parameters with the published counts.
+those of the models as they were published; `tests/base/test_picture_base.py` builds each part
+without memory and compares its parameters with the published counts.
 
 The tokenizer of all of them is CLIP's, which OpenAI published under the MIT licence; every package
 that runs CLIP brings the file (open_clip_torch among them). Its merges are kept once, and

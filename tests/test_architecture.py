@@ -5,109 +5,113 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from pathlib import Path
+from collections import Counter
 
 import pytest
-from support.places import PACKAGE
+from support import imports
+from support.places import ROOT
 
 HEAVY = {"torch", "transformers", "vllm", "diffusers", "trl", "peft", "bitsandbytes", "datasets"}
 
-# A module may import only from modules of earlier lines, or of its own line.
-LAYERS = [
-    ["errors"],
-    ["files", "folders", "versions"],
-    ["jsontext", "bulk", "repair", "intake", "yaml_source", "qa_text", "rows"],
-    ["mistakes", "flat_values", "flat_recipe", "lora_prompt"],
-    ["recipe_scalars", "recipe_root", "recipe_layers"],
-    ["recipe_blocks", "recipe_types", "recipe_image_blocks", "recipe_image", "recipe"],
-    ["assignment", "intervals"],
-    ["subschemas", "bundle", "canonical", "keywords", "narrowing", "verdict", "schema"],
-    ["fields", "scores", "figures"],
-    ["decoding", "grammar", "features", "extent"],
-    ["probes", "habits", "lint", "fit", "stricter", "inferring", "sampling"],
-    ["formats", "base", "plan", "tensors"],
-    ["picture_family", "picture_configs", "single_file", "picture_base"],
-    [
-        "arrays",
-        "chance",
-        "learning_curve",
-        "picture_figures",
-        "buckets",
-        "webui",
-        "lora_files",
-        "webui_metadata",
-    ],
-    ["masks"],
-    ["calibration", "gates", "picture_gates", "chat"],
-    ["weighing", "preference"],
-    ["duplicates", "split", "findings", "sieve", "dataset"],
-    ["picture_files", "caption_table", "captions", "caption_lint"],
-    ["picture_folder", "picture_likeness", "picture_split", "picture_findings", "pictures"],
-    ["vision_models", "face_models", "judges", "candidates", "label_sheet"],
-    ["labelling"],
-    ["differences", "samples", "timing"],
-    ["adapter", "charts", "envelope", "page", "report", "run", "validate"],
-    ["label_review", "versus", "picture_sources"],
-    ["any_base", "picture_mapping", "mapping", "llamacpp"],
-    ["names", "aliases", "published", "shelf", "store"],
-    ["engines"],
-    ["picture_embed", "picture_page", "picture_report", "picture_versus", "rivals"],
-    ["tasks", "prepared", "learning", "text_task", "image_task", "pipeline"],
-    ["merge", "export", "webui_export"],
-    ["serving"],
-    ["cli"],
-]
+LAYERS = """
+errors versions
+files lora_prompt machine
+chance example recipe run schema weights
+base progress scores
+adapter grammar vision
+data store
+report validate
+label
+engines
+tasks
+export pipeline
+serving
+cli
+"""
+"""A package may import only from the packages of earlier lines."""
+
+MODULES = sorted(imports.modules())
 
 
-def modules() -> list[Path]:
-    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "assets"]
+def test_every_package_has_a_layer() -> None:
+    assert {imports.top(module) for module in MODULES} - {""} == set(LAYERS.split())
 
 
-def unit(path: Path) -> str:
-    """`errors.py` → errors, `engines/text.py` → engines, the package itself → ''."""
-    first = path.relative_to(PACKAGE).parts[0]
-    return "" if first == "__init__.py" else first.removesuffix(".py")
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module: str) -> None:
+    rank = {name: i for i, line in enumerate(LAYERS.splitlines()) for name in line.split()}
+    own = imports.top(module)
+    for one in imports.imports(module):
+        other = imports.top(one.module)
+        if own and other not in ("", own):
+            assert rank[other] < rank[own], f"{module}:{one.line} imports {one.module}"
 
 
-def imported(path: Path) -> set[str]:
-    """Every module name that a file imports, also inside functions."""
+@pytest.mark.parametrize("module", MODULES)
+def test_only_engines_import_heavy_libraries(module: str) -> None:
+    if imports.top(module) != "engines":
+        assert not imports.external(module) & HEAVY
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_other_packages_are_entered_through_their_door(module: str) -> None:
+    inside = imports.package(module)
+    for one in imports.imports(module):
+        home = imports.package(one.source)
+        if inside == home or inside.startswith(f"{home}.") or home == "llm_lora":
+            continue
+        place = f"{module}:{one.line}"
+        assert imports.is_package(one.source), f"{place} imports from inside {home}: {one.source}"
+        if not imports.is_package(one.module):
+            assert one.name in imports.door(one.source), f"{place}: {one.name} is private to {home}"
+
+
+def test_what_a_door_offers_is_there_and_used() -> None:
+    used = {use for module in MODULES for use in imports.uses(module)}
+    for package in filter(imports.is_package, MODULES):
+        for name, module in imports.door(package).items():
+            assert module in imports.modules(), f"{package}: no module {module}"
+            if module != f"{package}.{name}":
+                assert name in defined(module), f"{module} defines no {name}"
+            assert (package, name) in used, f"{package}: nobody imports {name}"
+
+
+def defined(module: str) -> set[str]:
+    """Names that a module defines at its top level."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module)
-            if node.module == "llm_lora":
-                names |= {f"llm_lora.{alias.name}" for alias in node.names}
+    for node in ast.parse(imports.modules()[module].read_text()).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Assign(targets=targets):
+                names |= {one.id for target in targets for one in ast.walk(target)
+                          if isinstance(one, ast.Name)}  # fmt: skip
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
     return names
 
 
-def test_every_module_has_a_layer() -> None:
-    known = {name for layer in LAYERS for name in layer}
-    assert {unit(path) for path in modules()} - known == {""}
-    assert len(modules()) > 20
+def test_no_imports_run_in_a_circle() -> None:
+    edges = {module: {one.module for one in imports.imports(module)} for module in MODULES}
+    assert imports.circles(edges) == []
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_run_one_way(path: Path) -> None:
-    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    own = rank.get(unit(path), -1)
-    for name in imported(path):
-        parts = name.split(".")
-        if parts[0] == "llm_lora" and len(parts) > 1 and parts[1] in rank:
-            assert rank[parts[1]] <= own, f"{path.name} imports {name}"
-        if parts[0] in HEAVY:
-            assert unit(path) == "engines", f"{path.name} imports {name}"
+def test_no_folder_is_too_full_to_find_anything() -> None:
+    folders = Counter(path.parent for path in imports.modules().values())
+    assert max(folders.values()) <= 25
 
 
 def test_tasks_are_told_apart_only_behind_the_boundary() -> None:
-    for path in modules():
-        if unit(path) not in ("recipe", "recipe_types", "engines"):
-            assert 'task == "' not in path.read_text(), path
+    for module, path in imports.modules().items():
+        if imports.top(module) not in ("recipe", "engines", "tasks"):
+            assert 'task == "' not in path.read_text(), module
 
 
-ROOT = PACKAGE.parent
+def test_a_circle_is_found() -> None:
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert imports.circles(edges) == [{"b", "c"}]
+
+
 SCHEMA = "data_templates/medical_qa/answer.schema.json"
 
 

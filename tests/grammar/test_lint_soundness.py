@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 from support import lint_soundness
-from support.places import ROOT
+from support.places import ROOT, TESTS
 
 from llm_lora.grammar.lint import lint
 from llm_lora.grammar.matching import BACKENDS, Backend
@@ -18,13 +19,14 @@ from llm_lora.schema.answer import AnswerSchema
 
 def measured(backend: str, made: int, answers: int, *more: str) -> dict[str, object]:
     """In a process of its own: a compiler of outlines-core that hangs goes down with it."""
-    command = [sys.executable, "tests/support/lint_soundness.py", backend, "--made", str(made)]
+    command = [sys.executable, "-m", "support.lint_soundness", backend, "--made", str(made)]
     done = subprocess.run(
         [*command, "--answers", str(answers), *more],
         capture_output=True,
         text=True,
         check=True,
-        cwd=ROOT,
+        cwd=TESTS,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return found

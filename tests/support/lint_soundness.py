@@ -1,7 +1,7 @@
 """Is lint's promise kept? Schemas of every kind, random answers under the constraint, judged.
 
-    python tests/lint_soundness.py vllm --made 300
-    python tests/lint_soundness.py outlines --made 300
+    PYTHONPATH=tests python -m support.lint_soundness vllm --made 300
+    PYTHONPATH=tests python -m support.lint_soundness outlines --made 300
 
 Prints one line of JSON: how many schemas were declared enforceable, refused, or told not to be
 enforced, and of the answers written under the constraint of enforceable ones how many ended, and
