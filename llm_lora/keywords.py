@@ -11,11 +11,12 @@ RULES = frozenset(
      "prefixItems", "properties", "propertyNames", "required", "then", "type", "unevaluatedItems",
      "unevaluatedProperties", "uniqueItems")
 )  # fmt: skip
-"""Keywords that say what fits."""
+"""Keywords that constrain a value."""
 
 NOTES = frozenset(
     ("contentEncoding", "contentMediaType", "contentSchema", "default", "definitions", "deprecated",
      "description", "discriminator", "example", "examples", "id", "nullable", "readOnly", "title",
      "writeOnly")
 )  # fmt: skip
-"""Keywords that say something about a schema; those that begin with $ are more of them."""
+"""Keywords that annotate a schema; those that begin with $ are annotations too, unless listed
+above."""
