@@ -79,7 +79,11 @@ def test_what_a_door_offers_is_there_and_used() -> None:
 def defined(module: str) -> set[str]:
     """Names that a module defines at its top level."""
     names: set[str] = set()
-    for node in ast.parse(imports.modules()[module].read_text()).body:
+    body = ast.parse(imports.modules()[module].read_text()).body
+    for node in [
+        *body,
+        *(one for block in body if isinstance(block, ast.If) for one in block.body),
+    ]:
         match node:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
                 names.add(name)

@@ -1,4 +1,4 @@
-"""Paths, names, references and keys that nobody expects: told in a few lines, never a traceback."""
+"""Unexpected paths, names, references and keys: a message of a few lines, never a traceback."""
 
 from __future__ import annotations
 

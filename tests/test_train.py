@@ -1,4 +1,4 @@
-"""The main job, really done: NF4 on this machine, QLoRA, interruption, resumption, reload."""
+"""Real training runs: NF4 on this machine, QLoRA, interruption, resumption, reload."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_same_recipe_gives_the_same_bytes_and_so_does_an_interrupted_run(
 
 
 def interrupted(recipe: Path, runs: Path, *options: str) -> Path:
-    """The folder of a run that was stopped by Ctrl-C after its first checkpoint."""
+    """The folder of a run stopped by Ctrl-C after its first checkpoint."""
     command = Command("train", recipe, "--runs", runs, *options)
     command.wait_until(lambda: any(runs.glob("small/*/checkpoints/*/complete")))
     command.interrupt()
@@ -181,7 +181,7 @@ def test_a_killed_run_is_never_taken_for_finished_and_resumes_to_the_same_adapte
     command.kill()
     (run,) = tmp_path.glob("small/2*")
     assert not (run / "manifest.json").exists()
-    # A checkpoint that the kill cut off must not be resumed from.
+    # A run must not resume from a checkpoint that the kill left incomplete.
     whole = next(run.glob("checkpoints/*/complete")).parent
     for number, marked in ((998, False), (999, True)):
         torn = whole.with_name(f"checkpoint-{number}")

@@ -1,8 +1,8 @@
-"""How short and how long the answers of a schema can be.
+"""The shortest and longest answers that a schema allows.
 
-Text that the schema fixes is measured as it stands; each free character of a string counts as one,
-in tokens as in characters. Both ends are estimates where keywords work on each other (`allOf`,
-siblings of `anyOf`): they are read off the schema, nothing is decoded.
+Text that the schema fixes is measured as it is; each free character of a string counts as one, in
+tokens as in characters. Both lengths are estimates where keywords interact (`allOf`, siblings of
+`anyOf`): they are computed from the schema alone, and nothing is decoded.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from llm_lora.schema import AnswerSchema, Node, Place, Subschemas, dumps, narrow
 Measure = Callable[[str], int]
 
 DIGITS = 25
-"""What a number counts as: sign, digits before and after the point. Nothing ends its fraction."""
+"""The length assumed for a number: sign, digits before and after the point. Its fraction is not
+bounded."""
 
-# Shortest and longest texts of formats, in characters; uri and email have no fixed end.
+# A shortest text of each format, and the greatest length in characters; uri has no limit.
 _FORMATS = {
     "date": ("2026-11-21", 10), "time": ("10:00:00Z", 25),
     "date-time": ("2026-11-21T10:00:00Z", 36),
@@ -34,7 +35,7 @@ _FORMATS = {
 class Extent:
     """Lengths in tokens or characters.
 
-    `longest` is infinite where nothing ends an answer; `shortest` is None where none can end.
+    `longest` is infinite if answers are unbounded; `shortest` is None if no answer can end.
     """
 
     shortest: int | None
@@ -42,7 +43,7 @@ class Extent:
 
 
 def extent(schema: AnswerSchema, measure: Measure = len) -> Extent:
-    """The extent of answers under the constraint, which ends strings, arrays and numbers."""
+    """The extent of answers under the constraint, which bounds strings, arrays and numbers."""
     document = narrowed(schema.document)
     reader = _Reader(Subschemas(document, siblings=schema.parts.siblings), measure)
     shortest = reader.shortest(reader.parts.root)
@@ -52,6 +53,12 @@ def extent(schema: AnswerSchema, measure: Measure = len) -> Extent:
 
 
 class _Reader:
+    """Recursive descent over the schema; a subschema that is met inside itself is recursive.
+
+    A shortest answer never takes such a step, since it would contain a shorter one; a longest
+    answer can repeat it forever.
+    """
+
     def __init__(self, parts: Subschemas, measure: Measure) -> None:
         self.parts = parts
         self._measure = measure
@@ -59,7 +66,7 @@ class _Reader:
         self._longest: dict[Place, float] = {}
 
     def shortest(self, node: Node) -> str | None:
-        """The text of a shortest answer; None where there is none without going in a circle."""
+        """The text of a shortest answer; None if every answer would recurse forever."""
         if node.place in self._open:
             return None
         self._open.add(node.place)
@@ -148,7 +155,10 @@ class _Reader:
 
 
 def pattern_end(schema: dict[str, Any]) -> float:
-    """The most characters that a pattern lets through, where it is plain to see."""
+    """The most characters that a pattern accepts, infinite if that is not obvious.
+
+    Only anchored sequences of single characters and classes with counts are understood.
+    """
     pattern = schema.get("pattern", "")
     if not (pattern.startswith("^") and pattern.endswith("$")) or "|" in pattern:
         return math.inf
@@ -164,7 +174,7 @@ _ATOM = r"(\\[^pPux0-9]|\[(?:\\.|[^\]\\])*\]|[^\\\[\](){}*+?|^$])(\{\d+(?:,\d*)?
 
 
 def _joined(node: Node, parts: Subschemas) -> Node:
-    """A node with what the schemas of its `allOf` add, read as one."""
+    """A node merged with the schemas of its `allOf`."""
     branches = [_joined(branch, parts) for branch in parts.branches(node, "allOf")]
     schema = dict(node.schema)
     for branch in branches:
@@ -187,7 +197,7 @@ def _written(schema: dict[str, Any]) -> list[Any] | None:
 
 
 def _elsewhere(node: Node, parts: Subschemas) -> list[Node]:
-    """The schemas that say what a value is where the node itself does not."""
+    """The schemas that define a value if the node itself does not."""
     target = parts.target(node)
     if target is not None:
         return [target]

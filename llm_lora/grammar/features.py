@@ -1,7 +1,8 @@
-"""What a schema asks of a decoder, in features that can be probed one by one and two by two.
+"""The features of a schema that a decoder must support, each of which can be probed.
 
-A feature is a keyword, or a way of using one on which decoders differ: `format:date`,
-`pattern:space`, `required:unknown`. Each comes with the fragment of schema that is probed for it.
+A feature is a keyword, or a use of one that decoders handle differently: `format:date`,
+`pattern:space`, `required:unknown`. Each comes with the schema fragment that probes it, alone or
+in pairs.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ FRAGMENTS: dict[str, dict[str, Any]] = {
         "$dynamicRef": "#x", "$defs": {"x": {"$dynamicAnchor": "x", "type": "integer"}},
     },
 }  # fmt: skip
-"""Feature → the schema by which it is probed; formats are made by `fragment`."""
+"""Feature → the schema that probes it; `fragment` builds those of formats."""
 
 _DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 _DRAFT_7 = "http://json-schema.org/draft-07/schema#"
@@ -161,7 +162,7 @@ _DRAFTS = {
     "additionalItems": _DRAFT_7,
     "dependencies": _DRAFT_7,
 }
-"""Features that only older drafts have."""
+"""Features that exist only in older drafts."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_]+")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_ -]*")
@@ -169,7 +170,7 @@ _SAYS_WHAT = ("type", "enum", "const", "$ref", "$dynamicRef", "anyOf", "oneOf", 
 
 
 def fragment(feature: str) -> dict[str, Any]:
-    """The schema by which a feature is probed."""
+    """The schema that probes a feature."""
     name, _, value = feature.partition(":")
     if name == "format":
         return {"type": "string", "format": value}
@@ -180,54 +181,61 @@ def fragment(feature: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Use:
-    """A subschema that answers are held to, and the features it uses by itself."""
+    """A subschema that applies to answers, and the features that it uses itself."""
 
     node: Node
     features: tuple[str, ...]
 
 
 def used(parts: Subschemas) -> list[Use]:
-    """Every subschema that takes part in judging an answer, from the root on, each once."""
-    return list(_Walk(parts).visit(parts.root, told=False, closed=False))
+    """Every subschema that applies to answers, from the root down, each once."""
+    return list(_Walk(parts).visit(parts.root, typed=False, closed=False))
 
 
 class _Walk:
+    """Depth-first walk along references, from the root.
+
+    A subschema may be reached on several paths and mean something else on each: without a type of
+    its own it accepts any value, unless a schema around it sets the type. It is therefore visited
+    once for each combination of what the surrounding schemas set, which also ends recursion.
+    """
+
     def __init__(self, parts: Subschemas) -> None:
         self._parts = parts
         self._seen: set[tuple[Place, bool, bool]] = set()
         self._above: list[Place] = []
 
-    def visit(self, node: Node, *, told: bool, closed: bool) -> Iterator[Use]:
-        """A node and all below it.
+    def visit(self, node: Node, *, typed: bool, closed: bool) -> Iterator[Use]:
+        """A node and all nodes below it.
 
-        `told` and `closed` are what schemas around it say of the same value: its type, and that
-        it has no properties but the listed ones.
+        `typed` and `closed` are whether surrounding schemas of the same value set its type, and
+        exclude unlisted properties.
         """
-        if (node.place, told, closed) in self._seen:
+        if (node.place, typed, closed) in self._seen:
             return
-        self._seen.add((node.place, told, closed))
+        self._seen.add((node.place, typed, closed))
         parts, schema = self._parts, node.schema
         found = [
             name
             for name in _features(node, parts)
-            if not (name == "any value" and told) and not (name in _OPEN.values() and closed)
+            if not (name == "any value" and typed) and not (name in _OPEN.values() and closed)
         ]
         target = parts.target(node)
         recursive = target is not None and target.place in [*self._above, node.place]
         yield Use(node, (*found, "$ref:recursive") if recursive else tuple(found))
         self._above.append(node.place)
         if target is not None:
-            yield from self.visit(target, told=False, closed=False)
+            yield from self.visit(target, typed=False, closed=False)
         if target is None or parts.siblings:
-            told = told or bool(schema.keys() & set(_SAYS_WHAT))
+            typed = typed or bool(schema.keys() & set(_SAYS_WHAT))
             closed = closed or schema.get("additionalProperties") is False
             for keyword in _IN_PLACE:
                 for part in parts.below(node, keyword):
-                    yield from self.visit(part, told=told, closed=closed)
+                    yield from self.visit(part, typed=typed, closed=closed)
             for keyword in _DEEPER:
                 for part in parts.below(node, keyword):
                     if not _is_false(schema[keyword], part):
-                        yield from self.visit(part, told=False, closed=False)
+                        yield from self.visit(part, typed=False, closed=False)
         self._above.pop()
 
 
@@ -236,11 +244,11 @@ _DEEPER = (
     "properties", "patternProperties", "additionalProperties", "items", "prefixItems",
     "additionalItems",
 )  # fmt: skip
-# What stands in not, if, contains, … is not walked: these keywords are probed as a whole.
+# Subschemas of not, if, contains, … are not walked: these keywords are probed as a whole.
 
 
 def _is_false(held: Any, part: Node) -> bool:
-    """Whether a part in a keyword is the schema `false`, which has no value to look at."""
+    """Whether a part of a keyword is the schema `false`, which accepts no value."""
     if held is part.schema:
         return False
     key: Any = part.place[-1]
@@ -270,7 +278,7 @@ def _features(node: Node, parts: Subschemas) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-# Keywords that the functions below tell apart by how they are used.
+# Keywords whose features depend on how they are used; the functions below find them.
 _OWN = frozenset(
     ("enum", "const", "properties", "required", "additionalProperties", "items", "prefixItems",
      "additionalItems", "$ref", "$dynamicRef")

@@ -1,8 +1,8 @@
-"""Answers against the grammar that the server will use: what it would refuse, and how to mend it.
+"""A check of answers against the serving grammar, with a repair for each refused one.
 
-Training on an answer that the decoder cannot write teaches what can never be said. A refused answer
-is either written in another form than the decoder writes (then the data is mended, the value
-stays), or no form of it is taken (then the schema is).
+Training on an answer that the decoder cannot write is wasted: the model could never produce it.
+Either the decoder accepts another form of the answer (then the data is to be corrected, without
+changing the value), or it accepts no form of it (then the schema is).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from llm_lora.schema import Literal as Number
 _SHOWN = 8
 _BEFORE = 20
 _SEARCHES = 20
-"""Answers for which a change of the schema is looked for; a search compiles many schemas."""
+"""Number of answers for which a schema change is searched; a search compiles many schemas."""
 
-# Keywords that can keep a decoder from writing a value; the others say what kind of value it is.
+# Keywords that restrict the values of a kind; the others say what kind of value it is.
 _LOOSENED = frozenset(
     "format pattern minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum "
     "multipleOf minItems maxItems minProperties maxProperties additionalProperties enum const "
@@ -47,7 +47,7 @@ _LOOSENED = frozenset(
 
 @dataclass(frozen=True)
 class Loosened:
-    """A change of the schema that lets an answer through: a keyword set, or taken out (None)."""
+    """A schema change that makes an answer acceptable: a keyword set, or removed (None)."""
 
     place: Place
     keyword: str
@@ -57,10 +57,10 @@ class Loosened:
         where = format_path(self.place) or "the schema"
         if self.value is not None:
             return f"set {self.keyword} to {dumps(self.value)} in {where}"
-        return f"take {self.keyword} out of {where}"
+        return f"remove {self.keyword} from {where}"
 
     def apply(self, document: dict[str, Any]) -> dict[str, Any]:
-        """A copy of the schema with the change."""
+        """A copy of the schema with the change applied."""
         changed = copy.deepcopy(document)
         node: Any = changed
         for key in self.place:
@@ -74,11 +74,11 @@ class Loosened:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the decoder would not write an answer.
+    """The reason why the decoder would not write an answer.
 
-    `at` is the byte, `path` the value it is in. On the side of the data, `mended` is the same
-    value in a form that is taken; on the side of the schema, `loosened` is what would let it
-    through, where a single change does.
+    `at` is the byte, `path` the value that contains it. If `side` is `data`, `mended` is the same
+    value in a form that the decoder accepts; if it is `schema`, `loosened` is a single schema
+    change that would make the answer acceptable, if there is one.
     """
 
     at: int
@@ -96,14 +96,14 @@ class Refusal:
     def fix(self) -> str:
         """What to do about it."""
         if self.mended is not None:
-            return f"mend the data: write {quote(self.mended)}"
+            return f"correct the data: write {quote(self.mended)}"
         if self.loosened is not None:
-            return f"mend the schema: {self.loosened}"
-        return "mend the schema: the decoder writes no form of this value"
+            return f"correct the schema: {self.loosened}"
+        return "correct the schema: the decoder accepts no form of this value"
 
 
 class Fit:
-    """Runs answers through the grammar of a schema, byte for byte."""
+    """Runs answers through the grammar of a schema, byte by byte."""
 
     def __init__(self, schema: AnswerSchema) -> None:
         """Compile the grammar.
@@ -120,11 +120,11 @@ class Fit:
             raise UserError(
                 f"the decoder cannot enforce this schema: {error}",
                 where=schema.where,
-                fix=f"llm-lora schema lint {schema.where} tells which keywords; --fix mends some",
+                fix=f"llm-lora schema lint {schema.where} shows which keywords; --fix repairs some",
             ) from None
 
     def check(self, answer: str) -> Refusal | None:
-        """Why the decoder would not write a valid answer; None where it would."""
+        """The reason why the decoder would not write a valid answer; None if it would."""
         stopped = stop(self._grammar, answer)
         if stopped is None:
             return None
@@ -139,10 +139,10 @@ class Fit:
         return Refusal(stopped.at, path, reason, "schema", loosened=loosened)
 
     def _loosened(self, answer: str) -> Loosened | None:
-        """The one change of the schema that lets an answer through, if there is one."""
+        """A single schema change that makes an answer acceptable, if there is one."""
         for change, schema, grammar in self._changes.values():
             if self._takes(schema, grammar, answer):
-                return change  # What one answer needs, others usually need as well.
+                return change  # Other answers usually need the same change.
         if self._searches >= _SEARCHES:
             return None
         self._searches += 1
@@ -176,12 +176,12 @@ def _expected(stopped: Stop) -> str:
     if END in stopped.allowed:
         shown.insert(0, "the end")
     if len(shown) + others > _SHOWN:
-        return f"one of {len(shown) + others} other bytes could come"
-    return f"only {' or '.join(shown)} could come"
+        return f"one of {len(shown) + others} other bytes was possible"
+    return f"only {' or '.join(shown)} was possible"
 
 
 def _forms(schema: AnswerSchema, answer: str) -> Iterator[str]:
-    """Other texts for the value of an answer: canonical, and with numbers written plainly."""
+    """Other texts for the value of an answer: canonical, and with plainly written numbers."""
     try:
         value = parse_verbatim(answer)
     except NotJson:
@@ -203,7 +203,7 @@ def _write(value: Any, *, whole: bool) -> str:
 
 
 def _plain(literal: str, *, whole: bool) -> str:
-    """A number without exponent; `whole` writes 1.0 as 1. Its value stays, but for minus zero."""
+    """A number without exponent; `whole` writes 1.0 as 1. The value stays, except minus zero."""
     number = Decimal(literal)
     if abs(number.adjusted()) > len(str(LARGEST)):
         return literal
@@ -215,7 +215,7 @@ def _plain(literal: str, *, whole: bool) -> str:
 
 
 def _changes(schema: AnswerSchema, answer: str) -> Iterator[Loosened]:
-    """Changes worth trying: first an end further off than the default, then a keyword less."""
+    """Schema changes worth trying: first wider bounds than the defaults, then removed keywords."""
     uses = used(schema.parts)
     bounds = {"maxLength": len(answer), "maxItems": answer.count(",") + 1}
     usual = {"maxLength": MOST_CHARACTERS, "maxItems": MOST_ITEMS}

@@ -1,4 +1,4 @@
-"""Remarks that no decoder makes: what runs on, what is unclear, what is asked too soon."""
+"""Remarks on a schema's design: unbounded values, ambiguity, and the order of properties."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from llm_lora.schema import (
 )
 
 MANY_OPTIONAL = 8
-"""From here on an object has hundreds of shapes, more than training shows."""
+"""With this many, an object has hundreds of shapes, more than the training data covers."""
 
 _ENDED_FORMATS = frozenset(("date", "time", "date-time", "uuid", "ipv4", "ipv6", "duration"))
 _WORDY = 3
-"""Tokens of an enum value from which it is looked at …"""
+"""An enum value of at least this many tokens is checked …"""
 _SPREAD = 2.0
-"""… and characters that a token of it must have on average, or it was made of scraps."""
+"""… and remarked on if its tokens average fewer characters than this."""
 _DRAWS = 20
 
 CONCLUSIONS = frozenset(
@@ -49,12 +49,12 @@ EVIDENCE = frozenset(
     "observations proof quote quotes rationale reason reasoning reasons source sources steps "
     "symptoms thinking thought thoughts".split()
 )
-"""Names that promise grounds; written after a conclusion they are made up to fit it."""
+"""Names of evidence; evidence written after a conclusion is made up to fit it."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """Something worth changing; `where` is its place in the schema's answer, `fix` what to do."""
+    """Something worth changing; `where` is its place in the schema, `fix` what to do."""
 
     kind: str
     where: str
@@ -67,7 +67,7 @@ def remarks(
 ) -> Iterator[Remark]:
     """All remarks, in the order of the schema."""
     if found.shortest is None:
-        yield Remark("endless", "(schema)", "no answer ever ends", "make the recursion optional")
+        yield Remark("endless", "(schema)", "no answer can ever end", "make the recursion optional")
     for use in uses:
         where = format_path(use.node.place) or "(schema)"
         yield from _running_on(use, where)
@@ -80,46 +80,46 @@ def remarks(
 def _running_on(use: Use, where: str) -> Iterator[Remark]:
     schema, names = use.node.schema, use.features
     if "any value" in names or "items:any" in names:
-        yield Remark("any_value", where, "any JSON is let through here", "say what it is: type")
+        yield Remark("any_value", where, "any JSON value is accepted here", "set type")
     if "$ref:recursive" in names:
-        message = "it contains itself, to any depth: it can run until the tokens are spent"
+        message = "nests itself to any depth: an answer can run until the token limit"
         yield Remark("recursion", where, message, "nest a fixed number of levels")
     if "enum" in names or "const" in names:
         return
     ended = schema.get("format") in _ENDED_FORMATS or not math.isinf(pattern_end(schema))
     if "type:string" in names and "maxLength" not in schema and not ended:
-        message = f"no maxLength: the constraint ends it at {MOST_CHARACTERS} characters"
+        message = f"no maxLength: the constraint sets {MOST_CHARACTERS} characters"
         yield Remark("unbounded_string", where, message, "set maxLength")
     if "type:array" in names and "maxItems" not in schema and schema.get("items") is not False:
-        message = f"no maxItems: the constraint ends it at {MOST_ITEMS} items"
+        message = f"no maxItems: the constraint sets {MOST_ITEMS} items"
         yield Remark("unbounded_array", where, message, "set maxItems")
     low = schema.keys() & {"minimum", "exclusiveMinimum"}
     high = schema.keys() & {"maximum", "exclusiveMaximum"}
     if ("type:number" in names or "type:integer" in names) and not (low and high):
         lacks = " and ".join(name for name, has in (("minimum", low), ("maximum", high)) if not has)
-        message = f"no {lacks}: the constraint goes to {LARGEST:.0e} and writes no exponents"
+        message = f"no {lacks}: the constraint sets {LARGEST:.0e} and excludes exponents"
         yield Remark("unbounded_number", where, message, f"set {lacks}")
 
 
 def _objects(use: Use, where: str) -> Iterator[Remark]:
     schema = use.node.schema
     if "open object" in use.features or "any object" in use.features:
-        message = "no additionalProperties: false, so unknown and repeated keys are let through"
+        message = "no additionalProperties: false, so unknown and repeated keys are accepted"
         yield Remark("open_object", where, message, "set additionalProperties: false")
     named = schema.get("properties", {})
     optional = [name for name in named if name not in schema.get("required", [])]
     if len(optional) >= MANY_OPTIONAL:
-        message = f"{len(optional)} optional properties make {2 ** len(optional)} shapes"
-        yield Remark("many_optional", where, message, "require them, and let the value be null")
+        message = f"{len(optional)} optional properties allow {2 ** len(optional)} shapes"
+        yield Remark("many_optional", where, message, "require them and allow null values")
     early = _too_early(list(named))
     if early is not None:
         first, later = early
-        message = f"{quote(first)} is asked before {quote(later)}, on which it should rest"
+        message = f"{quote(first)} comes before {quote(later)}, on which it should be based"
         yield Remark("order", where, message, f"move {quote(later)} before {quote(first)}")
 
 
 def _too_early(names: list[str]) -> tuple[str, str] | None:
-    """A conclusion and a later property with the grounds for it, if there are such."""
+    """A conclusion and a later property with the evidence for it, if any."""
     for first, later in combinations(names, 2):
         if words(first) & CONCLUSIONS and words(later) & EVIDENCE:
             return first, later
@@ -143,7 +143,7 @@ def _scraps(node: Node, where: str, measure: Measure) -> Iterator[Remark]:
 
 
 def _ambiguous(schema: AnswerSchema, node: Node, where: str) -> Iterator[Remark]:
-    """Alternatives of which an answer to one fits another as well, shown by such an answer."""
+    """Alternatives that overlap, shown by an answer that fits both."""
     branches = schema.parts.branches(node, "anyOf")
     for (i, one), (j, other) in combinations(enumerate(branches), 2):
         if _kinds(one) and _kinds(other) and not _kinds(one) & _kinds(other):
@@ -152,7 +152,7 @@ def _ambiguous(schema: AnswerSchema, node: Node, where: str) -> Iterator[Remark]
             example = _in_both(schema, held, judge)
             if example is not None:
                 message = f"{quote(excerpt(example))} fits alternatives {i + 1} and {j + 1}"
-                fix = "give each a required property with a const of its own"
+                fix = "give each a required property with a different const"
                 yield Remark("ambiguous", where, message, fix)
                 return
 
@@ -163,7 +163,7 @@ def _kinds(node: Node) -> set[str]:
 
 
 def _in_both(schema: AnswerSchema, held: Node, judge: Node) -> str | None:
-    """An answer drawn from one subschema that fits another; None where none was found."""
+    """An answer drawn from one subschema that fits another; None if none was found."""
     shared = {key: schema.document[key] for key in ("$schema", "$defs", "definitions")
               if key in schema.document}  # fmt: skip
     with suppress(Refused, UserError, jsonschema_rs.ValidationError, ValueError):

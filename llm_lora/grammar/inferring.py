@@ -1,4 +1,4 @@
-"""A schema proposed from answers: their shape by GenSON, then as tight as the answers are."""
+"""Schema inference from answers: GenSON finds the shape, then bounds are fitted to the values."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from llm_lora.errors import UserError
 from llm_lora.schema import LARGEST
 
 MOST_VALUES = 16
-"""Distinct values up to which a text is a choice …"""
+"""A string with at most this many distinct values becomes an enum …"""
 _REPEATED = 5
-"""… where each was seen that often on average, and none is longer than this:"""
+"""… if each was seen this often on average, and none is longer than `_LONGEST_VALUE`."""
 _LONGEST_VALUE = 40
 _ENOUGH = 20
-"""Answers from which absence says something: below, no choices are inferred."""
+"""With fewer answers no enum is inferred: other values may simply not have occurred yet."""
 
-# The narrowest first; a format is proposed when every text seen has it.
+# The narrowest first; a format is proposed if every string seen has it.
 _FORMATS = ("uuid", "date-time", "date", "time", "ipv4", "ipv6", "email", "uri", "duration")
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def infer(answers: Sequence[Any]) -> dict[str, Any]:
-    """The schema of parsed answers: every one fits it, and little else.
+    """A schema that every given answer fits, and little else.
 
-    Properties are required where every answer has them, and in the order of their first
-    appearance. Texts become choices, formats or bounded; numbers get bounds with room.
+    Properties are required if every answer has them, and in the order of their first appearance.
+    Strings get an enum, a format or a length limit; numbers get bounds with some room.
 
     Raises:
         UserError: there are no answers.
@@ -47,7 +47,7 @@ def _tight(schema: dict[str, Any], values: list[Any], answers: int) -> dict[str,
         branches = [_tight(part, _of(part, values), answers) for part in schema["anyOf"]]
         return {"anyOf": branches}
     if isinstance(kinds, list):
-        # One bound serves one kind: what several kinds share is a type alone, null set apart.
+        # Bounds apply to one type only, so several types become alternatives. Null needs none.
         rest = [kind for kind in kinds if kind != "null"]
         if len(rest) == 1 and "null" in kinds:
             tight = _tight({**schema, "type": rest[0]}, _of({"type": rest[0]}, values), answers)
@@ -99,7 +99,7 @@ def _array(schema: dict[str, Any], values: list[Any], answers: int) -> dict[str,
     least = min((len(value) for value in values), default=0)
     if least:
         found["minItems"] = 1
-    # Twice as many as were seen; an array that was always empty stays empty.
+    # Twice as many as seen; an array that was always empty must stay empty.
     return {**found, "maxItems": 2 * most}
 
 
@@ -123,7 +123,7 @@ def _text(_: dict[str, Any], values: list[Any], answers: int) -> dict[str, Any]:
 def _number(schema: dict[str, Any], values: list[Any], _: int) -> dict[str, Any]:
     low, high = min(values), max(values)
     found: dict[str, Any] = {"type": schema["type"]}
-    # From zero where nothing was below it; else as far down as up.
+    # At least 0 if no value was negative, otherwise symmetric bounds.
     edge = _roomy(max(abs(low), abs(high)))
     if edge > LARGEST:
         return found

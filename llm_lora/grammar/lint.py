@@ -1,8 +1,8 @@
-"""What a decoder makes of a schema, and what in the schema will make trouble, before it decodes.
+"""Lint of a schema: the parts that a decoder enforces, and those that will cause problems.
 
-`enforceable` is a promise: every complete answer under the constraint fits the schema. It is given
-only where the decoder takes the schema, enforces each feature of it in probes, alone and beside
-the others, and where answers drawn from the schema's own grammar fit too.
+`enforceable` is a promise: every complete answer under the constraint fits the schema. It is made
+only if the decoder accepts the schema, enforces each of its features in probes, alone and in pairs,
+and if answers drawn from the schema's own grammar fit as well.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST_DRAW = 800
 
 @dataclass(frozen=True)
 class Keyword:
-    """How a decoder treats a feature at a place of the schema; `why` shows it by an example."""
+    """How a decoder treats a feature at a place in the schema; `why` gives an example."""
 
     where: str
     name: str
@@ -37,9 +37,9 @@ class Keyword:
 
 @dataclass(frozen=True)
 class Lint:
-    """Everything that lint found; `refused` is the decoder's message where it takes no schema.
+    """The outcome of lint; `refused` is the decoder's message if it refuses the schema.
 
-    `seconds` is what compiling took, `unit` what the extent counts.
+    `seconds` is the time of compiling, `unit` the unit of the extent.
     """
 
     backend: Backend
@@ -53,11 +53,11 @@ class Lint:
     seconds: float
 
     def not_enforced(self) -> tuple[Keyword, ...]:
-        """What is left to judging, or refused."""
+        """The keywords that are left to judging, or refused."""
         return tuple(one for one in self.keywords if one.state != "enforced")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; an endless extent is null."""
+        """As JSON; an infinite length is null."""
         longest = self.extent.longest
         return {
             **asdict(self),
@@ -83,13 +83,13 @@ def lint(
     probes: Probes | None = None,
     measure: Measure | None = None,
 ) -> Lint:
-    """Look at a schema as a decoder will.
+    """Lint a schema for a decoder.
 
     Args:
-        schema: a sound schema.
+        schema: a valid schema.
         backend: the decoder that will enforce it.
-        probes: what is known of the decoder; found out and kept where not given.
-        measure: the number of tokens of a text; without it the extent is in characters.
+        probes: the probes of the decoder; by default the cached ones.
+        measure: counts the tokens of a text; without it the extent is in characters.
     """
     probes = probes if probes is not None else Probes(backend)
     uses = used(schema.parts)
@@ -123,7 +123,7 @@ def lint(
 
 
 def _keywords(uses: list[Use], probes: Probes) -> list[Keyword]:
-    """Every feature at its place; a pair only where it is worse than both of its parts."""
+    """Every feature at its place; a pair only if both are enforced alone but not together."""
     found = _Found()
     beside = any("oneOf" in use.node.schema for use in uses)
     for use in uses:
@@ -142,14 +142,14 @@ def _keywords(uses: list[Use], probes: Probes) -> list[Keyword]:
 
 
 def _let_through(keyword: Keyword) -> Keyword:
-    """A feature that is refused in a probe, in a schema that is taken: it was passed over."""
+    """A feature that a probe found refused, in a schema that is accepted, was ignored."""
     if keyword.state != "refused":
         return keyword
-    return Keyword(keyword.where, keyword.name, "afterwards", "the decoder passes it over here")
+    return Keyword(keyword.where, keyword.name, "afterwards", "the decoder ignores it here")
 
 
 def _drawn(schema: AnswerSchema, grammar: Any) -> Iterator[Keyword]:
-    """A sample of what the decoder lets through, judged: the last word on the schema as a whole."""
+    """A judged sample of answers that the decoder accepts: the final check of the whole schema."""
     source = random.Random(0)
     ended = 0
     for _ in range(_DRAWS):
@@ -159,11 +159,11 @@ def _drawn(schema: AnswerSchema, grammar: Any) -> Iterator[Keyword]:
         ended += 1
         verdict = schema.judge(text)
         if not verdict.valid:
-            why = f"lets through {quote(text)}: {verdict.reasons[0]}"
+            why = f"accepts {quote(text)}: {verdict.reasons[0]}"
             yield Keyword("(schema)", "whole schema", "afterwards", why)
             return
     if not ended:
-        why = f"no answer drawn ended within {_LONGEST_DRAW} bytes, so nothing is known"
+        why = f"no drawn answer ended within {_LONGEST_DRAW} bytes, so enforcement is unproven"
         yield Keyword("(schema)", "whole schema", "afterwards", why)
 
 
@@ -171,7 +171,7 @@ def _why(outcome: Outcome) -> str | None:
     if outcome.state == "refused":
         return outcome.reason
     if outcome.example is not None:
-        return f"a probe let through {quote(outcome.example)}"
+        return f"a probe accepted {quote(outcome.example)}"
     if outcome.narrower is not None:
         return f"narrower than the schema: a probe refused {quote(outcome.narrower)}"
     return None

@@ -1,4 +1,9 @@
-"""What a constraint costs with a real tokenizer: compiling it, and a mask for every token."""
+"""The cost of a constraint with a real tokenizer: compiling it, and one mask per token.
+
+A mask is a bit per token of the vocabulary: set for those that may come next. The matcher walks
+the grammar and the tokenizer's trie of tokens together, so that its time depends on the state of
+the answer; it is therefore measured along random answers, not once.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds: of compiling, of a mask on average, of the slowest; `tokens` were measured."""
+    """Seconds of compiling, of a mask on average, and of the slowest of `tokens` masks."""
 
     compile_seconds: float
     mask_seconds: float
@@ -34,7 +39,7 @@ class Cost:
 
 
 class Writer:
-    """Writes answers that a constraint lets through, one random token after the other."""
+    """Writes answers that a constraint accepts, one random token after another."""
 
     def __init__(self, schema: AnswerSchema, base: Base) -> None:
         """Compile the constraint for a base's tokenizer.
@@ -50,7 +55,7 @@ class Writer:
         self.mask_seconds: list[float] = []
 
     def write(self, source: random.Random, most: int = _LONGEST) -> str | None:
-        """The text of an answer; None where it had not ended after `most` tokens."""
+        """The text of an answer; None if it did not end within `most` tokens."""
         self._matcher.reset()
         written: list[int] = []
         for _ in range(most):
@@ -70,7 +75,7 @@ class Writer:
         return None
 
     def cost(self) -> Cost:
-        """What compiling and the masks so far cost."""
+        """The cost of compiling and of the masks so far."""
         masks = self.mask_seconds
         mean = sum(masks) / len(masks) if masks else 0.0
         return Cost(self.compile_seconds, mean, max(masks, default=0.0), len(masks))
@@ -90,7 +95,7 @@ def cost(schema: AnswerSchema, base: Base) -> Cost:
 
 
 def counter(base: Base) -> Callable[[str], int]:
-    """Counts the tokens of a text with a base's tokenizer.
+    """A function that counts the tokens of a text with a base's tokenizer.
 
     Raises:
         UserError: the base has no tokenizer.json.

@@ -1,8 +1,8 @@
-"""The grammar that a decoder makes of a schema, byte by byte, without a model or a tokenizer.
+"""The grammar that a decoder compiles from a schema, byte by byte, without a model or tokenizer.
 
-Two decoders are known: `vllm`, which is llguidance as the server and the engine use it, and
-`outlines`, which is outlines-core, what Outlines uses where nobody chooses. Both work on bytes, so
-what they say of an answer's bytes holds for every tokenizer.
+Two decoders are supported: `vllm`, which is llguidance as the server and the engine use it, and
+`outlines`, which is outlines-core, the default backend of Outlines. Both work on bytes, so a result
+for the bytes of an answer holds for every tokenizer.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ BACKENDS: tuple[Backend, ...] = ("vllm", "outlines")
 LIBRARY: dict[Backend, str] = {"vllm": "llguidance", "outlines": "outlines-core"}
 
 END = 256
-"""Beside the 256 bytes: the answer is complete."""
+"""The symbol after the 256 bytes: the answer is complete."""
 
 COMPILE_SECONDS = 5.0
-"""What outlines-core is given; a server that is busy that long for one request is not serving."""
+"""Time limit for outlines-core: a server could not block that long on one request."""
 
-# While an answer is drawn: how often a byte that closes something is preferred, and how often a
-# plain ASCII character is, so that drawn answers are short and seldom all exotic.
+# Probabilities while an answer is drawn: of preferring a byte that closes something, and a plain
+# ASCII character. They keep drawn answers short and mostly readable.
 _CLOSING, _PLAIN = 0.15, 0.9
 _CLOSERS = frozenset(b'"}],')
 
 
 class Refused(ValueError):
-    """The decoder cannot make a grammar of a schema; the message is the decoder's."""
+    """The decoder cannot compile a schema; the message is the decoder's."""
 
 
 class Grammar(Protocol):
-    """A compiled schema, and one answer that is being written in it."""
+    """A compiled schema, and the state of one answer written under it."""
 
     def restart(self) -> None:
         """Begin a new answer.
 
         Raises:
-            Refused: only now was it found that the schema cannot be compiled.
+            Refused: the schema cannot be compiled (outlines-core compiles it only here).
         """
 
     def allowed(self) -> list[int]:
-        """What may come next: bytes, and END where the answer may be complete."""
+        """The bytes that may come next, and END if the answer may be complete."""
 
     def push(self, byte: int) -> None:
         """Write an allowed byte."""
 
     def taken(self, text: bytes) -> int:
-        """Restart, and write as much of `text` as is allowed; how many bytes that was."""
+        """Restart, write as much of `text` as is allowed, and return how many bytes that was."""
 
 
 class _Guidance:
@@ -90,7 +90,7 @@ class _Guidance:
 
 
 class _Outlines:
-    """Its index, by far the slower part, is made when the first answer begins."""
+    """The index, by far the slower part, is built when the first answer begins."""
 
     def __init__(self, text: str) -> None:
         # The empty pattern: no white space between the parts of an answer.
@@ -119,9 +119,10 @@ class _Outlines:
 
 
 def _in_time(compile_: Callable[[], Any]) -> Any:
-    """What a compiler of outlines-core returns.
+    """The result of an outlines-core compiler, under a time limit.
 
-    It can run for hours on a harmless schema, and cannot be stopped: it is left to itself.
+    The compiler can run for hours on a harmless schema and cannot be stopped, so after the limit
+    its daemon thread is abandoned.
 
     Raises:
         Refused: it fails, panics, or takes too long.
@@ -131,7 +132,7 @@ def _in_time(compile_: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             outcome.append((compile_(), None))
-        except BaseException as error:  # Panics are no Exceptions, and say all the same why.
+        except BaseException as error:  # Rust panics are not Exceptions but carry the reason.
             outcome.append((None, str(error).strip().splitlines()[0]))
 
     worker = threading.Thread(target=run, daemon=True)
@@ -159,7 +160,7 @@ _COMPILERS: dict[Backend, Callable[[str], Grammar]] = {"vllm": _Guidance, "outli
 
 
 def text_for(schema: AnswerSchema, backend: Backend) -> str:
-    """The schema as a decoder is given it."""
+    """The schema as it is passed to a decoder."""
     return schema.constraint if backend == "vllm" else dumps(schema.document)
 
 
@@ -167,21 +168,21 @@ def compile_schema(schema: AnswerSchema, backend: Backend = "vllm") -> Grammar:
     """The grammar of a schema.
 
     Raises:
-        Refused: the decoder does not take the schema.
+        Refused: the decoder does not accept the schema.
     """
     return _COMPILERS[backend](text_for(schema, backend))
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Where a grammar refuses a text: after so many bytes, what it would have taken instead."""
+    """Where a grammar refuses a text: the number of accepted bytes, and what could follow them."""
 
     at: int
     allowed: tuple[int, ...]
 
 
 def stop(grammar: Grammar, text: str) -> Stop | None:
-    """Where a grammar refuses the text of an answer; None where it takes all of it."""
+    """Where a grammar refuses the text of an answer; None if it accepts all of it."""
     data = text.encode()
     count = grammar.taken(data)
     allowed = grammar.allowed()
@@ -191,9 +192,11 @@ def stop(grammar: Grammar, text: str) -> Stop | None:
 
 
 def draw(grammar: Grammar, source: random.Random, most: int = 400) -> str | None:
-    """The text of an answer drawn from a grammar; None where it did not end within `most` bytes.
+    """The text of an answer drawn from a grammar; None if it did not end within `most` bytes.
 
-    From half of `most` on, whatever closes something is taken where it may be.
+    The draw is a random walk over the allowed bytes. A uniform walk would rarely leave a string
+    or an array, so closing bytes are favoured, and after half of `most` they are always taken
+    when allowed.
     """
     grammar.restart()
     written = bytearray()

@@ -1,9 +1,9 @@
-"""Which features of a schema a decoder really enforces, found out on the installed library.
+"""Probes of the installed decoder: the features of a schema that it really enforces.
 
-A probe compiles a small schema as it would be served, and shows the grammar texts of which the
-judge knows whether they fit. What lets through a text that does not fit is left to judging; what
-refuses one that fits is narrower than the schema. Keywords are probed alone and in pairs, since a
-decoder may forget one beside another. Outcomes are kept by the library's version.
+A probe compiles a small schema as it would be served, and runs texts through the grammar that the
+judge has judged. A feature that lets through a text that does not fit is left to judging; one that
+refuses a text that fits is narrower than the schema. Keywords are probed alone and in pairs, since
+a decoder may ignore one next to another. Outcomes are cached by the library's version.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _VALUES: list[Any] = [
     {"a": 1, "b": {"a": "x"}}, {"a": 1, "b": {"a": 1, "x": 1}}, {'é"\n.*': 1}, {'é"\n.*': "x"},
     {"": 1}, {"a": 1, "b": None}, {"a": 1, "b": 2, "c": 3}, {"b": 2, "c": 3},
 ]  # fmt: skip
-# Spellings that are no canonical JSON of any value above, and some that no judge reads.
+# Spellings that are not the canonical JSON of any value above, some of them not JSON at all.
 _SPELLINGS = [
     "1.0", "5.0", "-0", "1e2", "5e0", "1E400", "[1E400]", "01", "+1", "1.", ".5", "NaN",
     '{"a":1,"a":1}', '{"a":1,"x":1,"x":2}', '{"b":1,"b":2}', '{"x":1,"x":1}', '{"a":1E400}',
@@ -76,9 +76,9 @@ _DRAWS = 24
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a probe found: `example` is a text that shows it, `reason` why it was refused.
+    """The outcome of a probe: `example` is a text that shows it, `reason` why it was refused.
 
-    `narrower` is a text that fits the schema and that the decoder would not write.
+    `narrower` is a text that fits the schema but that the decoder would not write.
     """
 
     state: State
@@ -88,7 +88,7 @@ class Outcome:
 
 
 class Probes:
-    """Probes one decoder, and remembers what it found, in memory and on disk."""
+    """The probes of one decoder, cached in memory and on disk."""
 
     def __init__(self, backend: Backend, store: Path | None = None) -> None:
         self.backend: Backend = backend
@@ -98,22 +98,22 @@ class Probes:
         self._new = False
 
     def feature(self, feature: str, *, beside: bool = False) -> Outcome:
-        """What the decoder does with a feature by itself.
+        """How the decoder handles a feature by itself.
 
-        `beside` says that the document has a `oneOf` somewhere, and so is not narrowed.
+        `beside` is whether the document has a `oneOf` somewhere, and so is not narrowed.
         """
         outcome = self._probe([feature], beside=beside)
         if feature == "oneOf" and outcome.state == "refused":
-            # Alternatives that overlap are refused for what they are; others may be enforced.
+            # Overlapping alternatives are always refused; disjoint ones may be enforced.
             return self._probe(["oneOf:apart"], beside=beside)
         return outcome
 
     def pair(self, first: str, second: str, *, beside: bool = False) -> Outcome:
-        """What the decoder does with two features on one value, one of `pairs`."""
+        """How the decoder handles two features of one value, one of `pairs`."""
         return self._probe([first, second], beside=beside)
 
     def save(self) -> None:
-        """Keep the outcomes for the next time; where nothing can be written they are lost."""
+        """Save new outcomes to the cache; if it is not writable, they are lost."""
         if self._new:
             with suppress(UserError, OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def _try(schema: AnswerSchema, backend: Backend) -> Outcome:
         grammar.restart()
     except Refused as error:
         if "unsatisfiable" in str(error).lower():
-            return Outcome("enforced")  # Two features that rule each other out: nothing fits.
+            return Outcome("enforced")  # The two features exclude each other: nothing fits.
         return Outcome("refused", reason=str(error))
     narrower = None
     for text in _pool():
@@ -155,7 +155,7 @@ def _try(schema: AnswerSchema, backend: Backend) -> Outcome:
         taken = stop(grammar, text) is None
         if taken and not fits:
             return Outcome("afterwards", example=text)
-        # Other spellings of a value are for the canonical form to settle.
+        # A refused spelling counts only if it is canonical: answers are always written so.
         if fits and not taken and narrower is None and text == schema.canonical_text(text):
             narrower = text
     source = random.Random(1)
@@ -167,7 +167,7 @@ def _try(schema: AnswerSchema, backend: Backend) -> Outcome:
 
 
 def _held(fragment: dict[str, Any]) -> dict[str, Any]:
-    """A fragment as the schema of a property, as in practice; decoders differ at the root."""
+    """A fragment as the schema of a property, the usual case; decoders treat the root specially."""
     inner = {key: value for key, value in fragment.items() if key not in ("$schema", "$defs")}
     outer: dict[str, Any] = {key: fragment[key] for key in ("$schema", "$defs") if key in fragment}
     return {
@@ -177,7 +177,7 @@ def _held(fragment: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(names: list[str]) -> dict[str, Any]:
-    """One schema with the fragments of features that share no keyword but their types."""
+    """One schema made of the fragments of features that share no keyword except their types."""
     document: dict[str, Any] = {}
     kinds: list[str] = []
     for part in map(fragment, names):
@@ -191,22 +191,22 @@ def _merged(names: list[str]) -> dict[str, Any]:
 
 
 def pairs(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The pairs of features of one subschema that are to be probed.
+    """The pairs of features of one subschema to probe.
 
-    Values that are written out go with whatever they fit; beside what they do not fit, a decoder
-    has to choose, and is probed.
+    `enum` and `const` are left out unless one of their values clashes with the other keywords:
+    values that fit those cannot conflict with them.
     """
-    told = [name for name in names if "clash" in names or not name.startswith(("enum", "const"))]
-    return [(one, other) for one, other in combinations(told, 2) if _meet(one, other)]
+    probed = [name for name in names if "clash" in names or not name.startswith(("enum", "const"))]
+    return [(one, other) for one, other in combinations(probed, 2) if _meet(one, other)]
 
 
 def _meet(first: str, second: str) -> bool:
-    """Whether one schema can have both features, each as its fragment has it."""
+    """Whether one schema can have both features, each as in its fragment."""
     one, other = fragment(first), fragment(second)
     shared = (one.keys() & other.keys()) - {"type"}
     if one == other or any(one[keyword] != other[keyword] for keyword in shared):
         return False
-    # Beside another type a type makes a list of them; two keywords for two types never meet.
+    # A type next to another type forms a list; keywords of different types never apply together.
     typed = first.startswith("type:") or second.startswith("type:")
     return typed or one.get("type", "") == other.get("type", "") or not one.keys() & other.keys()
 
@@ -229,7 +229,7 @@ def _store() -> Path:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """What was kept; nothing where it cannot be read, since it can be found out again."""
+    """The cached outcomes; empty if the cache cannot be read, since probes can be run again."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Valid answers of a schema, for tests, prompts and demonstrations: no model is asked."""
+"""Random valid answers of a schema, for tests, prompts and demonstrations, without a model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llm_lora.grammar.probes import Probes
 from llm_lora.schema import AnswerSchema, dumps
 
 _TRIES = 60
-"""Draws for each answer that is wanted; what does not fit the schema is thrown away."""
+"""Draws per requested answer; draws that do not fit the schema are discarded."""
 _LONGEST = 4000
 
 
 def sample(schema: AnswerSchema, count: int, seed: int = 0) -> list[str]:
-    """Different valid answers in canonical form, fewer where the schema has fewer.
+    """Different valid answers in canonical form, fewer if the schema allows fewer.
 
     They are drawn from the decoder's grammar, without the keywords that it refuses, and judged.
 
@@ -36,7 +36,7 @@ def sample(schema: AnswerSchema, count: int, seed: int = 0) -> list[str]:
             break
     if not found:
         raise UserError(
-            "no valid answer was found", where=schema.where, fix="llm-lora schema lint tells more"
+            "no valid answer was found", where=schema.where, fix="run llm-lora schema lint on it"
         )
     return list(found)
 
@@ -63,7 +63,7 @@ def _grammar(schema: AnswerSchema) -> Grammar:
         raise UserError(
             f"no answers can be drawn: {error}",
             where=schema.where,
-            fix="llm-lora schema lint tells which keywords the decoder refuses",
+            fix="run llm-lora schema lint to see which keywords the decoder refuses",
         ) from None
 
 

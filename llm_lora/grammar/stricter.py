@@ -1,6 +1,6 @@
-"""A stricter schema: what a decoder can enforce and what training can teach, of a given one.
+"""A stricter version of a schema that a decoder can enforce and training can teach.
 
-Every change only takes answers away. What an example set shows bounds what the schema leaves open.
+Every change only takes answers away. Bounds that the schema leaves open are learned from examples.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from llm_lora.schema import (
 )
 
 _ROOM = 2
-"""A bound learned from answers is that many times what they show."""
+"""A bound learned from answers is this many times their largest value."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change: its place in the schema, and what was done."""
+    """One change: its place in the schema, and a description."""
 
     where: str
     what: str
@@ -56,23 +56,24 @@ class _Stricter:
 def stricter(
     schema: AnswerSchema, answers: Sequence[Any] = ()
 ) -> tuple[dict[str, Any], tuple[Change, ...]]:
-    """A stricter schema and the changes that lead to it; none where there is nothing to do.
+    """A stricter schema and the changes that lead to it; no changes if there is nothing to do.
 
     Args:
-        schema: what to make stricter; it stays as it is.
-        answers: parsed answers that fit it; bounds are learned from them where there are any.
+        schema: the schema to make stricter; it is not modified.
+        answers: parsed answers that fit it, from which bounds are learned.
     """
     work = _Stricter(copy.deepcopy(schema.document))
     if _one_of(work, schema):
         schema = AnswerSchema.from_text(dumps(work.document), schema.where)
     seen = _values(schema, answers)
-    told: set[Place] = set()
+    done: set[Place] = set()
     for use in used(schema.parts):
-        if use.node.place in told:
+        if use.node.place in done:
             continue
-        told.add(use.node.place)
+        done.add(use.node.place)
         _without_refused(work, use)
-        # Taking something from one of several alternatives can make room for another one.
+        # Narrowing one `oneOf` alternative can make a value valid that was excluded because it
+        # fitted two.
         if "oneOf" not in use.node.place:
             _closed(work, use)
             _bounded(work, use, seen.get(use.node.place, []))
@@ -81,7 +82,7 @@ def stricter(
 
 
 def _without_refused(work: _Stricter, use: Use) -> None:
-    """Say in keywords that decoders know what was said in ones that they do not."""
+    """Replace keywords that decoders refuse by ones that they support."""
     node, place = work.node(use.node.place), use.node.place
     for keyword in ("dependentRequired", "dependencies"):
         needs = node.get(keyword)
@@ -98,7 +99,7 @@ def _without_refused(work: _Stricter, use: Use) -> None:
             gone = set(map(dumps, values))
             node["enum"] = [value for value in node["enum"] if dumps(value) not in gone]
             del node["not"]
-            work.note(place, "not → taken out of enum")
+            work.note(place, "not → removed from enum")
     alone = not node.keys() & {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if"}
     if node.get("unevaluatedProperties") is False and alone:
         del node["unevaluatedProperties"]
@@ -109,7 +110,7 @@ def _without_refused(work: _Stricter, use: Use) -> None:
         rule = AnswerSchema.from_text(dumps(names_ruled))
         if all(rule.judge_value(name).valid for name in node.get("properties", {})):
             del node["propertyNames"]
-            work.note(place, "propertyNames taken out: every listed property fits it")
+            work.note(place, "propertyNames removed: every listed property fits it")
 
 
 def _closed(work: _Stricter, use: Use) -> None:
@@ -118,7 +119,7 @@ def _closed(work: _Stricter, use: Use) -> None:
         return
     composed = {"allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "patternProperties"}
     known = set(node.get("properties", {})) >= set(node.get("required", []))
-    # What stands in allOf, or in an alternative of an object, speaks of a part of its properties.
+    # A schema in allOf, or in an alternative of an object, lists only some of its properties.
     around = use.node.place[-2:-1]
     partial = around == ("allOf",) or (
         around in (("anyOf",), ("oneOf",)) and "properties" in work.node(use.node.place[:-2])
@@ -157,13 +158,13 @@ def _set(work: _Stricter, place: Place, keyword: str, value: Any) -> None:
 
 
 def _round_up(number: int) -> int:
-    """To two leading digits, so that bounds look like bounds."""
+    """Rounded up to two leading digits, so that bounds look deliberate."""
     step: int = max(10 ** (len(str(number)) - 2), 1)
     return max(-(-number // step) * step, 1)
 
 
 def _ordered(work: _Stricter, use: Use) -> None:
-    """Grounds before what rests on them; the other properties keep their order."""
+    """Move evidence before the conclusion; the other properties keep their order."""
     node = work.node(use.node.place)
     names = list(node.get("properties", {}))
     first = next((i for i, name in enumerate(names) if words(name) & CONCLUSIONS), None)
@@ -177,13 +178,16 @@ def _ordered(work: _Stricter, use: Use) -> None:
 
 
 def _one_of(work: _Stricter, schema: AnswerSchema) -> bool:
-    """`anyOf` for `oneOf` where no value fits two alternatives, which the decoder has proven."""
+    """Replace `oneOf` by `anyOf` if no value fits two alternatives.
+
+    The decoder proves that: it refuses a `oneOf` whose alternatives may overlap.
+    """
     try:
         compile_schema(schema)
     except Refused:
         return False
     uses = [use for use in used(schema.parts) if "oneOf" in use.node.schema]
-    # From the innermost on: outer ones change the places of what they hold.
+    # Innermost first: renaming an outer keyword changes the places of those inside it.
     for use in sorted(uses, key=lambda use: -len(use.node.place)):
         node = work.node(use.node.place)
         if "oneOf" in node and "anyOf" not in node:
@@ -195,7 +199,7 @@ def _one_of(work: _Stricter, schema: AnswerSchema) -> bool:
 
 
 def _values(schema: AnswerSchema, answers: Sequence[Any]) -> dict[Place, list[Any]]:
-    """What answers hold, by the place of the subschemas that speak of it."""
+    """The values in answers, by the place of the subschemas that apply to them."""
     found: dict[Place, list[Any]] = {}
 
     def visit(place: Place, value: Any, depth: int) -> None:
@@ -215,7 +219,7 @@ _DEEPEST = 60
 
 
 def _below(schema: AnswerSchema, place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
-    """The subschemas that a value or its parts are handed on to."""
+    """The subschemas that apply next to a value or to its parts."""
     parts = schema.parts
     node = parts.child(parts.root, *place) if place else parts.root
     if node is None:

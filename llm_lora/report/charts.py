@@ -1,7 +1,7 @@
-"""Charts as inline SVG: no script, no style of their own, nothing to fetch.
+"""Charts as inline SVG, without scripts, own styles or external files.
 
 Colours come from the page's classes (`series-0`, `series-1`, `grid`, `tick`), so that one drawing
-serves light, dark and print. Every chart is as wide as its place allows.
+serves light, dark and print. Every chart fills the width available to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from html import escape
 
 WIDTH, HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 20, 34
-# A loss that falls further than this is drawn on a logarithmic scale; else its tail is a flat line.
+# A loss that falls by more than this factor is drawn on a logarithmic scale, since its tail would
+# otherwise look flat.
 _LOG_RATIO = 20.0
 
 
@@ -38,11 +39,11 @@ def lines(
 
     Args:
         series: its lines, in the order of their colours.
-        x_label, y_label: what the axes measure.
-        falling: lower is better, as of losses: the lowest point of the last series is marked, and
-            a long fall is drawn on a logarithmic scale.
-        top: up to where the y axis reaches at least.
-        kept: the place on the x axis whose outcome was kept, marked by a line.
+        x_label, y_label: the quantities on the axes.
+        falling: lower is better, as with losses: the lowest point of the last series is marked,
+            and a long fall is drawn on a logarithmic scale.
+        top: the minimum upper end of the y axis.
+        kept: the x value of the kept weights, marked by a line.
     """
     drawn = [Series(one.name, [p for p in one.points if math.isfinite(p[1])]) for one in series]
     drawn = [one for one in drawn if one.points]
@@ -72,7 +73,7 @@ def lines(
     for index, one in enumerate(drawn):
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in one.points)
         body.append(f'<polyline class="line series-{index}" points="{path}"/>')
-        # Points that are few enough to tell apart carry their own figures.
+        # Points that are few enough to be distinguished have tooltips.
         if len(one.points) <= 40:
             body += [
                 f'<circle class="dot series-{index}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.6">'
@@ -91,7 +92,7 @@ def lines(
 
 
 def histograms(lengths: Mapping[str, Sequence[int]], *, x_label: str) -> str:
-    """One histogram per name, above one another on a common axis. Empty text without values."""
+    """One histogram per name, stacked on a common axis. Empty text without values."""
     kept = {name: values for name, values in lengths.items() if values}
     if not kept:
         return ""
@@ -127,8 +128,11 @@ def histograms(lengths: Mapping[str, Sequence[int]], *, x_label: str) -> str:
 
 
 def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
-    """A reliability diagram from (confidence, accuracy, answers): on the diagonal, what is said to
-    be likely is as often right. A dot's area grows with its answers. Empty text without bins."""
+    """A reliability diagram from (confidence, accuracy, answers).
+
+    On the diagonal, confidence equals accuracy. A dot's area grows with its number of answers.
+    Empty text without bins.
+    """
     if not bins:
         return ""
     marks = [0, 0.2, 0.4, 0.6, 0.8, 1]
@@ -138,7 +142,7 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
     body = [
         _grid(marks, y),
         _x_axis(marks, x, bottom, "probability of the value"),
-        _y_label("share that is right"),
+        _y_label("share of correct values"),
         f'<line class="axis" x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(1):.1f}" y2="{y(1):.1f}"/>',
     ]
     most = max(count for _, _, count in bins)
@@ -146,15 +150,15 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
     body.append(f'<polyline class="line series-0" points="{path}"/>')
     body += [
         f'<circle class="dot series-0" cx="{x(said):.1f}" cy="{y(right):.1f}" '
-        f'r="{3 + 7 * math.sqrt(count / most):.1f}"><title>{count} values said to be {said:.0%} '
-        f"likely: {right:.0%} right</title></circle>"
+        f'r="{3 + 7 * math.sqrt(count / most):.1f}"><title>{count} values of {said:.0%} '
+        f"probability: {right:.0%} correct</title></circle>"
         for said, right, count in bins
     ]
-    return _svg("share that is right by probability", body, HEIGHT)
+    return _svg("share of correct values by probability", body, HEIGHT)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from `low` to at least `high`, about so many."""
+    """Round numbers from `low` to at least `high`, `about` that many."""
     if high <= low:
         return [low, low + 1]
     raw = (high - low) / about
@@ -165,7 +169,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Round marks from below `low` to above `high`: 1, 2 and 5 of a decade, 1 if they are many."""
+    """Round marks from below `low` to above `high`: 1, 2 and 5 of each decade, only 1 of many."""
     exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     units = (1, 2, 5) if len(exponents) <= 5 else (1,)
     marks = [unit * 10.0**exponent for exponent in exponents for unit in units]

@@ -1,4 +1,4 @@
-"""The answer schema: loading it with every mistake named, judging answers, the canonical form."""
+"""The answer schema: loading with precise errors, judging answers, writing the canonical form."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from llm_lora.schema.verdict import VALID, Reason, Verdict, not_json, reasons
 __all__ = ["AnswerSchema", "Reason", "Verdict"]
 
 DEFAULT_DRAFT = "https://json-schema.org/draft/2020-12/schema"
-# Drafts that jsonschema-rs 0.60 judges, by $schema without its empty fragment; true where keywords
-# beside a $ref count.
+# Drafts that jsonschema-rs 0.60 supports, by $schema without its empty fragment; true if keywords
+# next to a $ref take effect.
 _DRAFTS = {
     DEFAULT_DRAFT: True,
     "https://json-schema.org/draft/2019-09/schema": True,
@@ -33,19 +33,19 @@ _DRAFTS = {
     "http://json-schema.org/draft-04/schema": False,
 }
 
-# Where tools' definitions and requests hold a schema: OpenAI's, Anthropic's, MCP's.
+# Keys under which OpenAI's, Anthropic's and MCP's tool definitions and requests hold a schema.
 _WRAPPERS = ("schema", "json_schema", "parameters", "input_schema", "inputSchema")
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
-"""The canonical form of training targets; it leaves a weak model no white space to get lost in."""
+"""The canonical form of training targets. Free white space would let a weak model ramble."""
 
 
 @dataclass(frozen=True, eq=False)
 class AnswerSchema:
-    """A JSON Schema that answers must fit; made by `load` or `from_text`, so always sound.
+    """A JSON Schema that answers must fit; made by `load` or `from_text`, so always valid.
 
-    `document` is the schema, `text` its source as written, `where` the file it came from.
+    `document` is the parsed schema, `text` its source as written, `where` the file it came from.
     """
 
     document: dict[str, Any]
@@ -56,17 +56,17 @@ class AnswerSchema:
 
     @classmethod
     def load(cls, path: Path) -> AnswerSchema:
-        """Read an answer schema from a file; what it refers to in files beside it is taken in.
+        """Read an answer schema from a file and inline the neighbouring files it refers to.
 
         Raises:
-            UserError: the file cannot be read, is not JSON (with line and column), or is no valid
-                schema (every mistake, with its place in the file).
+            UserError: the file cannot be read, is not JSON (with line and column), or is not a
+                valid schema (every mistake, with its place in the file).
         """
         text = files.read_text(path)
         try:
             document = jsontext.parse(text)
         except NotJson:
-            document = None  # told by from_text, with the places
+            document = None  # from_text reports it, with the places
         draft = _draft(document) if isinstance(document, dict) else None
         if isinstance(document, dict) and draft in _DRAFTS:
             text = bundle.bundled(
@@ -82,8 +82,8 @@ class AnswerSchema:
     def from_text(cls, text: str, where: str = "schema") -> AnswerSchema:
         """Make an answer schema from its JSON text; `where` names it in messages.
 
-        Draft 2020-12 unless `$schema` names another. Formats are asserted. References lead within
-        the document; nothing is ever fetched.
+        Draft 2020-12 unless `$schema` names another. Formats are asserted. References must stay
+        within the document; nothing is ever fetched.
 
         Raises:
             UserError: as `load`.
@@ -95,7 +95,7 @@ class AnswerSchema:
                             for flaw in error.flaws) from None  # fmt: skip
         if not isinstance(document, dict):
             raise UserError(
-                "a schema for answers is a JSON object",
+                "an answer schema must be a JSON object",
                 where=where,
                 fix='begin with {"type": "object", "properties": …}',
             )
@@ -124,12 +124,12 @@ class AnswerSchema:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of the schema as written."""
+        """Hex SHA-256 digest of the schema as written."""
         return files.sha256(self.text)
 
     @cached_property
     def constraint(self) -> str:
-        """The schema as llguidance compiles it, in training's reports and in the server alike."""
+        """The schema as llguidance compiles it, the same for reports and for the server."""
         return dumps({**narrowed(self.document), "x-guidance": COMPACT})
 
     def judge(self, answer: str) -> Verdict:
@@ -141,13 +141,13 @@ class AnswerSchema:
         return self.judge_value(value)
 
     def judge_value(self, value: object) -> Verdict:
-        """Judge an answer that is parsed already; `value` must be a JSON value."""
+        """Judge an answer that is already parsed; `value` must be a JSON value."""
         if self._validator.is_valid(value):
             return Verdict("valid", (), value)
         return Verdict("invalid", reasons(self._validator.iter_errors(value)), value)
 
     def judge_all(self, values: Sequence[object]) -> list[Verdict]:
-        """Judge many parsed answers; the verdicts come without their values."""
+        """Judge many parsed answers; the verdicts leave out the values."""
         fits = list(map(self._validator.is_valid, values))
         verdicts = [VALID] * len(fits)
         for index, fit in enumerate(fits):
@@ -159,11 +159,11 @@ class AnswerSchema:
         return Verdict("invalid", reasons(self._validator.iter_errors(value)))
 
     def canonical(self, value: object) -> str:
-        """The text that training targets take, and that constrained decoding will write.
+        """The form of training targets, which is also the form that constrained decoding writes.
 
-        Properties in the schema's order, unknown ones after them in their own; compact separators;
-        Unicode unescaped. For the text of an answer use `canonical_text`, which also keeps numbers
-        as written (`38.50` stays `38.50`).
+        Properties in the schema's order, then unknown ones in the order of the value; compact
+        separators; Unicode unescaped. For the text of an answer use `canonical_text`, which also
+        keeps numbers as written (`38.50` stays `38.50`).
 
         Raises:
             UserError: the value is not JSON (NaN, half a surrogate pair, nested too deeply).
@@ -174,7 +174,7 @@ class AnswerSchema:
             raise UserError(f"not a JSON value: {error}") from None
 
     def canonical_text(self, answer: str) -> str:
-        """The canonical form of the text of an answer; strings and numbers stay as they are.
+        """The canonical form of an answer's text; strings and numbers stay as they are.
 
         Raises:
             UserError: the answer is not JSON.
@@ -191,24 +191,24 @@ class AnswerSchema:
 
 
 def _refuse_no_schema(document: dict[str, Any], where: str) -> None:
-    """Refuse a document that would allow everything because it is something else.
+    """Refuse a document that is not a schema and would therefore accept every answer.
 
     Raises:
         UserError: it wraps a schema, or has no keyword at all.
     """
-    kind = document.get("type")  # requests have one, too: "json_schema"
+    kind = document.get("type")  # requests have this key too, with the value "json_schema"
     if document.keys() & (RULES - {"type"}) or isinstance(kind, list) or kind in _TYPES:
         return
     held = next((key for key in _WRAPPERS if isinstance(document.get(key), dict)), None)
     if held is not None:
         inner = document[held].get("schema")
         place = f"{held}.schema" if isinstance(inner, dict) else held
-        what = f"this is no schema, but wraps one under {place}"
-        raise UserError(what, where=where, fix=f"take what is under {place}")
+        what = f"this is not a schema, but contains one under {place}"
+        raise UserError(what, where=where, fix=f"use only the object under {place}")
     known = document.keys() & NOTES or any(key.startswith(("$", "x-")) for key in document)
     if document and not known and "type" not in document:
         keys = ", ".join(quote(key) for key in list(document)[:5])
-        what = f"this is no schema: it has no keyword of JSON Schema, only {keys}"
+        what = f"this is not a schema: it has no JSON Schema keyword, only {keys}"
         fix = 'begin with {"type": "object", "properties": …}'
         raise UserError(what, where=where, fix=fix)
 
@@ -242,14 +242,14 @@ def _metaschema_problems(
 def _reference_problems(parts: Subschemas, text: str, where: str) -> list[Problem]:
     problems = []
     for node, reference, remote in parts.unresolved():
-        what = f"{format_path([*node.place, '$ref'])}: nothing is at {quote(reference)}"
-        fix = "mend the reference"
+        what = f"{format_path([*node.place, '$ref'])}: {quote(reference)} does not exist"
+        fix = "correct the reference"
         if remote:
             what = f"{format_path([*node.place, '$ref'])}: {quote(reference)} is another document"
-            fix = "put it into $defs or into a file beside the schema; nothing is ever fetched"
+            fix = "copy it into $defs or a file next to the schema; nothing is ever fetched"
         problems.append(_problem(text, where, what, locate(text, [*node.place, "$ref"]), fix))
     if not problems and (looping := parts.endless()) is not None:
-        what = f"{format_path(looping.place) or 'the schema'} refers to itself without end"
+        what = f"{format_path(looping.place) or 'the schema'} refers to itself endlessly"
         problems.append(_problem(text, where, what, locate(text, looping.place)))
     return problems
 
@@ -263,11 +263,12 @@ RULES = frozenset(
      "prefixItems", "properties", "propertyNames", "required", "then", "type", "unevaluatedItems",
      "unevaluatedProperties", "uniqueItems")
 )  # fmt: skip
-"""Keywords that say what fits."""
+"""Keywords that constrain a value."""
 
 NOTES = frozenset(
     ("contentEncoding", "contentMediaType", "contentSchema", "default", "definitions", "deprecated",
      "description", "discriminator", "example", "examples", "id", "nullable", "readOnly", "title",
      "writeOnly")
 )  # fmt: skip
-"""Keywords that say something about a schema; those that begin with $ are more of them."""
+"""Keywords that annotate a schema; those that begin with $ are annotations too, unless listed
+above."""

@@ -1,7 +1,7 @@
-"""References to files beside a schema: what they lead to is taken into the schema itself.
+"""Inlining of files that a schema refers to.
 
-An adapter carries one schema, and decoders read one document, so it has to stand on its own. Files
-in the schema's folder and below count as beside it; nothing else is opened, least of all fetched.
+An adapter carries one schema, and decoders read one document, so the schema must be
+self-contained. Only files in the schema's folder and below are read; nothing is fetched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llm_lora.schema.json_text import NotJson
 from llm_lora.schema.subschemas import Node, Subschemas
 
 Check = Callable[[dict[str, Any], str, str], list[Problem]]
-"""Says what is wrong with a document, given its text and where it is."""
+"""Finds the problems of a document, given its text and its file name."""
 
 _IDENTIFIERS = ("$id", "$anchor", "$schema")
 
@@ -27,19 +27,20 @@ _IDENTIFIERS = ("$id", "$anchor", "$schema")
 def bundled(
     path: Path, text: str, document: dict[str, Any], *, siblings: bool, check: Check
 ) -> str:
-    """The text of a schema with the files that it refers to among its definitions.
+    """The text of a schema, with the files that it refers to added to its definitions.
 
-    The text itself where it refers to none. A reference that leads nowhere stays as it is.
+    A schema that refers to no file is returned unchanged. A reference without a target stays as it
+    is.
 
     Args:
         path: the file of the schema.
-        text: what is in it.
-        document: the same, parsed; changed on the way.
+        text: its content.
+        document: the same, parsed; modified in place.
         siblings: as for `Subschemas`.
-        check: looks at each file that is taken in.
+        check: checks each file that is inlined.
 
     Raises:
-        UserError: a file beside it cannot be read, or is no schema of the same draft.
+        UserError: a referenced file cannot be read, or is not a schema of the same draft.
     """
     bundle = _Bundle(path, document, siblings, check)
     bundle.take_in(bundle.root)
@@ -59,7 +60,7 @@ class _Bundle:
         self._under = "$defs" if siblings else "definitions"
 
     def take_in(self, file: Path) -> None:
-        """Read every file that a document refers to, and those that they refer to."""
+        """Read every file that a document refers to, directly or indirectly."""
         for _, reference, remote in list(self._parts[file].unresolved()):
             found = self._file(file, reference) if remote else None
             if found is not None and found not in self._parts:
@@ -68,7 +69,7 @@ class _Bundle:
                 self.take_in(found)
 
     def rewrite(self) -> None:
-        """Turn references into ones within the document, and put the files into it."""
+        """Inline the files and rewrite the references to point into the document."""
         changed = [
             (node, self._within(file, node))
             for file, parts in self._parts.items()
@@ -85,7 +86,7 @@ class _Bundle:
             definitions[name] = self._parts[file].root.schema
 
     def _within(self, file: Path, node: Node) -> str:
-        """What a reference is called in the document that holds everything."""
+        """A reference as it reads in the bundled document."""
         reference = str(node.schema["$ref"])
         target = self._parts[file].target(node)
         if target is None:
@@ -103,14 +104,14 @@ class _Bundle:
         return Node((self._under, self.names[file], *target.place), {}).pointer
 
     def _file(self, origin: Path, reference: str) -> Path | None:
-        """The file beside the schema that a reference names."""
+        """The file that a reference names; None if it is not in the schema's folder or below."""
         try:
             address = urlsplit(reference)
             if address.scheme or address.netloc or address.query or not address.path:
                 return None
             found = (origin.parent / unquote(address.path)).resolve()
             beside = found.is_relative_to(self.root.parent) and found.is_file()
-        except (OSError, ValueError):  # No address, or a name that no file can have.
+        except (OSError, ValueError):  # Not a URI, or not a possible file name.
             return None
         return found if beside else None
 
@@ -119,20 +120,20 @@ class _Bundle:
         try:
             document = jsontext.parse(text)
         except NotJson as error:
-            raise UserError(f"not JSON: {error}", where=str(file), fix="mend it") from None
+            raise UserError(f"not JSON: {error}", where=str(file), fix="correct it") from None
         if not isinstance(document, dict):
-            raise UserError("a schema is a JSON object", where=str(file), fix="write one")
+            raise UserError("a schema must be a JSON object", where=str(file), fix="write one")
         if document.get("$schema", self._draft) != self._draft:
-            fix = "write both for one draft of JSON Schema"
+            fix = "use the same draft of JSON Schema in both"
             raise UserError(
-                "another $schema than the schema that refers to it", where=str(file), fix=fix
+                "$schema differs from that of the referring schema", where=str(file), fix=fix
             )
         if problems := self._check(document, text, str(file)):
             raise UserError(problems)
         parts = Subschemas(document, siblings=self._siblings)
         if any("$dynamicRef" in node.schema for node in parts.nodes()):
             fix = "use $ref, or copy the file into $defs"
-            raise UserError("$dynamicRef in a file that is referred to", where=str(file), fix=fix)
+            raise UserError("$dynamicRef in a referenced file", where=str(file), fix=fix)
         return parts
 
     def _name(self, file: Path) -> str:

@@ -1,8 +1,8 @@
 """The canonical form of an answer: the schema's property order, compact, values as written.
 
 The order is the one in which llguidance 1.7 writes, so that training targets and constrained
-answers agree: what a schema draws in (`$ref`, `allOf`, …) comes where the keyword stands, and
-properties that are required but not described come after all that are.
+answers agree: properties that a schema includes by `$ref`, `allOf`, … come where that keyword
+stands, and properties that are required but not described come last.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Canonical:
 
     @cached_property
     def _validators(self) -> jsonschema_rs.ValidatorMap:
-        # Formats count here as in judging: an alternative may differ from another by its format.
+        # Formats count here as in judging: two alternatives may differ only by their format.
         return jsonschema_rs.validator_map_for(self._document, validate_formats=True, offline=True)
 
     def _fits(self, node: Node, value: object) -> bool:
@@ -62,7 +62,7 @@ class Canonical:
         return [part for node in nodes for part in self._applied(node, value)]
 
     def _applied(self, node: Node, value: object) -> Iterator[Node]:
-        """The subschemas that speak about a value: a node, and those it draws in for this value."""
+        """The subschemas that apply to a value: a node, and those it includes for this value."""
         parts = self._parts
         target = parts.target(node) or parts.target(node, "$dynamicRef")
         if target is not None and not parts.siblings:
@@ -87,7 +87,7 @@ class Canonical:
                     yield from self._applied(chosen, value)
 
     def _nearest(self, branches: list[Node], value: object) -> Node:
-        """The first alternative that a value fits, else the one that knows most of its keys."""
+        """The first alternative that a value fits, else the one that lists most of its keys."""
         for branch in branches:
             if self._fits(branch, value):
                 return branch
@@ -103,7 +103,8 @@ class Canonical:
         for node in nodes:
             named = [self._parts.child(node, "properties", key)]
             for pattern in node.schema.get("patternProperties", {}):
-                # Two dialects of regular expressions differ at the edges; only order is at stake.
+                # Python's regular expressions differ slightly from the schema's. A mismatch can
+                # only change the order of properties.
                 with suppress(re.error):
                     if re.search(pattern, key):
                         named.append(self._parts.child(node, "patternProperties", pattern))
@@ -127,7 +128,7 @@ class Canonical:
 
 
 def _listed(nodes: Iterable[Node]) -> dict[str, None]:
-    """The property names that schemas describe, in order, then those they only require."""
+    """The property names that schemas describe, in order, then those that they only require."""
     described: dict[str, None] = {}
     required: dict[str, None] = {}
     for node in nodes:

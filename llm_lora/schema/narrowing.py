@@ -1,9 +1,9 @@
-"""What a decoder may write of a schema: the schema itself, with an end to what has none.
+"""The schema that constrains decoding: the answer schema, with bounds where it sets none.
 
-A weak model repeats itself for as long as it may. Where a schema sets no bound, the constraint
-does: strings, arrays and numbers end. Where the decoder's notion of a format is wider than the
-judge's, the difference is shut out. What is narrowed is never more than the schema allows, so
-every answer that the constraint lets through is judged by the schema itself.
+A weak model repeats itself as long as it is allowed to. Where a schema sets no bound on strings,
+arrays or numbers, the constraint sets one. Where the decoder accepts more texts of a format than
+the judge, the difference is excluded. Narrowing only ever takes answers away; every answer is
+still judged by the schema itself.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from __future__ import annotations
 from typing import Any
 
 MOST_CHARACTERS = 4096
-"""Of a string without `maxLength`; longer than any answer that adapters of this kind write."""
+"""Limit for a string without `maxLength`; longer than any string such adapters write."""
 
 MOST_ITEMS = 256
-"""Of an array without `maxItems`. llguidance's work grows with the square of a bounded array's
-length: 25 ms in all for 250 items, over a second for 1,000."""
+"""Limit for an array without `maxItems`. llguidance's work grows with the square of a bounded
+array's length: 25 ms in all for 250 items, over a second for 1,000."""
 
 LARGEST = 10**18
-"""Of a number without bounds, either way. A bound also rules out exponents, and with them numbers
-such as 1e999, which no reader of JSON can hold."""
+"""Limit for the absolute value of a number without bounds. A bound also rules out exponents, and
+with them numbers such as 1e999, which overflow in JSON parsers."""
 
-# llguidance writes the 29th of any February.
+# llguidance accepts 29 February in every year.
 _DATE = (
     "^(?:.{5}(?:0[013-9]|1.)-..|.{5}02-(?:[01].|2[0-8])"
     "|(?:..(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
 )
-# It writes the second 60 after any minute; judges take it at 23:59:60 UTC alone.
+# It accepts second 60 in every minute; judges accept it only at 23:59:60 UTC.
 _PATTERNS = {
     "date": f"{_DATE}$",
     "date-time": f"{_DATE}.{{7}}[0-5]",
@@ -37,16 +37,17 @@ _PATTERNS = {
 # RFC 5321 section 4.5.3.1 (an address in a path of 256), RFC 1035 section 2.3.4.
 _LONGEST = {"email": 254, "hostname": 253}
 
-# Keywords whose subschemas only ever widen what is allowed when they are widened themselves.
+# Monotone keywords: narrowing a subschema in them can only narrow the whole schema. `not`, `if`
+# and `oneOf` are not monotone.
 _MANY = ("$defs", "definitions", "properties", "patternProperties", "allOf", "anyOf", "prefixItems")
 _SINGLE = ("items", "additionalItems", "additionalProperties")
 
 
 def narrowed(document: dict[str, Any]) -> dict[str, Any]:
-    """The part of a schema that decoding is held to; keys keep their order.
+    """The schema that decoding is constrained to; keys keep their order.
 
-    A document with `oneOf` stays as it is: narrowing one alternative can let through what another
-    one rules out.
+    A document with `oneOf` stays as it is: narrowing one alternative can make a value valid that
+    was excluded because it fitted two.
     """
     return document if _mentions(document, "oneOf") else _narrow(document)
 
@@ -66,7 +67,7 @@ def _narrow(node: Any) -> Any:
             held[keyword] = {name: _narrow(part) for name, part in parts.items()}
         elif isinstance(parts, list):
             held[keyword] = [_narrow(part) for part in parts]
-    # Values that are written out have their end; beside a reference, old drafts read nothing.
+    # Listed values are bounded already; old drafts ignore keywords next to a reference.
     return held if held.keys() & {"enum", "const", "$ref"} else held | _bounds(held)
 
 

@@ -1,4 +1,4 @@
-"""The parts of an answer schema: every subschema by its place, and where references lead."""
+"""The subschemas of an answer schema by their place, and the targets of references."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urljoin
 
-# Where subschemas stand, by keyword (JSON Schema 2020-12 core section 10, draft-07 sections 6-9).
+# Keywords that hold subschemas (JSON Schema 2020-12 core section 10, draft-07 sections 6-9).
 _SINGLE = (
     "additionalItems", "additionalProperties", "contains", "else", "if", "items", "not",
     "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties",
@@ -17,7 +17,7 @@ _MANY = (
     "patternProperties", "prefixItems", "properties",
 )  # fmt: skip
 _REFERENCES = ("$ref", "$dynamicRef")
-# Keywords whose subschemas look at the same value as the schema that holds them.
+# Keywords whose subschemas apply to the same value as the schema that holds them.
 _IN_PLACE = (
     "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies",
 )  # fmt: skip
@@ -28,12 +28,12 @@ Place = tuple[str | int, ...]
 
 
 def _join(base: str, reference: str) -> str:
-    """A reference made whole; `urljoin` does not know that a fragment may follow any base."""
+    """The absolute form of a reference; `urljoin` cannot add a fragment to every base (`urn:`)."""
     if reference.startswith("#"):
         return base + reference
     try:
         return urljoin(base, reference)
-    except ValueError:  # No address: it leads nowhere, and is told so.
+    except ValueError:  # Not a URI: it is reported later as a reference that does not exist.
         return reference
 
 
@@ -52,9 +52,9 @@ class Node:
 
 
 class Subschemas:
-    """Looks up the subschemas of a document.
+    """The subschemas of a document.
 
-    `siblings` is false for drafts up to 7, where keywords beside a `$ref` count for nothing.
+    `siblings` is false for drafts up to 7, which ignore keywords next to a `$ref`.
     """
 
     def __init__(self, document: dict[str, Any], *, siblings: bool) -> None:
@@ -87,7 +87,7 @@ class Subschemas:
         """The subschemas in a list or map keyword of a node, such as `anyOf`."""
         held = node.schema.get(keyword)
         keys: list[Any] = []
-        # A single schema of a keyword that may hold a list too (`items`) is no map of schemas.
+        # A keyword such as `items` may hold a list or a single schema; the latter is not a map.
         if isinstance(held, dict) and keyword not in _SINGLE:
             keys = list(held)
         elif isinstance(held, list):
@@ -96,12 +96,12 @@ class Subschemas:
         return [branch for branch in found if branch is not None]
 
     def below(self, node: Node, keyword: str) -> list[Node]:
-        """The subschemas in a keyword of a node, be it one, a list or a map of them."""
+        """The subschemas in a keyword of a node, whether it holds one, a list or a map."""
         single = self.child(node, keyword) if keyword in _SINGLE else None
         return [single] if single is not None else self.branches(node, keyword)
 
     def target(self, node: Node, keyword: str = "$ref") -> Node | None:
-        """Where a node's reference leads; None where it has none or nothing is there."""
+        """The target of a node's reference; None if it has no reference or no target exists."""
         reference = node.schema.get(keyword)
         if not isinstance(reference, str):
             return None
@@ -123,7 +123,8 @@ class Subschemas:
         return self.child(start, *tokens)
 
     def unresolved(self) -> Iterator[tuple[Node, str, bool]]:
-        """Node, reference and whether it leads out of the document, for each that leads nowhere."""
+        """Each reference without a target: its node, its text, and whether it names another
+        document."""
         for place, base in self._bases.items():
             node = self.child(self.root, *place)
             for keyword in _REFERENCES:
@@ -135,10 +136,12 @@ class Subschemas:
                     yield node, reference, uri not in self._resources
 
     def endless(self) -> Node | None:
-        """A subschema that leads back to itself without looking deeper into the value, if any.
+        """A subschema that refers back to itself without descending into the value, if any.
 
-        No value can be judged by it, and validators run out of stack over it.
+        Judging by it would never end: validators overflow the stack.
         """
+        # Depth-first search with the usual three states: a node that is met again while it is
+        # still open closes a cycle.
         done: set[Place] = set()
         open_: set[Place] = set()
 
@@ -175,7 +178,7 @@ class Subschemas:
                 yield from self.branches(node, keyword)
 
     def _walk(self, node: Node, base: str) -> Iterator[tuple[Node, str]]:
-        """Every subschema with its base URI; notes identifiers and anchors on the way."""
+        """Every subschema with its base URI; also records identifiers and anchors."""
         identifier = node.schema.get("$id")
         if isinstance(identifier, str) and (self.siblings or "$ref" not in node.schema):
             if identifier.startswith("#"):

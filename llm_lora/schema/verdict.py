@@ -1,4 +1,4 @@
-"""One answer judged: a verdict with reasons that a person can act on."""
+"""The verdict on one answer, with reasons that a person can act on."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _FORMATS = {
 }
 _UNKNOWN = ("additionalProperties", "unevaluatedProperties")
 _Said = str | tuple[str, str] | tuple[str, str, str]
-"""A whole message, or what was expected, what came, and a hint."""
+"""A whole message, or what was expected, what the answer has, and a hint."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why an answer is not valid.
+    """One reason why an answer is not valid.
 
     `path` is the place in the answer (`medications[0].dose`, empty for the whole answer),
     `keyword` the schema keyword or the kind of flaw in the JSON, `message` what was expected and
-    what came, `position` the character (from 0) where unreadable JSON goes wrong. `expected` and
-    `got` are the two halves of such a message for programs, empty where it has none.
+    what the answer has, `position` the character (from 0) at which parsing failed. `expected` and
+    `got` are the two halves of such a message for programs, empty if it has none.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Reason:
     expected: str = field(default="", repr=False)
     got: str = field(default="", repr=False)
     field: str = field(default="", repr=False)
-    """The path without indices and without names that the model made up: what to count by."""
+    """The path without indices and without property names that the model made up, for counting."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
@@ -66,7 +66,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An answer judged; `value` is what was parsed, None where nothing could be."""
+    """A judged answer; `value` is the parsed answer, None if it is not JSON."""
 
     kind: Literal["valid", "not_json", "invalid"]
     reasons: tuple[Reason, ...] = ()
@@ -101,7 +101,7 @@ class Verdict:
 
 
 VALID = Verdict("valid")
-"""The verdict on every valid answer whose value nobody asks for."""
+"""The verdict on a valid answer whose value is not needed."""
 
 
 def not_json(error: NotJson) -> Verdict:
@@ -113,7 +113,7 @@ def not_json(error: NotJson) -> Verdict:
 
 
 def reasons(errors: Iterable[ValidationError]) -> tuple[Reason, ...]:
-    """What jsonschema-rs found, each thing once, in plain sentences."""
+    """The errors of jsonschema-rs as plain sentences, without duplicates."""
     return tuple(dict.fromkeys(found for error in errors for found in _explain(error)))
 
 
@@ -128,7 +128,7 @@ def show(value: object) -> str:
 
 
 def _got(value: object) -> str:
-    """What came, with its type where the value alone does not show it."""
+    """The value that the answer has, with its type if the value alone does not show it."""
     if value is None:
         return "null"
     for types, name in _TYPES:
@@ -159,12 +159,12 @@ def _explain(error: ValidationError) -> Iterator[Reason]:
     else:
         sentence = _SENTENCES.get(keyword)
         yield _reason(
-            path, keyword, *(_told(sentence(facts, value)) if sentence else (error.message,))
+            path, keyword, *(_worded(sentence(facts, value)) if sentence else (error.message,))
         )
 
 
-def _told(said: _Said) -> tuple[str, tuple[str, str]]:
-    """A message, and its halves for programs."""
+def _worded(said: _Said) -> tuple[str, tuple[str, str]]:
+    """A message, and its two halves for programs."""
     if isinstance(said, str):
         return said, ("", "")
     expected, got, *hint = said
@@ -194,28 +194,28 @@ def _reason(
 def _alternatives(
     path: list[str | int], keyword: str, context: list[list[ValidationError]], value: object
 ) -> Iterator[Reason]:
-    """The reasons of the alternative that comes nearest, or what all of them wanted."""
+    """The reasons of the closest alternative, or what all alternatives expected."""
     if any(not errors for errors in context):
         yield _reason(path, keyword, f"fits several alternatives, not exactly one: {_got(value)}")
         return
-    # An alternative that already refuses the value itself was not the one that was meant.
+    # An alternative that already refuses the value itself cannot be the intended one.
     near = [errors for errors in context if not any(_refused(error, path) for error in errors)]
     if near:
         fewest = min(len(errors) for errors in near)
         yield from reasons(next(errors for errors in near if len(errors) == fewest))
         return
     refusals = [next(e for e in errors if _refused(e, path)) for errors in context]
-    # Where objects name their kind, the wrong name is what to mend.
+    # If objects carry a `const` that names their kind, that name is what to correct.
     labels = [error for error in refusals if len(error.instance_path) > len(path)]
     chosen = [e for e in refusals if e.instance_path == (labels or refusals)[0].instance_path]
     wanted = list(dict.fromkeys(name for error in chosen for name in _wanted(error)))
     simple = all(error.kind.name == "type" for error in chosen)
-    message, said = _told((_either(wanted), _got(chosen[0].instance)))
+    message, said = _worded((_either(wanted), _got(chosen[0].instance)))
     yield _reason(list(chosen[0].instance_path), "type" if simple else keyword, message, said)
 
 
 def _wanted(error: ValidationError) -> list[str]:
-    """What an alternative would have taken, as far as its first error tells."""
+    """What an alternative would have accepted, as far as its first error shows."""
     facts: dict[str, Any] = error.kind.as_dict()
     if error.kind.name == "type":
         return [_EXPECTED[name] for name in sorted(facts["types"])]
@@ -225,15 +225,15 @@ def _wanted(error: ValidationError) -> list[str]:
 
 
 def _refused(error: ValidationError, path: list[str | int]) -> bool:
-    """Whether an error says that the value at `path` is of another kind altogether."""
+    """Whether an error says that the value at `path` is of a different kind altogether."""
     itself = error.instance_path == path and error.kind.name in ("type", "enum", "const")
-    # An object that names another kind of itself (`{"kind": {"const": …}}`) is as far off.
+    # An object that names a different kind (`{"kind": {"const": …}}`) counts the same.
     label = len(error.instance_path) == len(path) + 1 and error.kind.name == "const"
     return itself or label
 
 
 def _closest(value: object, options: Sequence[object]) -> str:
-    """A hint at the option that was probably meant."""
+    """A hint naming the option that was probably meant."""
     from difflib import get_close_matches
 
     words = [option for option in options if isinstance(option, str)]
@@ -261,9 +261,9 @@ def _twins(_: dict[str, Any], value: list[object]) -> str:
     for item in value:
         text = json.dumps(item, sort_keys=True)
         if text in seen:
-            return f"expected different items, but {show(item)} occurs more than once"
+            return f"expected unique items, but {show(item)} occurs more than once"
         seen.add(text)
-    return "expected different items"
+    return "expected unique items"
 
 
 _SENTENCES: dict[str, Callable[[dict[str, Any], Any], _Said]] = {
@@ -299,7 +299,7 @@ _SENTENCES: dict[str, Callable[[dict[str, Any], Any], _Said]] = {
     ),
     "unevaluatedItems": lambda facts, value: "more items than the schema describes",
     "uniqueItems": _twins,
-    "contains": lambda facts, value: "too few or too many items of the kind it must contain",
+    "contains": lambda facts, value: "too few or too many items that match contains",
     "minProperties": lambda facts, value: (
         f"at least {_many(facts['limit'], 'property')}",
         str(len(value)),
@@ -309,6 +309,6 @@ _SENTENCES: dict[str, Callable[[dict[str, Any], Any], _Said]] = {
         str(len(value)),
     ),
     "propertyNames": lambda facts, value: f"a property name does not fit: {facts['error'].message}",
-    "not": lambda facts, value: f"this is what the schema rules out: {_got(value)}",
+    "not": lambda facts, value: f"the schema rules out this value: {_got(value)}",
     "falseSchema": lambda facts, value: f"the schema allows nothing here, got {_got(value)}",
 }

@@ -1,7 +1,7 @@
-"""Whether a model that says "90% sure" of a closed value is right nine times in ten.
+"""Calibration of closed values: do values of 90% probability turn out right nine times in ten?
 
 The probability of a closed value is the product of those of its tokens, as the engine reports them:
-the model's own where answers are free, among what the schema allows where they are constrained.
+the model's own for unconstrained answers, relative to the allowed tokens for constrained ones.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llm_lora.scores.fields import closed_places
 from llm_lora.scores.scoring import FieldScore
 
 BINS = 10
-"""Equal parts of 0 to 1 by which answers are grouped (Guo et al. 2017, section 3)."""
+"""Number of equal bins of 0 to 1 that answers are grouped into (Guo et al. 2017, section 3)."""
 
 
 class Chosen(Protocol):
-    """What has to be known of a judged answer."""
+    """The parts of a judged answer that calibration needs."""
 
     @property
     def fields(self) -> Mapping[str, FieldScore]: ...
@@ -32,7 +32,7 @@ class Chosen(Protocol):
 def confidences(schema: AnswerSchema, answer: Answer) -> dict[str, float]:
     """The probability of every closed value outside of lists, by field.
 
-    Empty where the engine gave no token probabilities, or the answer is not in canonical form.
+    Empty if the engine gave no token probabilities, or the answer is not in canonical form.
     """
     if not answer.chances:
         return {}
@@ -40,7 +40,7 @@ def confidences(schema: AnswerSchema, answer: Answer) -> dict[str, float]:
         places = closed_places(schema, answer.text)
     except NotJson:
         return {}
-    # A token without text of its own, such as the end of the turn, has no part in a value.
+    # A token without text, such as the end of the turn, belongs to no value.
     ends = [*(start for start, _ in answer.chances), len(answer.text)]
     found = {}
     for name, first, last in places:
@@ -55,10 +55,12 @@ def confidences(schema: AnswerSchema, answer: Answer) -> dict[str, float]:
 
 
 def reliability(rows: Sequence[Chosen]) -> dict[str, Any] | None:
-    """The reliability table of all closed fields together, and how each does; None without any.
+    """The reliability table of all closed fields together, and figures of each; None if there are
+    no closed values.
 
-    `ece` is the expected calibration error: the mean distance of `accuracy` from `confidence` over
-    the bins, weighted by their size. Few answers make it look larger than it is.
+    `ece` is the expected calibration error (Guo et al. 2017, equation 3): the mean distance of
+    `accuracy` from `confidence` over the bins, weighted by their size. With few answers it is
+    biased upwards.
     """
     by_field: dict[str, list[tuple[float, bool]]] = {}
     for row in rows:
@@ -75,7 +77,7 @@ def reliability(rows: Sequence[Chosen]) -> dict[str, Any] | None:
 
 
 def _bins(found: Sequence[tuple[float, bool]]) -> list[dict[str, Any]]:
-    """The bins that hold anything."""
+    """The bins that are not empty."""
     held: dict[int, list[tuple[float, bool]]] = {}
     for confidence, right in found:
         held.setdefault(min(int(confidence * BINS), BINS - 1), []).append((confidence, right))

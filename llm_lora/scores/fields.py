@@ -1,4 +1,4 @@
-"""The fields that answers are scored by, read off an answer schema.
+"""The scored fields of an answer, derived from its schema.
 
 A field is a place that holds one thing to get right: `severity`, `patient.age`, `symptoms[]` (a
 list of values, scored as a whole), `medications[].dose` (one member of a list of objects).
@@ -17,10 +17,10 @@ from llm_lora.schema import AnswerSchema, Node, Place, Subschemas, format_path
 from llm_lora.schema import json_text as jsontext
 
 SPAN_LENGTH = 120
-"""A string bounded to this many characters is a span (copied words), a longer one is free text."""
+"""A string of at most this many characters is a span (copied words), a longer one free text."""
 
 Kind = Literal["closed", "number", "exact", "span", "text", "list"]
-# Where one schema narrows another (allOf, beside $ref), the earlier of these kinds says more.
+# If several schemas apply to a value (allOf, next to $ref), the earliest of their kinds wins.
 _NARROWEST: tuple[Kind, ...] = ("closed", "number", "exact", "span", "text", "list")
 _HINTS = {
     "properties": "object",
@@ -70,12 +70,12 @@ FREE_TEXT = Leaf("text")
 
 @lru_cache(maxsize=16)
 def shape(schema: AnswerSchema) -> Shape:
-    """What an answer of this schema consists of."""
+    """The shape of answers of a schema."""
     return _shape(schema.parts, schema.parts.root, frozenset()) or Leaf("exact")
 
 
 def leaves(found: Shape, path: Place = ()) -> Iterator[tuple[str, Kind]]:
-    """Path and kind of every field, in the schema's order; the answer itself is `$`."""
+    """Path and kind of every field, in the schema's order; `$` is the answer itself."""
     if isinstance(found, Leaf):
         yield field_name(path, found.kind), found.kind
     elif isinstance(found, Record):
@@ -86,7 +86,7 @@ def leaves(found: Shape, path: Place = ()) -> Iterator[tuple[str, Kind]]:
 
 
 def closed_values(found: Shape, path: Place = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Path of every closed field with the labels of its values."""
+    """Path of every closed field, with the labels of its values."""
     if isinstance(found, Leaf):
         if found.kind == "closed":
             yield field_name(path, found.kind), found.values
@@ -98,7 +98,7 @@ def closed_values(found: Shape, path: Place = ()) -> Iterator[tuple[str, tuple[s
 
 
 def label(value: object) -> str:
-    """How a closed value is written in tables: words as they are, quoted where they look otherwise.
+    """The label of a closed value in tables: as it is, or quoted if it could be read otherwise.
 
     >>> label("mild"), label(None), label("null"), label(True)
     ('mild', 'null', '"null"', 'true')
@@ -114,17 +114,17 @@ def label(value: object) -> str:
 
 
 def closed_spans(schema: AnswerSchema, answer: str) -> list[tuple[int, int]]:
-    """Where an answer in canonical form holds closed values: first character, one past the last.
+    """The spans of closed values in a canonical answer: first character, one past the last.
 
-    Nothing for an answer in another form, whose characters could not be told apart.
+    Empty for an answer in another form, whose spans are not known.
     """
     return [(start, end) for _, start, end in closed_places(schema, answer)]
 
 
 def closed_places(schema: AnswerSchema, answer: str) -> list[tuple[str, int, int]]:
-    """The closed values of an answer in canonical form: field, first character, one past the last.
+    """The closed values of a canonical answer: field, first character, one past the last.
 
-    Nothing for an answer in another form.
+    Empty for an answer in another form.
     """
     spans: list[tuple[str, int, int]] = []
     text = ""
@@ -160,7 +160,11 @@ def field_name(path: Place, kind: Kind) -> str:
 
 
 def _shape(parts: Subschemas, node: Node, above: frozenset[Place]) -> Shape | None:
-    """The shape that a subschema gives a value; None where it says nothing about it."""
+    """The shape that a subschema gives a value; None if it says nothing about it.
+
+    A subschema that is met inside itself is recursive and has no finite list of fields, so that
+    value is compared as a whole.
+    """
     if node.place in above:
         return Leaf("exact")
     above = above | {node.place}
@@ -181,7 +185,7 @@ def _shape(parts: Subschemas, node: Node, above: frozenset[Place]) -> Shape | No
 
 
 def _own(parts: Subschemas, node: Node, above: frozenset[Place]) -> Shape | None:
-    """The shape by a subschema's own keywords."""
+    """The shape from a subschema's own keywords."""
     schema = node.schema
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(values, list):
@@ -235,7 +239,7 @@ def _all(shapes: Iterable[Shape | None]) -> Shape | None:
 
 
 def _any(shapes: Iterable[Shape | None]) -> Shape | None:
-    """The shape of a value that fits one of several schemas; null is no shape of its own."""
+    """The shape of a value that fits one of several schemas; null has no shape of its own."""
     found = [shape for shape in shapes if shape is not None]
     if not found:
         return None

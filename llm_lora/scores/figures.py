@@ -1,4 +1,4 @@
-"""The figures of many answers: means with intervals, what is missing, confusions, comparisons."""
+"""The figures of a set of answers: means with intervals, counts, confusions, comparisons."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NAMES = ("parsed", "schema_valid", "exact_match", "field_f1")
 """The figures of a set of answers, each a mean over its examples."""
 
 SURE = 0.05
-"""Chance below which a difference counts as one."""
+"""Significance level: a p-value below it counts as a difference."""
 
 FIELD = "fields."
-"""Sets the names of fields apart from those of figures."""
+"""Prefix of field names, which keeps them apart from figure names."""
 
 
 class Scored(Protocol):
-    """What has to be known of an answer."""
+    """The parts of a judged answer that figures are computed from."""
 
     @property
     def verdict(self) -> Verdict: ...
@@ -35,12 +35,12 @@ class Scored(Protocol):
 def summarise(rows: Sequence[Scored], schema: AnswerSchema | None = None) -> dict[str, Any]:
     """The block of `report.json` for one set of answers.
 
-    `n` counts; `parsed`, `schema_valid` and `exact_match` are shares of it, and `field_f1` is the
-    mean over fields of the mean over examples, so that a rare field counts as much as a common one;
-    `intervals` tells how sure each is. A field has its mean `score` over all `n` with its
-    `interval`, and `score_present` over those `n_present` examples whose reference holds something
-    there; how much was `expected`, `given`, `missing` and `spurious`; and, where it is closed, its
-    `confusion`. `schema` gives the order of closed values. All figures are None for no rows.
+    `n` is the number of answers; `parsed`, `schema_valid` and `exact_match` are shares of it, and
+    `field_f1` is the mean over fields of the mean over examples, so a rare field counts as much as
+    a common one; `intervals` has their confidence intervals. A field has its mean `score` over all
+    `n` with its `interval`, and `score_present` over the `n_present` examples whose reference has a
+    value there; the counts `expected`, `given`, `missing` and `spurious`; and its `confusion` if it
+    is closed. `schema` gives the order of closed values. Without rows, all figures are None.
     """
     table = [flat(row.verdict, row.exact, _scores(row)) for row in rows]
     names = list(table[0]) if table else []
@@ -77,10 +77,10 @@ def summarise(rows: Sequence[Scored], schema: AnswerSchema | None = None) -> dic
 
 
 def confusion(fields: Sequence[FieldScore], order: Sequence[str] = ()) -> dict[str, Any]:
-    """What a closed field said where the reference says what.
+    """The confusion matrix of a closed field.
 
     `counts` has a row for each label of the reference and a column for each of the answer, both as
-    in `labels`: those of `order` that occur, then others as they came.
+    in `labels`: those of `order` that occur, then others in the order of appearance.
     """
     counted = Counter(choice for field in fields for choice in field.choices)
     seen = dict.fromkeys(label for choice in counted for label in choice)
@@ -101,7 +101,7 @@ def flat(verdict: Verdict, exact: bool, fields: Mapping[str, float]) -> dict[str
 
 
 def compare(ours: Sequence[Scored], theirs: Sequence[Scored]) -> dict[str, Any]:
-    """How two sets of answers to the same examples, in the same order, differ; see `paired`."""
+    """The differences of two sets of answers to the same examples, in the same order (`paired`)."""
     return paired(*([flat(row.verdict, row.exact, _scores(row)) for row in rows]
                     for rows in (ours, theirs)))  # fmt: skip
 
@@ -109,29 +109,29 @@ def compare(ours: Sequence[Scored], theirs: Sequence[Scored]) -> dict[str, Any]:
 def paired(
     ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
-    """How two sets of answers to the same examples differ, ours less theirs.
+    """The differences of two sets of answers to the same examples, ours minus theirs.
 
     Args:
-        ours: for each example what `flat` gives.
-        theirs: of the same examples, in the same order.
+        ours: the output of `flat` for each example.
+        theirs: the same for the other set, in the same order.
 
     Returns:
-        for each figure that both have its mean `difference`, `interval` and the `p` of a
-        permutation test. Those of fields are corrected for the number of fields.
+        the mean `difference`, its `interval` and the `p` of a permutation test, for each figure
+        that both have. The p-values of fields are corrected for the number of fields.
     """
     names = [name for name in ours[0] if name in theirs[0]] if ours else []
     found = intervals.differences(
         [[row[name] for row in ours] for name in names],
         [[row[name] for row in theirs] for name in names],
     )
-    told = dict(zip(names, found, strict=True))
+    by_name = dict(zip(names, found, strict=True))
     fields = [name for name in names if name.startswith(FIELD)]
-    corrected = intervals.adjusted([told[name].p for name in fields])
+    corrected = intervals.adjusted([by_name[name].p for name in fields])
     return {
         "n": len(ours),
-        **{name: _told(told[name], told[name].p) for name in names if name not in fields},
+        **{name: _entry(by_name[name], by_name[name].p) for name in names if name not in fields},
         "fields": {
-            name.removeprefix(FIELD): _told(told[name], p)
+            name.removeprefix(FIELD): _entry(by_name[name], p)
             for name, p in zip(fields, corrected, strict=True)
         },
     }
@@ -141,7 +141,7 @@ def _scores(row: Scored) -> dict[str, float]:
     return {name: field.score for name, field in row.fields.items()}
 
 
-def _told(one: intervals.Difference, p: float) -> dict[str, Any]:
+def _entry(one: intervals.Difference, p: float) -> dict[str, Any]:
     return {"difference": round(one.mean, 6), "interval": _rounded(one.interval), "p": round(p, 6)}
 
 

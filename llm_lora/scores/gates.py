@@ -1,4 +1,4 @@
-"""Gates: what a recipe's `check` demands of an adapter before it may be published."""
+"""Gates: the conditions that a recipe's `check` sets for publishing an adapter."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Gates = Mapping[str, float | bool | None]
     a figure of the report   at least: `schema_valid`, `parsed`, `exact_match`, `field_f1`, over all
                              held-out examples or, with `_seen`, `_unseen` or another part's label,
                              over that part
-    fields.PATH              at least, the score of one field
-    better_than_base         true: more `field_f1` than the base
-    max_drop                 at most, what a figure may fall below the live version's
-    max_latency_ms           at most, the 95th percentile of the time of an answer
+    fields.PATH              at least: the score of one field
+    better_than_base         true: higher `field_f1` than the base
+    max_drop                 at most: the drop of a figure below the live version's
+    max_latency_ms           at most: the 95th percentile of the time per answer
 
-None, false and a least share of 0 ask for nothing."""
+None, false and a minimum of 0 set no condition."""
 
 DROP, LATENCY = "max_drop", "max_latency_ms"
 AT_MOST = (DROP, LATENCY)
@@ -35,9 +35,9 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class Rival:
-    """The live version that an adapter is compared with; `label` is None where nothing is live.
+    """The live version that an adapter is compared with; `label` is None if no version is live.
 
-    `problem` tells why it could not be asked the same prompts.
+    `problem` is the reason why it could not answer the same prompts.
     """
 
     label: str | None = None
@@ -51,7 +51,7 @@ class Rival:
 
 
 class Row(Protocol):
-    """What has to be known of a judged answer."""
+    """The parts of a judged answer that gates need."""
 
     @property
     def verdict(self) -> Verdict: ...
@@ -62,10 +62,10 @@ class Row(Protocol):
 def require_fields(
     schema: AnswerSchema, floors: Sequence[str], tolerances: Sequence[str], where: str
 ) -> None:
-    """See that every field that a recipe's `check` names is one of the schema's.
+    """Require that every field that a recipe's `check` names is in the schema.
 
     Raises:
-        UserError: it is not, or a tolerance is set for what is no number.
+        UserError: it is not, or a tolerance is set for a field that is not a number.
     """
     known: dict[str, Kind] = dict(leaves(shape(schema)))
     listed = f"the schema has {', '.join(known)}"
@@ -85,7 +85,7 @@ def require_fields(
 
 
 def require_parts(gates: Gates, parts: Collection[str], where: str) -> None:
-    """See that held-out examples have the parts that a recipe's `check` takes figures of.
+    """Require that held-out examples have the parts that a recipe's `check` names.
 
     Raises:
         UserError: no example has that part, so the gate could never pass.
@@ -93,9 +93,9 @@ def require_parts(gates: Gates, parts: Collection[str], where: str) -> None:
     asked = {name: _figure_and_part(name)[1] for name, wanted in gates.items() if wanted}
     problems = [
         Problem(
-            f'check.{name} has nothing to take it from: no held-out record has "part": "{part}"',
+            f'check.{name} has no examples: no held-out record has "part": "{part}"',
             where,
-            f'write "part": "{part}" into the held-out records that it is for, or remove the gate',
+            f'write "part": "{part}" into the records of that part, or remove the gate',
         )
         for name, part in asked.items()
         if part is not None and part not in parts
@@ -105,7 +105,7 @@ def require_parts(gates: Gates, parts: Collection[str], where: str) -> None:
 
 
 def _figure_and_part(name: str) -> tuple[str, str | None]:
-    """The figure that a gate reads, and the part it is of, if it is of one."""
+    """The figure that a gate reads, and the part that it is taken over, if any."""
     figure = next((known for known in figures.NAMES if name.startswith(f"{known}_")), name)
     return figure, name.removeprefix(figure).removeprefix("_") or None
 
@@ -118,13 +118,13 @@ def judge(
     rival: Rival | None,
     latency: Mapping[str, Any] | None,
 ) -> list[dict[str, Any]]:
-    """The outcome of every gate: name, threshold, value, passed and, where it helps, a reason.
+    """The outcome of every gate: name, threshold, value, passed and, if useful, a reason.
 
-    Figures are those of the adapter's unconstrained answers; where it also answered under the
-    constraint, a gate of its own demands that every such answer fits the schema.
+    Figures are those of the adapter's unconstrained answers. If it also answered under the
+    constraint, an additional gate requires every such answer to fit the schema.
 
     Args:
-        gates: what is demanded.
+        gates: the thresholds.
         scores: model → form → part → figures.
         constrained: the adapter's judged answers under the constraint.
         rival: the live version; its answers are the model `published` of `scores`.
@@ -154,7 +154,7 @@ def _least(name: str, wanted: float, scores: Mapping[str, Any]) -> dict[str, Any
     figure, part = _figure_and_part(name)
     part = part or "all"
     value = blocks.get(part, {}).get(figure)
-    reason = f"no held-out example to take it from (part {part})" if value is None else ""
+    reason = f"no held-out example for it (part {part})" if value is None else ""
     return outcome(name, wanted, value, value is not None and value >= wanted, reason)
 
 
@@ -169,11 +169,11 @@ def _better_than_base(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _drop(wanted: float, scores: Mapping[str, Any], rival: Rival | None) -> dict[str, Any]:
-    """How far the adapter falls below the live version, in the figure that falls furthest."""
+    """The drop of the adapter below the live version, in the figure that drops most."""
     if rival is None:
-        return outcome(DROP, wanted, None, False, "no store was looked into")
+        return outcome(DROP, wanted, None, False, "no store was checked")
     if rival.label is None:
-        note = "nothing is live yet, so there is nothing to fall below"
+        note = "no version is live yet, so there is nothing to compare with"
         return outcome(DROP, wanted, None, True) | {"reason": note}
     drops = {}
     for form, blocks in scores.get("published", {}).items():
@@ -183,7 +183,7 @@ def _drop(wanted: float, scores: Mapping[str, Any], rival: Rival | None) -> dict
             if before is not None and now is not None:
                 drops[f"{figure}, {form}"] = round(before - now, 6)
     if not drops:
-        reason = rival.problem or "no held-out example to compare by"
+        reason = rival.problem or "no held-out example to compare"
         return outcome(DROP, wanted, None, False, f"not comparable with {rival.label}: {reason}")
     worst = max(drops, key=drops.__getitem__)
     reason = f"{worst}, is lower than that of {rival.label}"
@@ -197,7 +197,7 @@ def _latency(wanted: float, latency: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def _constrained(rows: Sequence[Row]) -> dict[str, Any]:
-    """Under the constraint every answer must fit; what did not is named."""
+    """The gate that every constrained answer fits; the reason counts those that do not."""
     broken = [row for row in rows if not row.verdict.valid]
     value = round(1 - len(broken) / len(rows), 6) if rows else None
     cut_off = sum(row.cut_off for row in broken)
@@ -216,7 +216,7 @@ def _constrained(rows: Sequence[Row]) -> dict[str, Any]:
 def outcome(
     name: str, threshold: float | None, value: float | None, passed: bool, reason: str = ""
 ) -> dict[str, Any]:
-    """The outcome of one gate, with a reason where it failed and there is something to say."""
+    """The outcome of one gate, with the reason if it failed and one is given."""
     found: dict[str, Any] = {
         "name": name,
         "threshold": threshold,

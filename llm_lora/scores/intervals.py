@@ -1,8 +1,8 @@
-"""How sure a mean is: bootstrap intervals, and a paired test of the difference of two.
+"""Bootstrap confidence intervals of means, and a paired permutation test of two.
 
-Examples are the unit: what is drawn again, and whose two scores may change places, is a whole
-held-out example with all its fields. Everything is seeded, so the same answers give the same
-figures.
+The unit is the example: a held-out example is resampled, or its two scores swapped, with all its
+fields, since the fields of one answer are not independent. Everything is seeded, so the same
+answers give the same figures.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LEVEL = 0.95
-"""Confidence of the intervals."""
+"""Confidence level of the intervals."""
 
 DRAWS = 2000
-"""Bootstrap samples; with them the ends of an interval move by a few percent of its width."""
+"""Number of bootstrap samples; with it the ends of an interval vary by a few percent of its
+width."""
 
 SIGNS = 10_000
-"""Random sign patterns of the permutation test where not all can be tried."""
+"""Number of random sign patterns in the permutation test, if not all can be tried."""
 
 _EXACT = 12
-"""Up to this many differences other than 0 every sign pattern is tried."""
+"""Up to this many nonzero differences, every sign pattern is tried."""
 
 _CHUNK = 4_000_000
-"""Numbers held in memory at a time."""
+"""Number of values held in memory at a time."""
 
 _SEED = 17
 _NORMAL = NormalDist()
@@ -41,8 +42,8 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean difference of paired scores: its interval, and how likely one at least as large
-    is where which is which is chance (two-sided)."""
+    """The mean difference of paired scores, its interval, and the two-sided p-value: the chance of
+    a difference at least as large if the two scores of each pair were interchangeable."""
 
     mean: float
     interval: Interval
@@ -52,12 +53,12 @@ class Difference:
 def means(
     columns: Sequence[Sequence[float]], low: float = 0.0, high: float = 1.0
 ) -> list[Interval]:
-    """The interval of the mean of each column; empty where the columns are.
+    """The interval of the mean of each column; empty if there are no values.
 
     Bias-corrected and accelerated bootstrap (Efron 1987; Efron and Tibshirani 1993, 14.10). It
-    knows only the values that it has seen: where all n are the same it would claim certainty. There
-    the exact binomial bound says how many others may exist unseen (Clopper and Pearson 1934): a
-    share up to 1 - (alpha / 2)^(1 / n), which lie anywhere from `low` to `high`.
+    resamples only observed values, so it would claim certainty if all n are equal. In that case
+    the exact binomial bound (Clopper and Pearson 1934) limits the share of other, unseen values: it
+    is at most 1 - (alpha / 2)^(1 / n), and they may lie anywhere from `low` to `high`.
     """
     import numpy as np
 
@@ -67,10 +68,10 @@ def means(
 def differences(
     ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
 ) -> list[Difference]:
-    """For each pair of columns of scores from 0 to 1: ours less theirs, example by example.
+    """The difference of each pair of columns of scores from 0 to 1, ours minus theirs.
 
-    The test flips the signs of the differences (Fisher 1935): every pattern where few differ, else
-    random ones, counted with the one that was found (Phipson and Smyth 2010).
+    The test flips the signs of the differences (Fisher 1935): in every pattern if few differ, else
+    in random ones, to which the observed one is added (Phipson and Smyth 2010).
     """
     import numpy as np
 
@@ -85,7 +86,7 @@ def differences(
 
 
 def adjusted(chances: Sequence[float]) -> list[float]:
-    """The p-values of several tests at once, corrected for their number (Holm 1979).
+    """The p-values of several tests, corrected for their number (Holm 1979).
 
     >>> adjusted([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -109,6 +110,8 @@ def _resampled(values: Floats) -> Floats:
     """Column means of bootstrap samples [draws, columns] of the rows of `values`."""
     import numpy as np
 
+    # A sample is drawn as the number of times that each row occurs in it: the means are then one
+    # matrix product, and the same rows are drawn for every column.
     count = len(values)
     random = np.random.default_rng(_SEED)
     drawn = []
@@ -122,13 +125,18 @@ def _resampled(values: Floats) -> Floats:
 
 
 def _bca(column: Floats, drawn: Floats, low: float, high: float) -> Interval:
+    """The BCa interval of one mean (Efron and Tibshirani 1993, equations 14.9 to 14.15).
+
+    The jackknife estimate of the acceleration has the closed form below, as the statistic is a
+    mean.
+    """
     import numpy as np
 
     mean, tail = float(column.mean()), (1 - LEVEL) / 2
     if np.ptp(column) < 1e-12:
         unseen = 1 - tail ** (1 / len(column))
         return mean - unseen * (mean - low), mean + unseen * (high - mean)
-    # Means that are equal but for the order of the sum are ties.
+    # Means that differ only by rounding are ties; half of them count as below.
     below = np.count_nonzero(drawn < mean - 1e-12) + np.count_nonzero(drawn <= mean + 1e-12)
     share = min(max(below / 2 / len(drawn), 0.5 / len(drawn)), 1 - 0.5 / len(drawn))
     bias = _NORMAL.inv_cdf(share)
@@ -144,19 +152,19 @@ def _bca(column: Floats, drawn: Floats, low: float, high: float) -> Interval:
 
 
 def _flipped(apart: Floats) -> list[float]:
-    """For each column, the chance of a sum as far from 0 when signs are random."""
+    """For each column, the chance of a sum at least as far from 0 with random signs."""
     import numpy as np
 
     wanted = np.abs(apart.sum(axis=0)) - 1e-9
     chances = [1.0] * apart.shape[1]
     many = []
     for index, column in enumerate(apart.T):
-        told = column[column != 0]
-        if len(told) > _EXACT:
+        nonzero = column[column != 0]
+        if len(nonzero) > _EXACT:
             many.append(index)
-        elif len(told):
-            patterns = (np.arange(2 ** len(told))[:, None] >> np.arange(len(told))) & 1
-            sums = (1 - 2 * patterns) @ told
+        elif len(nonzero):
+            patterns = (np.arange(2 ** len(nonzero))[:, None] >> np.arange(len(nonzero))) & 1
+            sums = (1 - 2 * patterns) @ nonzero
             chances[index] = float(np.mean(np.abs(sums) >= wanted[index]))
     if many:
         random = np.random.default_rng(_SEED)

@@ -1,7 +1,7 @@
-"""What a model should prefer among its own answers, by the judge and the field scores.
+"""Preference pairs of a model's own answers, ranked by the judge and the field scores.
 
 The reward of an answer is 1 for fitting the schema plus its mean field score against the training
-answer: from 0 for what cannot be read to 2 for what is right in every field.
+answer: from 0 for an answer that cannot be parsed to 2 for one that is right in every field.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llm_lora.scores.scoring import mean_score, score
 class Pair:
     """Two answers to the prompt of a training example, and their rewards.
 
-    `ended` is False for a rejected answer that the token limit cut off.
+    `ended` is False if the token limit cut off the rejected answer.
     """
 
     example: str
@@ -43,7 +43,7 @@ class Pair:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Pair:
-        """What `to_dict` wrote."""
+        """The pair that `to_dict` wrote."""
         chosen, rejected = row["rewards"]
         return cls(
             row["example"], row["chosen"], row["rejected"], chosen, rejected, ended=row["ended"]
@@ -51,12 +51,12 @@ class Pair:
 
 
 def reward(schema: AnswerSchema, reference: str, answer: str) -> float:
-    """How good an answer is, 0 to 2.
+    """The reward of an answer, 0 to 2.
 
     Args:
-        schema: judges it, and tells its fields.
+        schema: the answer schema, which also defines the fields.
         reference: the training answer, which fits the schema.
-        answer: the text that a model gave.
+        answer: the text that a model wrote.
     """
     verdict = schema.judge(answer)
     fields = score(schema, jsontext.parse(reference), verdict)
@@ -64,7 +64,7 @@ def reward(schema: AnswerSchema, reference: str, answer: str) -> float:
 
 
 def some(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """At most `count` examples, drawn by `seed`, in the order in which they came."""
+    """At most `count` examples, drawn at random with `seed`, in their original order."""
     if count >= len(examples):
         return list(examples)
     chosen = random.Random(seed).sample(range(len(examples)), count)
@@ -79,13 +79,13 @@ def pairs(
     chosen: Literal["target", "best"],
     margin: float,
 ) -> list[Pair]:
-    """At most one pair for each example: the worst of its drawn answers loses.
+    """At most one pair per example; its worst drawn answer is the rejected one.
 
     Args:
-        schema: judges the answers.
+        schema: the answer schema.
         examples: the training examples whose prompts were answered.
         drawn: the answers to each of them.
-        chosen: what wins, the training answer or the best one drawn that was not cut off.
+        chosen: the chosen answer: the training answer or the best drawn one that was not cut off.
         margin: pairs whose rewards differ by less are left out.
     """
     found = []
@@ -110,6 +110,6 @@ def pairs(
 def _rated(
     schema: AnswerSchema, reference: str, answers: Iterable[Answer]
 ) -> list[tuple[float, Answer]]:
-    """The answers with their rewards, the worst first; among equals the earlier drawn."""
+    """The answers with their rewards, worst first; equal ones in the order of drawing."""
     rated = [(reward(schema, reference, answer.text), answer) for answer in answers]
     return sorted(rated, key=lambda one: one[0])

@@ -1,4 +1,4 @@
-"""How right an answer is, field by field, against the reference.
+"""Field scores of an answer against its reference.
 
 Every field of an example gets a score from 0 to 1:
 
@@ -8,12 +8,14 @@ Every field of an example gets a score from 0 to 1:
     list            F1 of the items as a multiset, strings compared case folded
     a member of an array of objects (`medications[].dose`): the objects are paired so that the sum
                     of their scores is greatest; F1 of the pairs' scores, so that missing and
-                    spurious objects cost
+                    spurious objects lower the score
 
-Nulls are honest: null is right where the reference has null and wrong everywhere else, and a
-property that is left out equals only one that is left out. Two empty arrays are equal. An answer
-that cannot be parsed scores 0 in every field; one that parses but does not fit the schema is scored
-on what is there.
+F1 is 2 · hits / (expected + given) (van Rijsbergen 1979); F1 of words follows SQuAD (Rajpurkar et
+al. 2016).
+
+A null is right only if the reference has null too, and a missing property equals only a missing
+property. Two empty arrays are equal. An answer that cannot be parsed scores 0 in every field; one
+that parses but does not fit the schema is scored on the values that it has.
 """
 
 from __future__ import annotations
@@ -44,9 +46,9 @@ NUMBER_TOLERANCE = 1e-6
 """Relative difference up to which two numbers count as equal: far below any measurement."""
 
 Tolerances = Mapping[str, float]
-"""Field → how far a number may be off, in its own unit, and still count as equal."""
+"""Field → absolute difference up to which a number counts as equal, in its own unit."""
 
-# Scripts that write no spaces between words count by character.
+# Scripts without spaces between words are split into characters.
 _WORD = re.compile(
     r"\d+(?:[.,]\d+)*|[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
     r"|[^\W\d_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
@@ -54,7 +56,7 @@ _WORD = re.compile(
 
 
 class _Nothing:
-    """What stands where there is no value; its name is its label in tables."""
+    """A stand-in for a missing value; its name is its label in tables."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -66,13 +68,13 @@ _UNREADABLE = _Nothing("(not JSON)")
 
 @dataclass(frozen=True)
 class FieldScore:
-    """One field of one example.
+    """The score and counts of one field of one example.
 
-    What can be found is counted: one thing for a value, as many as there are items for a list or a
-    member of an array of objects; null, absent and an empty list are nothing. `missing` of the
-    `expected` ones have no counterpart in the answer, `spurious` of the `given` ones have none in
-    the reference; a wrong value is neither. `choices` pairs the label of the reference with that
-    of the answer, for every closed value.
+    A value counts as one item, a list or a member of an array of objects as many as it has; null,
+    absent and an empty list count as none. `expected` counts the reference's items, `given` those
+    of the answer; `missing` ones have no counterpart in the answer, `spurious` ones none in the
+    reference. A wrong value is neither. `choices` pairs the label in the reference with that in
+    the answer, for every closed value.
     """
 
     score: float
@@ -85,8 +87,7 @@ class FieldScore:
 
     @property
     def present(self) -> bool:
-        """Whether the reference has something to find; where it has nothing, an answer is right as
-        soon as it has nothing either."""
+        """Whether the reference has a value here; if not, an answer is right if it has none."""
         return self.expected > 0
 
 
@@ -110,13 +111,12 @@ def score(
 
 
 def exact_match(reference: object, answer: Verdict) -> bool:
-    """Whether the answer is the reference: as values, numbers numerically, order of properties
-    aside."""
+    """Whether answer and reference are equal as values, regardless of the order of properties."""
     return answer.parsed and same(reference, answer.value)
 
 
 def mean_score(fields: Mapping[str, FieldScore]) -> float:
-    """How right one answer is over all its fields, each counting the same."""
+    """The mean score of one answer over its fields, each with equal weight."""
     return sum(field.score for field in fields.values()) / len(fields) if fields else 0.0
 
 
@@ -128,8 +128,10 @@ def _compare(
     tolerances: Tolerances,
     settled: float | None = None,
 ) -> Scores:
-    """The scores of all fields below a place; `settled` is the score where it is decided above,
-    because one of the two sides does not have the place."""
+    """The scores of all fields below a place.
+
+    `settled` is their score if it is already decided further up, since one side lacks the place.
+    """
     if isinstance(found, Leaf):
         name = field_name(path, found.kind)
         return {name: _leaf(found.kind, reference, answer, tolerances.get(name), settled)}
@@ -159,7 +161,11 @@ def _compare_rows(
     tolerances: Tolerances,
     settled: float | None,
 ) -> Scores:
-    """Pair the objects for the greatest sum of scores; what is left over is missing or spurious."""
+    """Pair the objects for the greatest sum of scores; unpaired ones are missing or spurious.
+
+    Pairing by position would punish a different order, and a greedy pairing could take a
+    counterpart away from an object that fits it better.
+    """
     wanted = reference if isinstance(reference, list) else []
     given = answer if isinstance(answer, list) else []
 
@@ -245,7 +251,7 @@ def _is_something(value: object) -> bool:
 
 
 def _items(value: object) -> Counter[object]:
-    """The items of a list as a multiset; what is no list counts as one item like no other."""
+    """The items of a list as a multiset; any other value is one item that equals no other."""
     if isinstance(value, list):
         return Counter(map(_folded, value))
     return Counter([object()] if _is_something(value) else [])
@@ -264,7 +270,7 @@ def token_f1(reference: str, answer: str) -> float:
 
 
 def _f1(hits: float, expected: int, found: int) -> float:
-    """F1 of `hits` among `expected` and `found`; 1 where there was nothing to find."""
+    """F1 of `hits` among `expected` and `found`; 1 if there was nothing to find."""
     return 2 * hits / (expected + found) if expected + found else 1.0
 
 
@@ -289,7 +295,7 @@ def _is_number(value: object) -> bool:
 
 def _close(one: Any, other: Any, tolerance: float) -> bool:
     try:
-        # A hair more than the tolerance: 38.1 and 38.2 differ by more than 0.1 in binary.
+        # Slightly more than the tolerance: 38.1 and 38.2 differ by more than 0.1 in binary.
         return math.isclose(
             one, other, rel_tol=NUMBER_TOLERANCE, abs_tol=tolerance * (1 + NUMBER_TOLERANCE)
         )
@@ -305,5 +311,5 @@ def _folded(value: object) -> object:
         return tuple(map(_folded, value))
     if isinstance(value, dict):
         return frozenset((key, _folded(inner)) for key, inner in value.items())
-    # The type sets true apart from 1, and 1 from "1" is apart by itself.
+    # True equals 1 in Python, so the type is part of the key; "1" differs from 1 anyway.
     return (type(value) is bool, value)

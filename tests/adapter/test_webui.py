@@ -1,4 +1,4 @@
-"""Key names against independently written lists, round trips, and what is refused."""
+"""WebUI key names: against independent lists, round trips, and refusals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def text_modules(component: str, layers: int) -> list[str]:
 
 
 def sd1_modules() -> list[str]:
-    """diffusers' paths of Stable Diffusion 1.5, as its own configuration unrolls."""
+    """diffusers' module paths of Stable Diffusion 1.5, by its configuration."""
     places = [f"down_blocks.{i}.attentions.{j}" for i in (0, 1, 2) for j in (0, 1)]
     places += ["mid_block.attentions.0"]
     places += [f"up_blocks.{i}.attentions.{j}" for i in (1, 2, 3) for j in (0, 1, 2)]
@@ -97,7 +97,7 @@ def test_the_names_of_sdxl_are_kohyas() -> None:
 
 
 def test_the_places_of_sdxl_go_to_their_own_numbers() -> None:
-    """Set equality would not see two places exchanged."""
+    """Equality of sets would not detect two swapped places."""
     for dotted, (place, depth) in zip(names.SDXL_DIFFUSERS, names.SDXL_PLACES, strict=True):
         module = f"unet.{dotted}.transformer_blocks.{depth - 1}.attn2.to_k"
         stem = f"lora_unet_{place}_transformer_blocks_{depth - 1}_attn2_to_k"
@@ -161,7 +161,7 @@ in_text = st.builds(
 @given(module=st.one_of(in_unet, in_text), family=st.sampled_from(["sd1", "sd2", "sdxl"]))
 def test_every_name_comes_back(module: str, family: Family) -> None:
     if family == "sdxl" and "down_blocks" in module and ("ions.2" in module):
-        return  # Two blocks a level on the way down: the third place is the downsampler's.
+        return  # Down blocks have two attentions each; the third place is the downsampler's.
     stem = webui.stem(module, family)
     assert "." not in stem
     assert webui.module(stem, family) == module
@@ -284,7 +284,7 @@ def test_an_alpha_may_be_a_list_of_one() -> None:
 
 
 def test_scales_by_the_root_of_the_rank_are_taken_over(tmp_path: Path) -> None:
-    """PEFT then multiplies by alpha / sqrt(rank); the rank is each module's own."""
+    """PEFT then scales by alpha / sqrt(rank), with the rank of each module."""
     small, large = "unet.mid_block.attentions.0.proj_in", "unet.mid_block.attentions.0.proj_out"
     found = {}
     for module, rank in ((small, 4), (large, 9)):

@@ -1,4 +1,4 @@
-"""Messages → token ids + mask: the same as transformers, token for token."""
+"""Token ids and loss mask of messages: the same as in transformers, token by token."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_ids_and_mask_are_those_of_transformers(folder: Path, prompt: tuple[Mess
     encoded = chat.encode(make_example(prompt, ANSWER, part=None, where=""))
     assert encoded.input_ids == expected["input_ids"]
     last_only = expected["assistant_masks"]
-    if len(prompt) == len(EARLIER):  # transformers marks every assistant turn, we train the last
+    if len(prompt) == len(EARLIER):  # transformers marks every assistant turn, we only the last
         gap = len(last_only) - 1 - last_only[::-1].index(1)
         start = next(i for i in range(gap, -1, -1) if not last_only[i]) + 1
         last_only = [0] * start + last_only[start:]
@@ -178,7 +178,7 @@ def test_a_dropped_system_message_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_turn_that_ends_with_no_end_token_is_refused(tmp_path: Path) -> None:
-    """The trap of base models: the template closes with <|im_end|>, generation stops elsewhere."""
+    """A pitfall of base models: the template ends with <|im_end|>, generation stops elsewhere."""
     family = Family("qwen2.5", FAMILIES["qwen2.5"].specials, "<|endoftext|>", ("<|endoftext|>",))
     template = (TESTS / "templates/qwen2.5.jinja").read_text()
     write_folder(tmp_path, family, template)
@@ -203,7 +203,7 @@ def test_control_tokens_in_texts_are_refused(tmp_path: Path, where: str) -> None
 def test_tokens_are_never_merged_across_the_start_of_the_answer(
     tmp_path: Path, answer: str
 ) -> None:
-    """GPT-2's split cuts "\\n\\n" at the end of Llama 3's prompt by what follows it."""
+    """GPT-2's pre-tokenizer splits "\\n\\n" at the end of Llama 3's prompt by what follows it."""
     family = dataclasses.replace(FAMILIES["llama3"], split=GPT2_SPLIT)
     template = (TESTS / "templates/llama3.jinja").read_text()
     chat = Chat.load(write_folder(tmp_path, family, template))

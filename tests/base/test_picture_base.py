@@ -1,4 +1,4 @@
-"""Finding a base that paints: what is accepted, what is refused, what each refusal advises."""
+"""Finding an image base: accepted forms, refused ones, and the advice in each refusal."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_folders_of_other_noise_are_refused(folder: Path, told: dict[str, Any]) 
 def test_a_single_file_of_sd2_must_be_told_its_prediction(tmp_path: Path) -> None:
     path = write_header(tmp_path / "dream.safetensors", original_shapes("sd2"))
     assert "set train.prediction: v for a model of 768 pixels, epsilon for" in refused(path)
-    # Of 2.x, the model that predicts noise is that of 512 pixels; what a file tells goes first.
+    # For 2.x, the model with 512 pixels predicts noise; metadata in the file take precedence.
     found = picture_base.resolve(str(path), prediction="epsilon")
     assert (found.prediction, found.resolution) == ("epsilon", 512)
     write_header(path, original_shapes("sd2"), {"modelspec.resolution": "640x640"})
@@ -349,7 +349,7 @@ def test_a_cached_base_is_found_offline(tmp_path: Path) -> None:
     assert "family='sdxl'" in told and "variant='fp16'" in told
 
 
-# The configurations that ship
+# The shipped configurations
 
 
 def test_text_models_say_that_a_base_paints(folder: Path) -> None:
@@ -373,7 +373,7 @@ def test_resolving_loads_nothing_heavy(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "counts"),
     [
-        # Parameters as published: UNet, VAE, text encoders.
+        # Published parameter counts: UNet, VAE, text encoders.
         ("sd1", (859_520_964, 83_653_863, 123_060_480)),
         ("sd2", (865_910_724, 83_653_863, 340_387_840)),
         ("sdxl", (2_567_463_684, 83_653_863, 123_060_480, 694_659_840)),
@@ -397,8 +397,8 @@ def test_the_configurations_are_those_of_the_published_models(
                 config = transformers.CLIPTextConfig.from_pretrained(folder / name)
                 parts.append(getattr(transformers, config.architectures[0])(config))
     assert tuple(sum(p.numel() for p in part.parameters()) for part in parts) == counts
-    # CLIP's own numbers of these words, framed by its two marks; the second tokenizers, and that of
-    # 2.x, pad with the first token, the others with the last.
+    # CLIP's token ids of these words, between its start and end tokens; second tokenizers, and that
+    # of 2.x, pad with id 0, the others with the end token.
     words = [49406, 320, 1125, 539, 320, 2368, 49407]
     for part in sorted(folder.glob("tokenizer*")):
         tokenizer = transformers.CLIPTokenizer.from_pretrained(part)
@@ -416,7 +416,7 @@ def test_a_configuration_is_made_once_and_mended(cache: Path) -> None:
     assert (len(vocabulary), vocabulary["!"], vocabulary["cat</w>"]) == (49408, 0, 2368)
     assert picture_configs.folder("sdxl") == folder
     assert {path: path.stat().st_mtime_ns for path in written} == times
-    # A cleaner may have taken some of it.
+    # A clean-up of the cache may have removed some files.
     (folder / "tokenizer_2" / "vocab.json").unlink()
     shutil.rmtree(folder / "unet")
     picture_configs.folder("sdxl")

@@ -155,7 +155,7 @@ def test_gates_of_parts_that_the_data_does_not_have_are_told_before_training(
     code, _, told = run_command("data", "check", recipe, "--quarantine", aside)
     assert code == 2 and aside.is_file(), "what was set aside may be of that part"
     for part in ("seen", "unseen"):
-        assert f"check.field_f1_{part} has nothing to take it from: no held-out record has" in told
+        assert f"check.field_f1_{part} has no examples: no held-out record has" in told
     unset = [f"--set=check.field_f1_{part}=null" for part in ("seen", "unseen")]
     assert run_command("data", "check", recipe, *unset)[0] == 0
 

@@ -1,4 +1,4 @@
-"""`llm-lora generate` and `llm-lora export --webui`, on a really trained run of seconds."""
+"""`llm-lora generate` and `llm-lora export --webui`, on a real run of a few seconds."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_pictures_are_painted_and_tell_how(here: Run, tmp_path: Path) -> None:
     assert (notes["prompt"], notes["seed"]) == ("a red circle", 3)
     invoke("generate", here.adapter, "a red circle", "--seed", 3, "--out", tmp_path / "b",
            "--negative", "blue")  # fmt: skip
-    # Alone or in a batch: products of other shapes round otherwise.
+    # Alone or in a batch: matrix products of different shapes round differently.
     assert np.abs(pixels(tmp_path / "b" / "3.png") - first).max() <= 1
 
 
@@ -85,7 +85,7 @@ def test_what_was_painted_before_stays(
     notes = [Image.open(tmp_path / f"{name}.png").text["llm-lora"] for name in ("0", "0-3")]  # type: ignore[attr-defined]
     assert [json.loads(one)["prompt"] for one in notes] == ["a red circle", "a star"]
 
-    # Each batch is written as it is painted.
+    # Each batch is written as soon as it is painted.
     real, batches = engine_painting.render, iter(range(2))
 
     def render(*arguments: Any) -> Any:
@@ -180,7 +180,7 @@ def test_strengths_of_a_grid() -> None:
 
 
 def test_an_earlier_step_is_gone_back_to(here: Run, tmp_path: Path) -> None:
-    """Of the three steps all were kept."""
+    """The adapters of all three steps were kept."""
     early, late = here.steps / "step-1", here.steps / "step-3"
     invoke("generate", here.folder, "a star", "--step", 1, "--out", tmp_path / "a")
     invoke("generate", early, "a star", "--out", tmp_path / "b")

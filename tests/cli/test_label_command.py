@@ -1,4 +1,4 @@
-"""`llm-lora label` as people use it: three methods, a power cut, mistakes."""
+"""`llm-lora label` as it is used: three methods, a power failure, mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a WebUI shows of an adapter: metadata, notes, preview; and `llm-lora export --webui`."""
+"""Export for WebUIs: metadata, notes, preview, and `llm-lora export --webui`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def written(path: Path, family: Family = "sd1", *, v: bool = False) -> dict[str,
 
 
 def version_as_automatic1111_tells_it(notes: dict[str, str]) -> str:
-    """Its rule, in extensions-builtin/Lora/network.py."""
+    """The rule in its extensions-builtin/Lora/network.py."""
     if notes.get("ss_base_model_version", "").startswith("sdxl_"):
         return "SDXL"
     if notes.get("ss_v2", "") == "True":
@@ -93,7 +93,7 @@ def test_webuis_know_what_base_it_is_for(
 def test_the_keys_that_readers_ask_for_are_there(tmp_path: Path) -> None:
     notes = written(tmp_path / "ink.safetensors")
     assert all(isinstance(value, str) and value for value in notes.values())
-    # kohya's minimum, what AUTOMATIC1111 shows, and what ModelSpec 1.0.1 demands.
+    # kohya's minimum, the fields shown by AUTOMATIC1111, and those required by ModelSpec 1.0.1.
     for key in (
         "ss_v2 ss_base_model_version ss_network_module ss_network_dim ss_network_alpha "
         "ss_network_args ss_output_name ss_sd_model_name ss_clip_skip ss_training_started_at "

@@ -52,7 +52,7 @@ def made(document: Any) -> AnswerSchema:
 
 
 def drawn(document: Any, count: int = 12) -> list[str]:
-    """Answers of a schema's grammar; none where the decoder refuses it."""
+    """Answers drawn from a schema's grammar; none if the decoder refuses it."""
     try:
         grammar = compile_schema(made(document))
     except Refused:
@@ -206,8 +206,8 @@ def test_a_refused_answer_is_told_with_byte_side_and_cure(
 
 def test_the_message_of_a_refusal() -> None:
     assert str(Fit(made(_PARTS)).check('{"s":"a","n":3}')) == (
-        'byte 2: after "{\\"" only "n" could come, got "s"; '
-        'mend the data: write "{\\"n\\":3,\\"s\\":\\"a\\"}"'
+        'byte 2: after "{\\"" only "n" was possible, got "s"; '
+        'correct the data: write "{\\"n\\":3,\\"s\\":\\"a\\"}"'
     )
 
 
@@ -364,7 +364,7 @@ def test_fit_copies_what_does_not_fit_the_schema_and_tells_how_much(tmp_path: Pa
     done = run("fit", str(rows), "--schema", str(file), "--mend", str(out))
     assert done.exit_code == 1, "nothing was checked"
     assert "0 of 0 answers" in done.output and out.read_text() == rows.read_text()
-    # An array over several lines, and text that is no JSON, become JSON Lines.
+    # An array over several lines, and text that is not JSON, become JSON Lines.
     array = [{"prompt": "p", "response": "no JSON"}, {"prompt": "p", "response": _MENDED}]
     rows.write_text(json.dumps(array, indent=1))
     assert run("fit", str(rows), "--schema", str(file), "--mend", str(out)).exit_code == 0

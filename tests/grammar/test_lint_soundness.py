@@ -1,4 +1,4 @@
-"""What lint declares enforceable is: every complete answer under the constraint fits."""
+"""Soundness of lint: with an enforceable schema, every complete constrained answer fits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm_lora.schema.answer import AnswerSchema
 
 
 def measured(backend: str, made: int, answers: int, *more: str) -> dict[str, object]:
-    """In a process of its own: a compiler of outlines-core that hangs goes down with it."""
+    """Run in a separate process, which ends with any hanging compiler of outlines-core."""
     command = [sys.executable, "-m", "support.lint_soundness", backend, "--made", str(made)]
     done = subprocess.run(
         [*command, "--answers", str(answers), *more],
@@ -52,7 +52,7 @@ def test_the_measurement_finds_a_promise_that_is_not_kept(monkeypatch: pytest.Mo
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_made_schemas(backend: str) -> None:
-    """A part of what docs/schema.md reports: `--made 300` takes minutes, and gigabytes."""
+    """A part of the check in docs/schema.md, whose `--made 300` takes minutes and gigabytes."""
     found = measured(backend, 24, 4, "--tokens", "2")
     assert found["unsound"] == []
     assert int(str(found["schemas"])) >= 100

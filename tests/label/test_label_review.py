@@ -1,4 +1,4 @@
-"""The review sheet in a real browser: found, mended, downloaded, and kept from then on."""
+"""The review sheet in a real browser: captions are found, corrected, downloaded, and kept."""
 
 from __future__ import annotations
 

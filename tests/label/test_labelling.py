@@ -1,4 +1,4 @@
-"""Labels go where nothing is; what people wrote stays, whatever happens meanwhile."""
+"""Labelling: only empty captions are filled; those by people stay, even if changed meanwhile."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 class Machine:
-    """Labels every picture by its first pixel, and counts what it was shown."""
+    """Labels every picture by its first pixel, and counts the pictures it was given."""
 
     def __init__(self, prefix: str = "seen") -> None:
         self.prefix = prefix
@@ -70,7 +70,7 @@ def texts(home: Path) -> dict[str, str]:
 
 
 def edit(home: Path, name: str, text: str) -> None:
-    """As a person does, in an editor."""
+    """Write a caption, as a person does in an editor."""
     path = home / "metadata.csv"
     found = rows(home)
     for row in found:
@@ -224,7 +224,7 @@ def test_an_interruption_keeps_what_was_labelled(pictures: Path) -> None:
 def test_a_kill_between_the_two_files_makes_no_label_a_persons(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The memory is written first; then the power goes."""
+    """The record is written first; then the power fails."""
     run(pictures, Machine("first"))
 
     def cut(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Recipes: every mistake at once with its line, layers that win in order, a true round trip."""
+"""Recipes: all mistakes at once with their lines, the precedence of layers, a true round trip."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mistakes(path: Path, **options: Any) -> list[str]:
 def test_broken_recipes_say_what_the_golden_file_says(
     group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """UPDATE_GOLDEN=1 rewrites the golden files; read the difference before committing it."""
+    """UPDATE_GOLDEN=1 rewrites the golden files; read the diff before committing it."""
     monkeypatch.chdir(BROKEN)
     said = [
         f"== {path}\n" + "\n".join(mistakes(path, profile=lambda names: names[0])) + "\n"
@@ -358,7 +358,7 @@ def test_resolved_yaml_can_lie_elsewhere_and_keeps_the_profile(tmp_path: Path) -
         assert mistakes(path, profile="cpu")
 
 
-# YAML has no control characters; surrogates are no text.
+# YAML has no control characters, and surrogates are not text.
 printable = st.text(st.characters(exclude_categories=("Cc", "Cs")) | st.just("\n"), max_size=30)
 file_names = st.from_regex(r"[a-z 0-9:#é'-]{1,80}\.jsonl", fullmatch=True)
 tricky = st.sampled_from(
@@ -414,7 +414,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=60, deadline=None)
 @given(recipes())
 def test_to_yaml_reloads_to_the_same_recipe(data: dict[str, Any]) -> None:
-    # JSON is YAML: the recipe comes in by one road and must come back the same by the other.
+    # JSON is YAML, so a recipe read from one must be the same when read from the other.
     first = load(write("in.yaml", json.dumps(data, ensure_ascii=False)))
     again = load(write("out/recipe.yaml", first.to_yaml()))
     assert again == first

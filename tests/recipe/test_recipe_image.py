@@ -1,4 +1,4 @@
-"""Recipes for pictures: the same reading as for text, a true round trip, the editor's schema."""
+"""Image recipes: read like text recipes, a true round trip, the schema for editors."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_to_yaml_reloads_to_the_same_recipe(data: dict[str, Any]) -> None:
     assert load(write("out/recipe.yaml", first.to_yaml(Path("out")))) == first
 
 
-# The editor's schema.
+# The schema for editors.
 
 
 def refusals(data: object) -> list[Any]:

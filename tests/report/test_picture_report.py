@@ -1,4 +1,4 @@
-"""The report of an adapter that paints: its figures, and its page in a real browser."""
+"""The report of an image adapter: its figures, and its page in a real browser."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ generate: {seed: 7}
 
 
 def dataset(folder: Path) -> tuple[ImageRecipe, PictureDataset]:
-    """Twelve drawn pictures, one that is broken, one with a hostile name, and their recipe."""
+    """Twelve drawn pictures, one of them broken, one with a hostile name, and their recipe."""
     drawn.folder(folder / "data", 10, (48, 40))
     drawn.scene("b", (40, 56)).save(folder / "data" / "tall.png")
     drawn.scene("c", (48, 40)).save(folder / "data" / "<b>.png")
@@ -62,14 +62,14 @@ def dataset(folder: Path) -> tuple[ImageRecipe, PictureDataset]:
 
 
 def grid(path: Path, columns: int, side: int = 64) -> None:
-    """A sheet of scenes, as engines write them."""
+    """A sheet of scenes, as the engine writes it."""
     scenes = [[np.asarray(drawn.scene((x, y), (side, side))) for y in range(3)]
               for x in range(columns)]  # fmt: skip
     write_picture(path, sheet(scenes, [f"{x:g}" for x in range(columns)]))
 
 
 def measured(folder: Path, *, side: int = 64) -> dict[str, Any]:
-    """Everything that can be measured, with pictures in the folder."""
+    """All possible measurements, with pictures in the folder."""
     told = []
     for number, name in enumerate(DIMENSIONS):
         grid(folder / "pictures" / f"{name}.png", 4 if name != "strength" else 6, side)
@@ -109,7 +109,7 @@ def measured(folder: Path, *, side: int = 64) -> dict[str, Any]:
 
 
 def fit(**changes: Any) -> Fit:
-    """What training of 200 steps tells."""
+    """The training log of 200 steps."""
     curve: list[dict[str, Any]] = [
         {"step": step, "loss": 0.5 + math.exp(-step / 60) + 0.1 * math.sin(step)}
         for step in range(5, 201, 5)
@@ -163,7 +163,7 @@ def write(
     gates: dict[str, float] | None = None,
     **changes: Any,
 ) -> str:
-    """The page of a run in `folder`, which is made."""
+    """Write a run in `folder` and return its page."""
     recipe, found = dataset(folder)
     run = Run(folder / "runs" / "sketch" / "one")
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def write(
 
 
 def text(html: str, part: str = "main") -> str:
-    """What a page says, without tags; of a section by its heading, or of all of it."""
+    """The text of a page without tags, of one section by its heading or of the whole page."""
     if part != "main":
         assert f"<h2>{part}" in html, part
         html = html.partition(f"<h2>{part}")[2].partition("</section>")[0]
@@ -193,7 +193,7 @@ def text(html: str, part: str = "main") -> str:
 
 
 def embedded(html: str) -> list[tuple[str, bytes]]:
-    """Every picture of a page: its kind and its bytes."""
+    """Every picture in a page: its type and its bytes."""
     found = re.findall(r'src="data:image/(png|jpeg);base64,([^"]+)"', html)
     assert len(found) == html.count("<img")
     return [(kind, base64.b64decode(data)) for kind, data in found]
@@ -227,7 +227,7 @@ def test_every_dimension_has_its_place_and_every_gate_its_outcome() -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of which everything was measured."""
+    """A folder with a run that has all measurements."""
     folder = tmp_path_factory.mktemp("page")
     write(folder)
     return folder
@@ -246,7 +246,7 @@ def test_an_alpha_that_is_not_whole_is_shown_short(tmp_path: Path) -> None:
 def test_the_page_has_its_sections_in_order(page: str) -> None:
     assert re.findall(r"<h2>([A-Za-z ]+)", page) == [
         "Gates", "Prompts", *DIMENSIONS, "Loss", "Samples through training", "Pictures", "Adapter",
-        "This run", "What next",
+        "This run", "Next steps",
     ]  # fmt: skip
     expected = {
         "Gates": ["fidelity check", "failed 0.850 ≥ 0.900", "strength", "passed 0.700 ≥ 0.500"],
@@ -256,10 +256,10 @@ def test_the_page_has_its_sections_in_order(page: str) -> None:
         "strength": ["style alignment", "change of the picture", "style: 0.9975 at strength 1"],
         "Loss": ["kept: step 150", "stopped at step 200 of 300", "weights of step 150"],
         "Samples through training": ["before", "step 200", "seed 7", "seed 8", "5 more steps"],
-        "Pictures": ["Learned from 9", "Held out 3", "Set aside 1", "data/broken", "its header"],
+        "Pictures": ["Training 9", "Held out 3", "Set aside 1", "data/broken", "its header"],
         "Adapter": ["Rank 8, alpha 16", "311,296", "1.3 MB", "Trigger ink sketch"],
-        "What next": ["--webui", "runs/sketch/one", "--grid strength=0..1:0.2",
-                      "llm-lora publish", "&lt;lora:sketch:0.8&gt;"],
+        "Next steps": ["--webui", "runs/sketch/one", "--grid strength=0..1:0.2",
+                       "llm-lora publish", "&lt;lora:sketch:0.8&gt;"],
         "This run": ["Training 1 min 2 s", "Whole command 1 min 32 s", "200 of 300", "1.00 GiB"],
     }  # fmt: skip
     for part, sentences in expected.items():
@@ -304,7 +304,7 @@ def test_small_pictures_are_enlarged_without_loss_and_large_ones_reduced(tmp_pat
     assert kind == "png"
     with Image.open(BytesIO(data)) as shown, Image.open(small) as drawn_one:
         assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(drawn_one))
-        assert not shown.info  # Neither prompts nor paths travel in it.
+        assert not shown.info  # It contains no metadata such as prompts or paths.
     two = picture_embed.embed(large, side=1600, most_bytes=600_000)
     assert two is not None and (two.width, two.times(1036)) == (1600, 1)
 
@@ -342,7 +342,7 @@ def test_little_was_measured(tmp_path: Path) -> None:
     curve = ({"step": 5, "loss": 1.0}, {"step": 10, "loss": 0.5})
     done = fit(curve=curve, steps=10, planned_steps=10, best_step=10, stopped_early=False)
     html = write(tmp_path, told, {}, fit=done)
-    assert "no gates set" in text(html) and "demands nothing" in text(html)
+    assert "no gates set" in text(html) and "sets no bounds" in text(html)
     missing = text(html, "Not measured")
     assert "fidelity" in missing and "the embedder is not at hand" in missing
     assert "strength" not in missing
@@ -365,7 +365,7 @@ def test_a_run_without_samples_or_curve_or_pictures_of_its_data(tmp_path: Path) 
     )
     assert embedded(html) == []
     assert re.findall(r"<h2>([A-Za-z ]+)", html) == [
-        "Not measured", "Pictures", "Adapter", "This run", "What next",
+        "Not measured", "Pictures", "Adapter", "This run", "Next steps",
     ]  # fmt: skip
 
 
@@ -412,7 +412,7 @@ def test_the_page_fits_a_phone_in_light_and_dark(tmp_path: Path) -> None:
 
 
 def measured_large(folder: Path) -> dict[str, Any]:
-    """Everything measured, one picture of it large and wide."""
+    """A run with all measurements, and one large and wide picture."""
     told = measured(folder)
     grid(folder / "pictures" / "strength.png", 6, side=256)
     return told
@@ -470,7 +470,7 @@ def test_runs_of_two_tasks_are_not_compared(tmp_path: Path) -> None:
 
 
 def shelf(task: str, scores: dict[str, Any]) -> dict[str, Any]:
-    """A published adapter as `llm-lora adapters` knows it."""
+    """A published adapter as `llm-lora adapters` reports it."""
     row = {
         "number": 1, "id": f"{task}@1", "task": task, "base": "tiny", "rank": 8, "passed": True,
         "age_seconds": 60, "scores": scores, "field_f1": None, "schema_valid": None,

@@ -176,9 +176,7 @@ def test_gates_that_ask_for_nothing_are_left_out() -> None:
 def test_a_gate_without_examples_fails_and_says_why() -> None:
     outcome = gates(gates={"field_f1_unseen": 0.1}, held_out=examples("seen", "seen", "seen"))
     assert outcome["field_f1_unseen"]["passed"] is False
-    assert (
-        outcome["field_f1_unseen"]["reason"] == "no held-out example to take it from (part unseen)"
-    )
+    assert outcome["field_f1_unseen"]["reason"] == "no held-out example for it (part unseen)"
 
 
 def test_no_better_than_the_base_is_not_better() -> None:
@@ -226,7 +224,7 @@ def test_every_answer_is_written_with_its_verdict(tmp_path: Path) -> None:
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced; collects tags, attributes and text."""
+    """A parser that checks that tags are balanced and collects tags, attributes and text."""
 
     VOID = ("meta", "br", "img", "input", "link", "hr")
 
@@ -345,8 +343,8 @@ def test_lines_are_well_formed_and_inside() -> None:
     svg = charts.lines(series, x_label="step", y_label="loss")
     ElementTree.fromstring(svg)
     first = points(svg)[0]
-    assert len(first) == 2  # a loss that is no number cannot be drawn
-    assert first[0][0] < first[1][0] and first[0][1] < first[1][1]  # SVG counts y downwards
+    assert len(first) == 2  # a NaN loss cannot be drawn
+    assert first[0][0] < first[1][0] and first[0][1] < first[1][1]  # SVG's y axis points down
     assert all(0 <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT for x, y in first)
 
 

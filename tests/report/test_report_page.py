@@ -49,7 +49,7 @@ def said(*texts: str, finish: Any = "stop") -> list[Answer]:
 
 
 def sure(text: str, probability: float) -> Answer:
-    """An answer whose every character is a token of the same probability."""
+    """An answer in which every character is a token, all with the same probability."""
     chances = tuple((at, math.log(probability)) for at in range(len(text)))
     return Answer(text, len(text), "stop", chances)
 
@@ -121,10 +121,10 @@ def test_the_live_version_takes_its_place_between_base_and_adapter() -> None:
 
 def test_gates_of_fields_time_and_drop_are_judged() -> None:
     found = {gate["name"]: gate for gate in document()["gates"]}
-    # level is right in 2 free answers and in the two that are too long elsewhere: 4 of 8.
+    # level is right in 2 free answers and in the two whose note is too long: 4 of 8.
     assert (found["fields.level"]["value"], found["fields.level"]["passed"]) == (0.5, True)
     assert found["max_latency_ms"]["passed"] is False
-    # published fits in 8 of 8, the adapter in 4 of 8.
+    # Answers that fit: published 8 of 8, adapter 4 of 8.
     assert (found["max_drop"]["value"], found["max_drop"]["passed"]) == (0.5, True)
 
 
@@ -180,12 +180,12 @@ def test_what_the_constraint_changed_is_told() -> None:
     found = samples.changes(judged())
     assert found is not None
     assert found.counts == {
-        "the same text": 2,
-        "made to fit the schema": 4,
-        "fitted before, and now says something better": 1,
-        "fitted before, and now says something worse": 1,
+        "same text": 2,
+        "now fits the schema": 4,
+        "fitted before; better score now": 1,
+        "fitted before; worse score now": 1,
     }
-    # One of each thing that happened, and what moved furthest.
+    # One of each effect, then the largest changes.
     assert [(one.free.answer, one.held.answer) for one in found.examples] == [
         *(("Sure!", RIGHT), (HIGH, RIGHT), (RIGHT, HIGH), (RIGHT[:20], RIGHT))
     ]
@@ -201,7 +201,7 @@ def test_another_wrong_answer_is_neither_better_nor_worse() -> None:
     }
     found = samples.changes(sets)
     assert found is not None
-    assert list(found.counts) == ["fitted before, and now says something else, no better or worse"]
+    assert list(found.counts) == ["fitted before; different values, same score"]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -216,9 +216,9 @@ def test_the_page_has_its_sections(tmp_path: Path) -> None:
                                    "base", "constrained against unconstrained", "no clear"],
         "Fields": ["level", "50.0%", "Missing", "Spurious"],
         "Closed fields": ["high", "(not JSON)", "found"],
-        "Can its probabilities be trusted?": ["ECE 94.1%"],
+        "Calibration": ["ECE 94.1%"],
         "Verdicts": ["does not fit the schema", "cut off by the token limit", "Sure!"],
-        "What the constraint changed": ["made to fit the schema 4", "Unconstrained", "Constrained"],
+        "What the constraint changed": ["now fits the schema 4", "Unconstrained", "Constrained"],
     }  # fmt: skip
     for title, parts in expected.items():
         text = section(html, title)
@@ -233,13 +233,13 @@ def test_a_weighted_loss_says_so(tmp_path: Path) -> None:
     assert "training (weighted): 4 at step 1" in html
     weighted = section(html, "Loss")
     assert weighted.startswith("training, weighted validation, not weighted")
-    assert "a token of a closed value counts 5 times as much" in weighted
-    assert "not the distance between them" in weighted
+    assert "a token of a closed value has 5 times the weight" in weighted
+    assert "cannot be compared with each other" in weighted
     html = write(tmp_path / "c", forced_weight=0.3, constrained_loss=True)
     other = section(html, "Loss")
     assert other.startswith("training, weighted validation, not weighted, constrained")
-    assert "a token that the schema forces counts 0.3 times as much" in other
-    assert "closed value" not in other and "over what the schema lets through" in other
+    assert "a token that the schema forces has 0.3 times the weight" in other
+    assert "closed value" not in other and "over the allowed tokens only" in other
 
 
 def test_a_large_confusion_table_becomes_a_list() -> None:
@@ -290,7 +290,7 @@ def test_two_runs_are_compared_on_what_both_answered(tmp_path: Path) -> None:
     write(tmp_path / "a")
     rows = (tmp_path / "a" / "answers.jsonl").read_text().splitlines()
     (tmp_path / "b").mkdir()
-    # The other run was never asked the last two prompts, and had another reference for the first.
+    # The other run lacks the last two prompts, and has a different reference for the first.
     kept = [json.loads(row) for row in rows if json.loads(row)["id"] < "0006"]
     for row in kept:
         if row["id"] == "0000":

@@ -23,19 +23,19 @@ DRAFTS = {
     "draft7": (DRAFT7, Draft7Validator, SPEC7),
     "draft2020-12": (DRAFT2020, Draft202012Validator, SPEC2020),
 }
-# Cases, and those among them whose schema is refused.
+# Number of cases, and of those whose schema is refused.
 CASES = {"draft7": (1465, 25), "draft2020-12": (1906, 54)}
 
-# Why a schema of the suite is refused when it is loaded, by what the message says.
+# The reasons why schemas of the suite are refused when loaded, by a part of the message.
 REFUSED = {
-    "is another document": "it lies under an address; nothing is ever fetched",
-    "unknown $schema": "it has a meta-schema of its own, which would have to be fetched",
+    "is another document": "it is at a URL; nothing is ever fetched",
+    "unknown $schema": "it has its own meta-schema, which would have to be fetched",
 }
 
-# Where the suite says otherwise: 2020-12 leaves open whether formats are asserted; here they are.
+# Intended differences from the suite: 2020-12 lets formats be asserted or not; here they are.
 NOT_BY_DEFAULT = ("format.json", "is only an annotation by default")
 
-# Files of the suite in which jsonschema gives another answer than the suite.
+# Files of the suite in which jsonschema disagrees with the suite.
 REFERENCE_ERRS = {
     "optional/content.json": "jsonschema does not look into contentMediaType and contentEncoding",
     "optional/dependencies-compatibility.json": "jsonschema drops `dependencies` after draft 7",
@@ -63,7 +63,7 @@ def test_every_case_of_the_official_suite(draft: str) -> None:
     seen: Counter[str] = Counter()
     wrong, differing = [], []
     for group in official_suite.groups(draft):
-        # A bare true or false is no schema for answers, but may be a part of one.
+        # A bare true or false is not an answer schema, but may be a part of one.
         plain = {"allOf": [group.schema]} if isinstance(group.schema, bool) else group.schema
         document = {"$schema": uri, **plain}
         seen["cases"] += len(group.cases)
@@ -84,7 +84,7 @@ def test_every_case_of_the_official_suite(draft: str) -> None:
                 wrong.append(name)
             try:
                 other = judge.is_valid(case["data"])
-            except Exception:  # a crash is an answer too, and never the right one
+            except Exception:  # a crash counts as a wrong answer
                 other = not case["valid"]
             errs = other != case["valid"] and group.file in REFERENCE_ERRS
             unchecked = by_default and other
@@ -110,7 +110,7 @@ def test_random_schemas_and_values(draft: str) -> None:
         try:
             schema = AnswerSchema.from_text(text)
         except UserError as error:
-            assert "refers to itself without end" in str(error), (document, error)
+            assert "refers to itself endlessly" in str(error), (document, error)
             seen["refused"] += 1
             continue
         used |= {node_key for node in schema.parts.nodes() for node_key in node.schema}
@@ -136,7 +136,7 @@ def test_random_schemas_and_values(draft: str) -> None:
     }  # fmt: skip
 
 
-# What the random pairs leave out, because jsonschema is wrong there: schema, value, our verdict.
+# Cases left out of the random pairs because jsonschema is wrong: schema, value, our verdict.
 KNOWN: dict[str, tuple[dict[str, Any], Any, bool]] = {
     "\\w is ASCII in JSON Schema's expressions, not in Python's": (
         {"pattern": "^\\w$"}, "é", False),

@@ -1,4 +1,4 @@
-"""Schemas that refer to files beside them."""
+"""Schemas that refer to neighbouring files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_lora.schema.subschemas import Subschemas
 
 
 def write(folder: Path, **documents: Any) -> Path:
-    """Files `name.json`; the path of the first."""
+    """Write files `name.json` and return the path of the first."""
     for name, document in documents.items():
         path = folder / f"{name.replace('__', '/')}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def test_files_beside_a_schema_become_definitions(tmp_path: Path) -> None:
     }.items():
         assert schema.judge(answer).valid == valid, answer
     assert sorted(schema.document["$defs"]) == ["person", "place"]
-    # The text alone is the whole schema now, wherever it goes.
+    # The text alone is now the whole schema.
     alone = AnswerSchema.from_text(schema.text)
     assert alone.document == schema.document
     assert alone.canonical({"who": {"home": {}, "name": "Al"}}) == '{"who":{"name":"Al","home":{}}}'
@@ -92,19 +92,19 @@ def test_nothing_else_is_opened(tmp_path: Path, reference: str) -> None:
     write(tmp_path, outside={"type": "string"})
     path = write(tmp_path / "in", root={"properties": {"a": {"$ref": reference}}}, inside={})
     (tmp_path / "in" / "link.json").symlink_to(tmp_path / "outside.json")
-    with pytest.raises(UserError, match=r"is another document|nothing is at"):
+    with pytest.raises(UserError, match=r"is another document|does not exist"):
         AnswerSchema.load(path)
 
 
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([], "is a JSON object"),
+        ([], "must be a JSON object"),
         ({"type": "strin"}, r"b\.json:1:\d+: not a valid schema: type"),
-        ({"$schema": "http://json-schema.org/draft-07/schema#"}, "another \\$schema"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#"}, "\\$schema differs"),
         ({"items": {"$dynamicRef": "#x"}}, "dynamicRef"),
         ({"$ref": "c.json"}, r"c\.json: not JSON"),
-        ({"$ref": "root.json"}, "refers to itself without end"),
+        ({"$ref": "root.json"}, "refers to itself endlessly"),
     ],
 )
 def test_files_beside_it_are_checked_too(tmp_path: Path, document: Any, message: str) -> None:

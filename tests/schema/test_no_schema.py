@@ -1,4 +1,4 @@
-"""Documents that are no schema are refused: by them everything would be valid."""
+"""Refusal of documents that are not schemas, by which every answer would be valid."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ def test_what_wraps_a_schema(document: Any, place: str) -> None:
     with pytest.raises(UserError) as told:
         make(document)
     assert str(told.value) == (
-        f"s.json: this is no schema, but wraps one under {place}; take what is under {place}"
+        f"s.json: this is not a schema, but contains one under {place}; "
+        f"use only the object under {place}"
     )
 
 
 def test_an_answer_is_no_schema() -> None:
-    with pytest.raises(UserError, match='no keyword of JSON Schema, only "level", "n"; begin with'):
+    with pytest.raises(UserError, match='no JSON Schema keyword, only "level", "n"; begin with'):
         make({"level": "low", "n": 1})
 
 

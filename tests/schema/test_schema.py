@@ -1,4 +1,4 @@
-"""The answer schema: loading, judging, the canonical form; messages are kept in golden files."""
+"""The answer schema: loading, judging, the canonical form; golden files hold the messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make(document: dict[str, Any]) -> AnswerSchema:
 
 
 def golden(name: str) -> list[Any]:
-    """Cases of a golden file: `### title`, the input, a line `--- ` with what comes out."""
+    """Cases of a golden file: `### title`, the input, a line `--- ` with the expected output."""
     text = (GOLDEN / name).read_text(encoding="utf-8")
     cases = re.findall(
         r"^### (.*?)\n(.*?)\n--- (.*?)\n(?=\n### |\Z)", text, re.DOTALL | re.MULTILINE
@@ -71,7 +71,7 @@ def test_drafts() -> None:
     draft7 = make({"$schema": "http://json-schema.org/draft-07/schema#", **tuples})
     assert draft7.judge('["a"]').valid
     assert [reason.keyword for reason in draft7.judge('["a",1]').reasons] == ["additionalItems"]
-    # 2020-12 is the default, where `$ref` leaves the keywords beside it in force.
+    # 2020-12 is the default, in which keywords next to `$ref` take effect.
     beside = {"$defs": {"a": {"type": "string"}}, "$ref": "#/$defs/a", "maxLength": 1}
     assert not make(beside).judge('"ab"').valid
     assert make({"$schema": "http://json-schema.org/draft-07/schema", **beside}).judge('"ab"').valid
@@ -242,7 +242,7 @@ def test_canonical_order_comes_through_every_way_of_composing() -> None:
         {"$ref": "#/$defs/ab", "$defs": {"ab": ab}},
         {"allOf": [{"properties": {"b": {}}}, {"properties": {"a": {}}}]},
         {"anyOf": [{"type": "null"}, ab]},
-        {"oneOf": [{"type": "array"}, {"required": ["z"], **ab}]},  # fits none: the nearest counts
+        {"oneOf": [{"type": "array"}, {"required": ["z"], **ab}]},  # fits none: the nearest is used
         {"if": {"required": ["a"]}, "then": ab, "else": {"properties": {"a": {}}}},
     ]
     for way in ways:
@@ -258,7 +258,7 @@ def test_canonical_order_comes_through_every_way_of_composing() -> None:
 
 
 def test_canonical_order_is_the_one_that_constrained_decoding_writes() -> None:
-    """As the decoder's own grammar has it, byte for byte (only the canonical order is accepted)."""
+    """The same as the decoder's own grammar, which accepts only the canonical order."""
     from llguidance import LLMatcher, LLTokenizer
 
     tokenizer = LLTokenizer("byte")
@@ -339,7 +339,7 @@ def test_canonical_changes_order_and_space_only(document: dict[str, Any], text: 
 
 
 def backwards(value: Any) -> Any:
-    """The same value with its keys the other way round."""
+    """The same value with its keys in reverse order."""
     if isinstance(value, dict):
         return {key: backwards(value[key]) for key in reversed(value)}
     return [backwards(item) for item in value] if isinstance(value, list) else value
@@ -354,7 +354,7 @@ def test_canonical_round_trip_under_schemas_of_every_keyword(draft: str) -> None
         try:
             schema = make(document)
         except UserError:
-            continue  # refers to itself without end
+            continue  # refers to itself endlessly
         for ascii_only in (True, False):
             value = backwards(maker.near(document))
             text = json.dumps(value, indent=1, ensure_ascii=ascii_only)

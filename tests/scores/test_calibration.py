@@ -34,7 +34,7 @@ SCHEMA = AnswerSchema.from_text(
 
 
 def spoken(*tokens: tuple[str, float]) -> Answer:
-    """An answer from its tokens and their probabilities."""
+    """An answer made of tokens with probabilities."""
     text, chances = "", []
     for token, probability in tokens:
         chances.append((len(text), math.log(probability)))
@@ -48,7 +48,7 @@ def test_a_values_probability_is_that_of_its_tokens() -> None:
         *(("urgent", 0.9), ('":true', 0.6), (',"name":', 0.1), ('"x"', 0.1), ("}", 0.9)),
     )
     found = confidences(SCHEMA, answer)
-    # level: `"lo`, `w` and the token that closes it; urgent: the token that holds it.
+    # level: `"lo`, `w` and the closing token; urgent: the token that contains it.
     assert found == {"level": pytest.approx(0.5 * 0.8 * 0.7), "urgent": pytest.approx(0.6)}
 
 
@@ -83,15 +83,15 @@ def test_the_error_is_the_mean_distance_from_the_diagonal() -> None:
     rows += [Row({"a": 0.55, "b": 1.0}, {"a": False, "b": True})]
     found = reliability(rows)
     assert found is not None
-    # Bin 0.5 to 0.6: one value, said 0.55, right 0. Bin 0.9 to 1: said (4 * 0.95 + 1) / 5 = 0.96,
-    # right 4 / 5. ECE: (1 * 0.55 + 5 * 0.16) / 6.
+    # Bin 0.5 to 0.6: one value, confidence 0.55, accuracy 0. Bin 0.9 to 1: confidence
+    # (4 * 0.95 + 1) / 5 = 0.96, accuracy 4 / 5. ECE: (1 * 0.55 + 5 * 0.16) / 6.
     assert found["bins"] == [
         {"low": 0.5, "high": 0.6, "n": 1, "confidence": 0.55, "accuracy": 0.0},
         {"low": 0.9, "high": 1.0, "n": 5, "confidence": 0.96, "accuracy": 0.8},
     ]
     assert found["ece"] == pytest.approx((0.55 + 5 * 0.16) / 6, abs=1e-6)
     assert (found["n"], found["accuracy"]) == (6, pytest.approx(4 / 6, abs=1e-6))
-    # a alone: the upper bin says 0.95 and is right in 3 of 4.
+    # a alone: the upper bin has confidence 0.95 and is right in 3 of 4.
     assert found["fields"]["a"]["ece"] == pytest.approx((0.55 + 4 * 0.2) / 5, abs=1e-6)
     assert found["fields"]["b"] == {"n": 1, "confidence": 1.0, "accuracy": 1.0, "ece": 0.0}
 
@@ -109,6 +109,6 @@ def test_tokens_begin_where_the_text_says() -> None:
     assert chat.decode(ids) == text
     at = text.index("true")
     first = places.index(at) if at in places else max(i for i, p in enumerate(places) if p <= at)
-    # Every token whose place is past the emoji starts where the text before it ends.
+    # Every token after the emoji starts where the text before it ends.
     for number in range(first, len(ids)):
         assert places[number] == len(chat.decode(ids[:number]))

@@ -1,4 +1,4 @@
-"""Figures of many answers, and comparisons of two sets of them, worked out by hand."""
+"""Figures of sets of answers, and comparisons of two sets, against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_two_adapters_are_compared_example_by_example() -> None:
     assert found["schema_valid"]["difference"] == 0.25
     assert found["schema_valid"]["p"] == 2 / 2**2
     assert found["fields"]["level"]["difference"] == 0.75
-    # Two fields were tested: 2 / 2**6 counts twice, 2 / 2**2 once.
+    # Two fields are tested (Holm): 2 / 2**6 is doubled, 2 / 2**2 is not.
     assert found["fields"]["level"]["p"] == 4 / 2**6
     assert found["fields"]["items[]"]["p"] == 0.5
     turned = compare(answers(*[wrong] * 4, *[right] * 2, *[broken] * 2), answers(*[right] * 8))

@@ -1,4 +1,4 @@
-"""Gates: what a recipe demands, what the report says of it, and what promotion makes of it."""
+"""Gates: in the recipe, in the report, and at promotion."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_without_a_live_version_nothing_can_drop() -> None:
     assert outcome("max_drop", 0.02, rival=Rival(), scores={}) == {
         "value": None,
         "passed": True,
-        "reason": "nothing is live yet, so there is nothing to fall below",
+        "reason": "no version is live yet, so there is nothing to compare with",
     }
 
 
@@ -199,8 +199,8 @@ def test_gates_of_parts_need_held_out_records_of_them() -> None:
     with pytest.raises(UserError) as caught:
         gates.require_parts(asked, ["seen"], "qa recipe")
     assert str(caught.value) == (
-        "qa recipe: check.field_f1_unseen has nothing to take it from: no held-out record has "
-        '"part": "unseen"; write "part": "unseen" into the held-out records that it is for, '
+        "qa recipe: check.field_f1_unseen has no examples: no held-out record has "
+        '"part": "unseen"; write "part": "unseen" into the records of that part, '
         "or remove the gate"
     )
 
@@ -219,10 +219,10 @@ def test_the_live_version_is_found(store: Store) -> None:
     base = bases.resolve("tiny")
     chat = Chat.load(base.path)
     assert rivals.find(store.root, "nobody", base, chat) == (Rival(), None)
-    assert rivals.find(store.root, NAME, base, chat) == (Rival(), None)  # none of them is live
+    assert rivals.find(store.root, NAME, base, chat) == (Rival(), None)  # no version is live
     store.promote(NAME, 2, by="ann")
     rival, opponent = rivals.find(store.root, NAME, base, chat)
-    # These adapters were written with a chat template of their own.
+    # These adapters have their own chat template.
     assert (rival.label, rival.problem) == (
         f"{NAME}@2",
         "it was trained with another chat template",
@@ -244,7 +244,7 @@ def test_the_live_version_is_asked_under_its_own_system_prompt(store: Store) -> 
     for system in ("Answer the triage JSON.", "Other."):
         example = Example("1", (Message("system", system), user), "{}", None, "h:1")
         (prompt,) = opponent.prompts([example], "Answer the triage JSON.")
-        # A system prompt of the row itself is part of the question and stays.
+        # A system prompt in the row itself belongs to the question and stays.
         own = "Answer with JSON." if system != "Other." else "Other."
         assert prompt == (Message("system", own), user)
 
@@ -271,7 +271,7 @@ def test_promotion_wants_a_report_against_the_version_that_is_live(
             "renew the report (llm-lora evaluate RUN) and publish it, or use --force"
         )
     store.promote(NAME, right, by="ann")
-    store.promote(NAME, right, by="ann")  # live itself, which is no objection
+    store.promote(NAME, right, by="ann")  # the live version itself, which is allowed
     store.rollback(NAME, by="ann")
     store.promote(NAME, stale, by="ann", force=True)
     assert "is live" in str(store.history(NAME)[-1]["forced"])

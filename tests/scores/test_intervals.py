@@ -56,8 +56,8 @@ def test_few_differences_are_tested_exactly() -> None:
     (found,) = differences([ours], [theirs])
     assert found.p == pytest.approx(2 * 67 / 2**11)
     assert found.mean == pytest.approx(7 / 31)
-    # 0.5, 0.5 and -0.2: of the 8 patterns only all plus, all minus and those with the small
-    # one turned reach 0.8: +++ 1.2, ++- 0.8, and their opposites.
+    # 0.5, 0.5 and -0.2: of the 8 patterns four reach 0.8, namely +++ with 1.2, ++- with 0.8, and
+    # their opposites.
     (found,) = differences([[0.5, 0.5, 0.0]], [[0.0, 0.0, 0.2]])
     assert found.p == 0.5
 
@@ -77,7 +77,7 @@ def test_no_difference_is_not_proven_to_be_none() -> None:
 
 
 def test_chance_finds_as_much_as_it_should() -> None:
-    """Where both are equally good, one test in twenty says otherwise."""
+    """If both are equally good, one test in twenty finds a difference."""
     generator = random.Random(4)
     ours = [[generator.choice([0.0, 0.5, 1.0]) for _ in range(30)] for _ in range(400)]
     theirs = [[generator.choice([0.0, 0.5, 1.0]) for _ in range(30)] for _ in range(400)]

@@ -1,4 +1,4 @@
-"""Figures of painted pictures: each against a case worked out by hand, or against brute force."""
+"""Figures of painted pictures, against values worked out by hand or by brute force."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def on_sphere(rows: Floats) -> Floats:
 
 
 def cloud(middle: int, count: int, seed: int, width: int = 96) -> Floats:
-    """Points around one of the axes, the noise twice as long as what tells them apart."""
+    """Points around one of the axes, with noise twice as long as the difference of two axes."""
     rows = np.random.default_rng(seed).normal(0, 2 / math.sqrt(width), (count, width))
     rows[:, middle] += 1
     return on_sphere(rows)
@@ -67,7 +67,8 @@ def test_agreement_of_directions(rows: list[list[float]], expected: float) -> No
 
 
 def test_the_probe_tells_what_it_never_saw() -> None:
-    """With fewer pictures than dimensions, and noise longer than the difference."""
+    """The classifier separates unseen pictures, with fewer pictures than dimensions and noise
+    larger than the difference."""
     probe = picture_figures.probe(cloud(0, 32, 1), cloud(1, 60, 2))
     assert probe is not None
     plain, style = cloud(0, 200, 3), cloud(1, 200, 4)
@@ -96,7 +97,7 @@ def test_nothing_to_tell_apart() -> None:
 
 
 def test_the_probe_is_tried_on_what_was_left_out() -> None:
-    """On what it learned from it would be right of everything, told apart or not."""
+    """On its training data, the classifier would be right about everything in any case."""
     plain, style, more = cloud(0, 40, 1), cloud(1, 40, 2), cloud(0, 40, 3)
     assert picture_figures.cross_accuracy(plain, style) > 0.9
     assert picture_figures.cross_accuracy(plain, more) < 0.65

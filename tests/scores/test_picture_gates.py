@@ -1,4 +1,4 @@
-"""One notion of passing: what is measured of pictures is judged by a schema, as answers are."""
+"""Gates of image adapters: their measurements are judged by a schema, as answers are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHIPPED = ROOT / "data_templates" / "style_lora" / "style.schema.json"
 
 
 def measured(**changes: float | None) -> dict[str, Any]:
-    """What an engine finds of a good adapter."""
+    """The measurements of a good adapter."""
     return {
         "scores": {**dict.fromkeys(DIMENSIONS, 0.9), **changes},
         "reasons": {name: f"no {name}" for name, value in changes.items() if value is None},

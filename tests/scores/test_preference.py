@@ -1,4 +1,4 @@
-"""Rewards and pairs: what counts as the better of two answers."""
+"""Rewards and preference pairs."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ def test_the_reference_itself_is_all_right() -> None:
 
 def test_closed_fields_are_right_or_wrong() -> None:
     assert changed(severity="low")["severity"] == 0
-    assert changed(severity="High")["severity"] == 0  # not in the schema, scored on what is there
-    assert changed(urgent=1)["urgent"] == 0  # true is no number
+    assert changed(severity="High")["severity"] == 0  # not in the schema, but scored all the same
+    assert changed(urgent=1)["urgent"] == 0  # true is not a number
     assert changed(patient={"age": 40, "born": "1986-01-03"})["patient.born"] == 0
 
 
@@ -144,7 +144,7 @@ def test_nulls_are_honest() -> None:
     assert changed(duration="two days")["duration"] == 0
     assert changed(temperature=None)["temperature"] == 0
     without = {key: value for key, value in REFERENCE.items() if key != "duration"}
-    assert scored(without)["duration"] == 0  # leaving it out does not say null
+    assert scored(without)["duration"] == 0  # a missing property is not null
     assert scored(without, without)["duration"] == 1
 
 
@@ -165,7 +165,7 @@ def test_spans_and_texts_score_by_words() -> None:
         ("", "word", 0.0),
         ("?!", "?!", 1.0),
         ("?!", "!", 0.0),
-        ("頭痛", "頭", 2 / 3),  # by character where no spaces are written
+        ("頭痛", "頭", 2 / 3),  # by character in scripts without spaces
         ("Straße", "STRASSE", 1.0),
     ],
 )

@@ -1,4 +1,4 @@
-"""The playground of a server that paints, in a real browser: what is seen is what was painted."""
+"""The image server's playground in a real browser, which must show the painted pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Served:
 
 @pytest.fixture
 def served(picture_server: PictureServer, tmp_path: Path) -> Iterator[Served]:
-    """Two versions of a style, the second of them live."""
+    """Two versions of a style, the second one live."""
     store = Store(tmp_path / "store")
     for seed in (1, 2):
         picture_adapters.publish(store, tmp_path, "style", seed=seed)
@@ -61,7 +61,7 @@ def paint(page: Page, prompt: str = PROMPT, **fields: str) -> None:
 
 
 def seen(page: Page) -> list[np.ndarray[Any, Any]]:
-    """The pixels of all pictures on the page, once they are drawn."""
+    """The pixels of all pictures on the page, once they have loaded."""
     page.wait("[...document.querySelectorAll('.shots img')].every(one => !one.hidden)")
     sources = page.evaluate("[...document.querySelectorAll('.shots img')].map(one => one.src)")
     data = [base64.b64decode(one.removeprefix("data:image/png;base64,")) for one in sources]
@@ -138,7 +138,7 @@ def test_trouble_is_told_in_the_servers_words(page: Page) -> None:
     paint(page, size="30x30")
     blanks = page.evaluate("[...document.querySelectorAll('.blank')].map(one => one.innerText)")
     assert blanks == ['"size" is not in multiples of 8 pixels', "not painted"]
-    # The browser notes every refused request; that one is meant to be there.
+    # The browser logs every refused request; that one is expected.
     page.errors[:] = [text for text in page.errors if "400" not in text]
 
 

@@ -1,4 +1,4 @@
-"""Pictures drawn for tests: each seed gives another scene, sharp, of many colours."""
+"""Pictures drawn for tests: a sharp, colourful scene, different for each seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 
 def scene(seed: object, size: tuple[int, int] = (128, 128)) -> Image.Image:
-    """Overlapping discs and bars on a ground, all of one size whatever the size of the picture."""
+    """Overlapping discs and bars on a background, scaled with the picture."""
     rng = random.Random(str(seed))
 
     def colour() -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Random schemas of every keyword, and values that fit them or nearly do; the same for a seed."""
+"""Random schemas of every keyword, and values that fit or nearly fit them; fixed by a seed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 
 
 class Maker:
-    """Draws schemas of one draft, and values, from one stream of random numbers."""
+    """Draws schemas of one draft, and values, from one random generator."""
 
     def __init__(self, seed: int, draft: str) -> None:
         self._dice = random.Random(seed)
@@ -171,7 +171,7 @@ class Maker:
         ))()  # fmt: skip
 
     def _unlike(self, values: list[Any]) -> list[Any]:
-        """Enumerations name nothing twice; 1 and 1.0 are the same."""
+        """Enumerations have no duplicates; 1 and 1.0 are equal."""
         found: list[Any] = []
         for value in values:
             if not any(value == other and type(value) is type(other) for other in found):
@@ -197,7 +197,7 @@ class Maker:
         return {name: self.value(depth - 1) for name in names}
 
     def near(self, schema: Any, depth: int = 3) -> Any:
-        """A value of the kind that a schema asks for; often it fits."""
+        """A value of the type that a schema requires, which often fits."""
         dice = self._dice
         if not isinstance(schema, dict) or depth < 0 or dice.random() < 0.1:
             return self.value(max(depth, 0))

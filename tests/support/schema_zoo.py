@@ -1,4 +1,4 @@
-"""Answer schemas of many kinds: written by hand, and made at random from a seed."""
+"""Answer schemas of many kinds: handwritten ones, and random ones from a seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Schema = dict[str, Any]
 
 
 def closed(properties: dict[str, Any], *optional: str, **more: Any) -> Schema:
-    """An object of these properties and no others, all required but the optional ones."""
+    """An object of exactly these properties, all required except the optional ones."""
     required = [name for name in properties if name not in optional]
     return {
         "type": "object", "properties": properties, "required": required,
@@ -123,7 +123,7 @@ BY_HAND: dict[str, Schema] = {
                                                         "items": {"type": ["integer", "null"]}}},
 }  # fmt: skip
 
-# Parts that are put together at random; those that decoders stumble over come less often.
+# Parts that are combined at random; ones that decoders often refuse are rarer.
 _TROUBLE = 0.12
 
 
@@ -236,7 +236,7 @@ def _union(source: random.Random, depth: int) -> Schema:
 
 
 def _troubled(schema: Schema, source: random.Random) -> Schema:
-    """With a keyword that some decoder does not know, or knows otherwise."""
+    """The schema with a keyword that some decoder ignores or handles differently."""
     return schema | source.choice([
         {"not": {"const": "red"}}, {"uniqueItems": True}, {"contains": {"type": "integer"}},
         {"dependentRequired": {"name": ["kind"]}}, {"propertyNames": {"maxLength": 3}},

@@ -1,4 +1,4 @@
-"""The image path through the pipeline's seam: prepared, sealed, reopened, and really run once."""
+"""The image task in the pipeline: preparing, sealing, reopening, and one real run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load(**changes: Any) -> ImageRecipe:
 
 
 def write_weights(folder: Path) -> None:
-    """An adapter of ones at one module, as the engine leaves it."""
+    """An adapter of ones at one module, as the engine writes it."""
     folder.mkdir()
     shapes = {f"{MODULE}.lora_A.weight": (4, 8), f"{MODULE}.lora_B.weight": (8, 4)}
     ones = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
@@ -141,7 +141,7 @@ def test_pictures_that_changed_are_told(made: tuple[Run, Prepared], tmp_path: Pa
         pipeline.reopen(here)
     assert len(caught.value.problems) == 21
     assert "56 other pictures" in str(caught.value.problems[-1])
-    # What was written of them is enough for an export.
+    # The written files are enough for an export.
     again = image_task.reopen(here, unchanged=False)
     assert len(again.dataset.train) == 60 and again.recipe == changed
 
@@ -238,7 +238,7 @@ def test_runs_of_both_tasks_are_listed(
     assert "fidelity" in out and "0.750" in out and "field F1" in out
 
 
-# Really run
+# A real run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -251,7 +251,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of the shipped recipe, judged with two steps of painting, and bounds to match."""
+    """Two steps of the shipped recipe, evaluated with two painting steps and suitable bounds."""
     folder = tmp_path_factory.mktemp("runs")
     bounds = folder / "bounds.json"
     bounds.write_text(BOUNDS)
@@ -294,7 +294,7 @@ def test_a_run_leaves_everything_that_was_promised(quick_run: Path) -> None:
     )
     assert tuple(report["scores"]) == DIMENSIONS
     assert report["passed"] and report["peak_memory_bytes"] > 0
-    # A sheet for each dimension, and some of the training pictures.
+    # A sheet for each dimension, and a few training pictures.
     page = (quick_run / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= len(DIMENSIONS) + 12
     assert adapters.read(quick_run / "adapter").manifest["scores"] == report["scores"]
@@ -311,7 +311,7 @@ def test_commands_on_a_run_of_pictures(quick_run: Path) -> None:
     assert document["gates"] == [
         {"name": "schema_valid", "threshold": 1.0, "value": 1.0, "passed": True}
     ]
-    # Nothing is trained again, and what is painted again is the same.
+    # Nothing is trained again, and the pictures painted again are the same.
     assert document["scores"] == adapters.read(quick_run / "adapter").manifest["scores"]
     measured = quick_run / "measurements.json"
     for schema, expected in ((quick_run / "adapter" / adapters.SCHEMA, 0), (SHIPPED, 1)):

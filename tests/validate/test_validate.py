@@ -81,7 +81,7 @@ def test_a_byte_order_mark_is_a_flaw_but_at_the_start_of_the_file(
     *_, first, second = judge(tmp_path, '\ufeff{"level":"low"}', line)
     assert first.verdict.valid
     assert [reason.keyword for reason in second.verdict.reasons] == ["byte_order_mark"]
-    # Many are read by another parser.
+    # A large file is read by a different parser.
     assert {one.verdict.kind for one in judge(tmp_path, *["{}", line] * 100)[1::2]} == {"not_json"}
     (block,) = judge_blocks(tmp_path / "answers.jsonl", Judge(SCHEMA, fix=True))
     assert block.summary.repairs == {"byte_order_mark": 100}
@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     def peak(answers: int) -> int:
         with path.open("w") as file:
             for number in range(answers):
-                # Every name is new, as a model without sense would write them.
+                # Every name is new, as from a model that writes nonsense.
                 file.write(f'{{"level":"low","items":[{number},"x"],"n{number}":{{}}}}\n')
         gc.collect()
         tracemalloc.start()
@@ -184,7 +184,7 @@ def test_importing_is_quick_and_light(surroundings: dict[str, str]) -> None:
         "import time, sys; started = time.process_time(); import llm_lora.validate.judging; "
         "print(time.process_time() - started, 'jsonschema' in sys.modules, 'jinja2' in sys.modules)"
     )
-    # The first compiles; processor time, so that a busy machine does not fail it.
+    # The first call compiles. Processor time is used, so that a busy machine cannot fail the test.
     runs = [
         subprocess.run(
             [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""Two texts side by side, with the words marked that only one of them has."""
+"""Side-by-side differences of two texts, with the words marked that only one of them has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORDS = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 class Row(Protocol):
-    """What has to be known of a judged answer."""
+    """The parts of a judged answer that differences need."""
 
     @property
     def reference(self) -> str: ...
@@ -31,7 +31,7 @@ class Row(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of text; `mark` says that the other side does not have it."""
+    """A stretch of text; `mark` is set if the other side does not have it."""
 
     text: str
     mark: bool
@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Difference:
-    """One property of an answer beside the reference's."""
+    """One property of an answer next to that of the reference."""
 
     name: str
     score: float
@@ -48,7 +48,7 @@ class Difference:
 
 
 def sides(one: str, other: str) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
-    """Both texts in pieces; the words that only one of them has are marked."""
+    """Both texts in pieces, with the words marked that only one of them has."""
     ours, theirs = _WORDS.findall(one), _WORDS.findall(other)
     found: tuple[list[Piece], list[Piece]] = ([], [])
     matcher = difflib.SequenceMatcher(a=ours, b=theirs, autojunk=False)
@@ -76,8 +76,7 @@ def properties(schema: AnswerSchema | None, row: Row) -> Iterator[Difference]:
 
 
 def unread(row: Row, limit: int) -> Iterator[Piece]:
-    """The first `limit` characters of an answer that is not JSON, marked from where reading it
-    failed."""
+    """The first `limit` characters of an answer that is not JSON, marked after the parse error."""
     if row.verdict.parsed:
         return
     at = next((found.position for found in row.verdict.reasons if found.position), None)
@@ -94,7 +93,7 @@ def _under(field: str, key: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value as it would stand in the answer; lists one item a line."""
+    """A value as text; a list has one item per line."""
     if isinstance(value, list) and value:
         return "\n".join(dumps(item) for item in value)
     return value if isinstance(value, str) else dumps(value)

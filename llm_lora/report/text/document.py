@@ -1,4 +1,4 @@
-"""Held-out answers → `report.json` (figures and gates), `answers.jsonl` and `report.html`."""
+"""The held-out report: `report.json` (figures and gates), `answers.jsonl` and `report.html`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPORT = "report.json"
 PAGE = "report.html"
 
 MODELS = ("base", "published", "adapter")
-"""What a report may compare: the frozen base, the live version, the adapter that was trained."""
+"""The models that a report may compare: the frozen base, the live version, the new adapter."""
 
 FORMS = ("unconstrained", "constrained")
 
@@ -45,7 +45,7 @@ class Judged:
     exact: bool
     fields: Mapping[str, FieldScore]
     confidence: Mapping[str, float] = field(default_factory=dict)
-    """Probability of each closed value, where the engine told it."""
+    """Probability of each closed value, if the engine reported it."""
 
     @property
     def cut_off(self) -> bool:
@@ -54,7 +54,7 @@ class Judged:
 
     @property
     def score(self) -> float:
-        """Mean over the fields."""
+        """The mean score over the fields."""
         return scores.mean_score(self.fields)
 
 
@@ -66,7 +66,7 @@ def judge(
 ) -> list[Judged]:
     """Judge answers, one per example and in the same order.
 
-    `tolerances` tells for numbers how far they may be off. Without a schema an answer is free text:
+    `tolerances` are the permitted differences of numbers. Without a schema an answer is free text:
     always valid, scored by its words.
     """
     judged = []
@@ -112,8 +112,8 @@ def build(
 ) -> dict[str, Any]:
     """The document of `report.json`.
 
-    `rival` is the live version that the answers of the model `published` are from; `latency` the
-    time that answers took (`n`, `p50_ms`, `p95_ms`), where it was measured.
+    `rival` is the live version, whose answers are those of the model `published`; `latency` is the
+    time per answer (`n`, `p50_ms`, `p95_ms`), if it was measured.
     """
     judged = judge_all(schema, held_out, answers, tolerances)
     scored: dict[str, Any] = {}
@@ -160,13 +160,13 @@ def write(
 ) -> None:
     """Write `answers.jsonl`, `report.html` and, last, `report.json`.
 
-    `curve` holds the training log (step, loss, validation_loss), `lengths` the examples' lengths in
-    tokens by what they measure (prompt, answer), `closed_weight` and `forced_weight` what the
-    tokens of closed values and forced ones counted in the training loss, `constrained_loss` whether
-    the validation loss was measured under the constraint.
+    `curve` is the training log (step, loss, validation_loss), `lengths` maps names (prompt, answer)
+    to the examples' lengths in tokens, `closed_weight` and `forced_weight` are the weights of
+    closed and forced tokens in the training loss, `constrained_loss` is whether the validation loss
+    was measured under the constraint.
 
     Raises:
-        UserError: the disk is full or the folder may not be written.
+        UserError: the disk is full or the folder is not writable.
     """
     judged = judge_all(schema, held_out, answers, tolerances)
     files.write_jsonl(folder / ANSWERS, _rows(judged))
@@ -194,7 +194,7 @@ def judge_all(
     answers: Answers,
     tolerances: Tolerances | None = None,
 ) -> Sets:
-    """The answers of every model in every form that there is, judged and scored."""
+    """The answers of every model in every available form, judged and scored."""
     return {
         (model, form): judge(schema, held_out, answers[model][form], tolerances)
         for model in MODELS
@@ -204,16 +204,16 @@ def judge_all(
 
 
 def _comparisons(judged: Sets) -> Iterator[dict[str, Any]]:
-    """The adapter against base and live version, and what the constraint changed about it."""
+    """The adapter against base and live version, and its constrained against its free answers."""
     pairs = [(("adapter", form), (model, form)) for model in MODELS[:2] for form in FORMS]
     for ours, theirs in [*pairs, (("adapter", "constrained"), ("adapter", "unconstrained"))]:
         if ours in judged and theirs in judged:
-            told = figures.compare(judged[ours], judged[theirs])
-            yield {"ours": list(ours), "theirs": list(theirs), **told}
+            found = figures.compare(judged[ours], judged[theirs])
+            yield {"ours": list(ours), "theirs": list(theirs), **found}
 
 
 def _calibration(judged: Sets) -> dict[str, Any]:
-    """Model → form → reliability, where probabilities are known."""
+    """Model → form → reliability, if probabilities are known."""
     found: dict[str, Any] = {}
     for (model, form), rows in judged.items():
         if (table := calibration.reliability(rows)) is not None:
@@ -247,12 +247,12 @@ def _rounded(confidence: Mapping[str, float]) -> dict[str, Any]:
 
 
 def blocks(rows: Sequence[Judged], schema: AnswerSchema | None = None) -> dict[str, Any]:
-    """The figures of judged answers: of each part, and of all."""
+    """The figures of judged answers, for each part and for all."""
     return {part: _block(rows, part, schema) for part in [*_parts(rows), "all"]}
 
 
 def _parts(rows: Sequence[Example | Judged]) -> list[str]:
-    """The labels of the parts, seen before unseen, others by name."""
+    """The labels of the parts: seen, unseen, then others by name."""
     labels = {row.part for row in rows if row.part and row.part != "all"}
     return sorted(labels, key=lambda label: ({"seen": 0, "unseen": 1}.get(label, 2), label))
 

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page; everything that people or models wrote is escaped."""
+"""Rendering of `report.html`: one self-contained page with all written text escaped."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 TEMPLATES = ASSETS / "report"
 
 TEXT_LIMIT = 3000
-"""Characters of a prompt or an unreadable answer that the page shows."""
+"""Characters shown of a prompt or an unparsable answer."""
 
 SHORT_LIMIT = 700
-"""The same where several stand together."""
+"""The same limit where several are shown together."""
 
 LABELS = 14
-"""A closed field with more labels than this is shown by its commonest confusions, not as a
+"""A closed field with more labels than this is shown by its most frequent confusions, not as a
 table."""
 
 
@@ -44,13 +44,13 @@ def render(
     """The page for a report.
 
     Args:
-        document: `report.json`.
-        schema: of the answers.
+        document: the content of `report.json`.
+        schema: the answer schema.
         judged: (model, form) → judged answers.
         curve: the training log (step, loss, validation_loss).
-        lengths: the examples' lengths in tokens by what they measure.
-        closed_weight: what the tokens of closed values counted in the training loss.
-        forced_weight: what the tokens counted there that the schema forces.
+        lengths: name (prompt, answer) → the examples' lengths in tokens.
+        closed_weight: the weight of tokens of closed values in the training loss.
+        forced_weight: the weight there of tokens that the schema forces.
         constrained_loss: whether the validation loss was measured under the constraint.
     """
     from markupsafe import Markup
@@ -85,7 +85,7 @@ def render(
         lengths=Markup(charts.histograms(lengths, x_label="tokens")),
         failures=_failures(free),
         wrong=len(wrong),
-        worst=[_told(schema, row) for row in samples.worst(wrong)],
+        worst=[_compared(schema, row) for row in samples.worst(wrong)],
         unread=lambda row: list(differences.unread(row, SHORT_LIMIT)),
         limit=TEXT_LIMIT,
         short=SHORT_LIMIT,
@@ -93,8 +93,8 @@ def render(
 
 
 def environment(folder: Path = TEMPLATES, **filters: Callable[..., str]) -> Environment:
-    """Where templates of pages are found and how they are filled in: everything is escaped."""
-    # Only who writes a page pays for the template engine.
+    """The template environment of pages; all values are escaped."""
+    # Imported here, so that only commands that write a page load the template engine.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
@@ -109,7 +109,7 @@ def environment(folder: Path = TEMPLATES, **filters: Callable[..., str]) -> Envi
 
 
 def percent(value: float | None) -> str:
-    """A share for people: `93.5%`; 100% only where nothing is missing, 0% where nothing is there.
+    """A share as a percentage: `93.5%`; 100% and 0% only if they are exact.
 
     >>> percent(0.9996), percent(1.0), percent(None)
     ('99.9%', '100%', 'n/a')
@@ -122,7 +122,7 @@ def percent(value: float | None) -> str:
 
 
 def ends(interval: Sequence[float] | None) -> str:
-    """An interval for people, under the figure that it belongs to.
+    """An interval of shares, in percent.
 
     >>> ends([0.7877, 0.8238])
     '78.8 to 82.4'
@@ -141,7 +141,7 @@ def points(value: float) -> str:
 
 
 def chance(p: float) -> str:
-    """A p-value.
+    """A p-value as text.
 
     >>> chance(0.0001), chance(0.04), chance(1.0)
     ('p < 0.001', 'p = 0.04', 'p = 1')
@@ -159,7 +159,7 @@ def clock(seconds: float) -> str:
 
 
 def gate_value(value: float | None, name: str) -> str:
-    """What a gate wants or an adapter reaches, in the gate's unit."""
+    """A gate's threshold or measured value, in the gate's unit."""
     if value is None:
         return "n/a"
     if name == gates.LATENCY:
@@ -167,13 +167,13 @@ def gate_value(value: float | None, name: str) -> str:
     return f"{points(value).lstrip('+')} points" if name == gates.DROP else percent(value)
 
 
-def _told(schema: AnswerSchema | None, row: Row) -> tuple[Row, list[Any], list[Any]]:
+def _compared(schema: AnswerSchema | None, row: Row) -> tuple[Row, list[Any], list[Any]]:
     found = list(differences.properties(schema, row))
     return row, found, list(differences.unread(row, TEXT_LIMIT))
 
 
 def _figures(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str, Any]]:
-    """The key figures: how the others did, how the adapter does, what a gate wants."""
+    """The key figures: values of every model, the adapter's interval, and the gate."""
     blocks = document["scores"]
     wanted = {gate["name"]: gate for gate in document["gates"]}
     shown = [("schema_valid", "all", "Schema valid"), ("exact_match", "all", "Exact match")]
@@ -183,14 +183,14 @@ def _figures(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str
         shown.insert(-1, ("field_f1", part, name))
     found = []
     for key, part, name in shown:
-        told = {
+        values = {
             model: forms.get("unconstrained", {}).get(part, {}) for model, forms in blocks.items()
         }
         found.append(
             {
                 "name": name,
-                "values": {model: block.get(key) for model, block in told.items()},
-                "interval": told.get("adapter", {}).get("intervals", {}).get(key),
+                "values": {model: block.get(key) for model, block in values.items()},
+                "interval": values.get("adapter", {}).get("intervals", {}).get(key),
                 "gate": wanted.get(key if part == "all" else f"{key}_{part}"),
             }
         )
@@ -198,7 +198,7 @@ def _figures(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str
 
 
 def _comparisons(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The paired comparisons in words; `outcome` is better, worse or empty, by field F1."""
+    """The paired comparisons; `outcome` is better, worse or empty, by field F1."""
     rival = (document.get("published") or {}).get("label")
     for one in document["comparisons"]:
         (_, form), (model, other) = one["ours"], one["theirs"]
@@ -206,9 +206,9 @@ def _comparisons(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             what = f"{form} against {other}"
         else:
             what = f"{form}, against {rival or 'the base' if model == 'published' else 'the base'}"
-        told = one.get("field_f1", {"p": 1.0, "difference": 0.0})
-        sure = told["p"] < SURE
-        outcome = ("better" if told["difference"] > 0 else "worse") if sure else ""
+        score = one.get("field_f1", {"p": 1.0, "difference": 0.0})
+        sure = score["p"] < SURE
+        outcome = ("better" if score["difference"] > 0 else "worse") if sure else ""
         fields = [(name, field) for name, field in one["fields"].items() if field["p"] < SURE]
         yield one | {
             "what": what,
@@ -219,7 +219,7 @@ def _comparisons(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _fields(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the field table: the adapter's own score, by part, and that of the others."""
+    """Rows of the field table: the adapter's score, also by part, and the other models' scores."""
     blocks = document["scores"]
     wanted = {gate["name"]: gate for gate in document["gates"]}
     ours = blocks.get("adapter", {}).get("unconstrained", {})
@@ -239,7 +239,7 @@ def _fields(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str,
 
 
 def _confusions(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The adapter's confusion tables, unconstrained: per label how often it was found."""
+    """The adapter's confusion tables, unconstrained, with the recall of each label."""
     block = scores.get("adapter", {}).get("unconstrained", {}).get("all", {})
     for name, field in block.get("fields", {}).items():
         table = field.get("confusion")
@@ -293,7 +293,7 @@ def _loss(curve: Sequence[Mapping[str, Any]], *, weighted: bool) -> str:
 
 
 def _failures(judged: Sequence[Row]) -> list[tuple[str, str, int, str]]:
-    """Why answers are not valid: place, keyword, number of answers, one such reason."""
+    """The reasons why answers are not valid: place, keyword, number of answers, an example."""
     counted: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], str] = {}
     for row in judged:

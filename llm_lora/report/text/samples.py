@@ -1,4 +1,4 @@
-"""Which answers a report shows: the worst, one of each kind of verdict, what the constraint did."""
+"""The answers that a report shows: the worst, one of each verdict, and constrained changes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from llm_lora.report.text.differences import Piece
 from llm_lora.scores import same
 
 WORST = 10
-"""How many of the lowest scored answers are shown."""
+"""Number of lowest-scored answers shown."""
 
 SAME_CAUSE = {False: 3, True: WORST}
-"""How many of them may fail for the same reason; answers that fit the schema have none."""
+"""How many of them may fail for the same reason, by whether they are valid: valid ones have no
+reason to count by."""
 
 CHANGED = 4
-"""How many of the answers that the constraint changed are shown."""
+"""Number of answers shown that the constraint changed."""
 
 KINDS = {
     "right": "equals the reference",
@@ -27,11 +28,11 @@ KINDS = {
     "not_json": "not JSON",
     "cut_off": "cut off by the token limit",
 }
-"""What an answer can be; every one is exactly one of these."""
+"""The kinds of answers; every answer is of exactly one."""
 
 
 class Row(differences.Row, Protocol):
-    """What has to be known of a judged answer."""
+    """The parts of a judged answer that the report's selection needs."""
 
     @property
     def id(self) -> str: ...
@@ -50,7 +51,7 @@ Sets = Mapping[tuple[str, str], Sequence[Row]]
 
 
 def kind(row: Row) -> str:
-    """Which of `KINDS` an answer is."""
+    """The kind of an answer, one of `KINDS`."""
     if row.verdict.kind == "valid":
         return "right" if row.exact else "differs"
     if row.verdict.kind == "invalid":
@@ -60,9 +61,9 @@ def kind(row: Row) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of verdict: how often each set of answers has it, and one example.
+    """A kind of verdict: its count in each set of answers, and one example.
 
-    `tone` is good, bad or neither.
+    `tone` is good, bad or empty.
     """
 
     title: str
@@ -73,8 +74,11 @@ class Kind:
 
 
 def kinds(judged: Sets) -> Iterator[Kind]:
-    """The kinds that occur. The example is the adapter's own where it has one, unconstrained before
-    constrained; a middling one of its kind, neither the best nor the worst."""
+    """The kinds that occur.
+
+    The example is the adapter's if it has one, unconstrained rather than constrained, and of
+    median score within its kind.
+    """
     order = sorted(judged, key=lambda one: (one[0] != "adapter", one[1] != "unconstrained"))
     for name, title in KINDS.items():
         found = {whose: [row for row in judged[whose] if kind(row) == name] for whose in judged}
@@ -87,7 +91,7 @@ def kinds(judged: Sets) -> Iterator[Kind]:
 
 
 def worst(wrong: Sequence[Row]) -> Iterator[Row]:
-    """The lowest scored answers, few of any one cause, so that no cause hides the others."""
+    """The lowest-scored answers, only a few of each cause, so that no cause hides the others."""
     shown: Counter[str] = Counter()
     for row in sorted(wrong, key=lambda row: (row.score, row.id)):
         cause = row.verdict.reasons[0].keyword if row.verdict.reasons else "wrong"
@@ -108,21 +112,21 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """What the constraint did to the adapter's answers: what happened → how often, and examples."""
+    """The constraint's effects on the adapter's answers: effect → count, and examples."""
 
     counts: dict[str, int]
     examples: tuple[Change, ...]
 
 
 def changes(judged: Sets) -> Changes | None:
-    """Compare the adapter's two forms, prompt by prompt; None where it has only one."""
+    """Compare the adapter's two forms, prompt by prompt; None if it has only one."""
     free, held = (judged.get(("adapter", form)) for form in ("unconstrained", "constrained"))
     if free is None or held is None:
         return None
     happened: dict[str, list[tuple[Row, Row]]] = {title: [] for title in _HAPPENED}
     for pair in zip(free, held, strict=True):
         happened[_what_happened(*pair)].append(pair)
-    # One of each thing that happened, then more, those whose score moved furthest first.
+    # One of each effect, then a second of each, and so on; the largest changes of score first.
     ranked = [
         sorted(happened[title], key=lambda pair: -abs(pair[1].score - pair[0].score))
         for title in _HAPPENED[2:]
@@ -138,13 +142,13 @@ def changes(judged: Sets) -> Changes | None:
 
 
 _HAPPENED = (
-    "the same text",
-    "the same values, written otherwise",
-    "made to fit the schema",
-    "fitted before, and now says something better",
-    "fitted before, and now says something worse",
-    "fitted before, and now says something else, no better or worse",
-    "does not fit even so",
+    "same text",
+    "same values, written differently",
+    "now fits the schema",
+    "fitted before; better score now",
+    "fitted before; worse score now",
+    "fitted before; different values, same score",
+    "still does not fit the schema",
 )
 
 

@@ -1,4 +1,4 @@
-"""Two runs' adapters compared by their answers to the same held-out prompts."""
+"""Comparison of two runs' adapters by their answers to the same held-out prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Scores = dict[tuple[str, str], dict[str, float]]
 
 
 def compare(ours: Run, theirs: Run) -> dict[str, Any]:
-    """The paired comparison of two runs, for each form that both answered in.
+    """The paired comparison of two runs, for each form that both have answers in.
 
     Raises:
         UserError: one of them has no answers, or the two have no held-out prompt in common.
@@ -24,7 +24,7 @@ def compare(ours: Run, theirs: Run) -> dict[str, Any]:
     forms: dict[str, Any] = {}
     prompts = 0
     for form in FORMS:
-        # A prompt with another reference is another example.
+        # A prompt with a different reference is a different example.
         shared = [key for key in sets[0].get(form, {}) if key in sets[1].get(form, {})]
         if shared:
             pairs = [[found[form][key] for key in shared] for found in sets]
@@ -50,13 +50,13 @@ def _read(run: Run) -> dict[str, _Scores]:
         raise UserError(
             "this run has no answers to compare",
             where=str(run.folder),
-            fix="name runs that answer prompts; llm-lora evaluate RUN makes the answers",
+            fix="run llm-lora evaluate RUN to write its answers",
         )
     found: dict[str, _Scores] = {}
     with run.answers.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             if row["model"] == "adapter":
                 verdict = Verdict(row["verdict"]["kind"])
-                told = figures.flat(verdict, row["exact_match"], row["fields"])
-                found.setdefault(row["form"], {})[row["id"], row["reference"]] = told
+                row_figures = figures.flat(verdict, row["exact_match"], row["fields"])
+                found.setdefault(row["form"], {})[row["id"], row["reference"]] = row_figures
     return found

@@ -1,4 +1,4 @@
-"""What is told about captions: too long, too alike, keywords behind."""
+"""Findings about captions: too long, too similar, keywords at the end."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_trigger_with_a_slip_is_told() -> None:
 
 
 def clip_folder(path: Path) -> Tokenizer:
-    """A tokenizer folder as Stable Diffusion 1.5 has it, and what transformers makes of it."""
+    """A tokenizer folder as in Stable Diffusion 1.5, and the tokenizer that transformers loads."""
     from transformers import CLIPTokenizer
 
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789,.'!-"]

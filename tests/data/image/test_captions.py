@@ -1,4 +1,4 @@
-"""Captions as people really write them: read whole, said what was mended, varied while training."""
+"""Captions as people write them: read completely, with repairs reported, varied in training."""
 
 from __future__ import annotations
 

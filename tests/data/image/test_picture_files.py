@@ -1,4 +1,4 @@
-"""Picture files of every kind: read as people see them, or refused with a reason."""
+"""Picture files of every kind: read as viewers show them, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def head(path: Path) -> picture_files.Head:
 
 
 def refused(path: Path) -> str:
-    """Why a file is set aside, at whichever step."""
+    """The reason why a file is set aside, in either step of reading it."""
     with picture_files.bombs_refused(), pytest.raises(Unusable) as reason:
         picture_files.head(path)
         picture_files.looks(path, 64)
@@ -102,7 +102,7 @@ def test_cmyk_and_16_bits_become_rgb_of_8(tmp_path: Path) -> None:
 
 
 def png(width: int, height: int, *, bits: int = 8, data: bytes | None = None) -> bytes:
-    """A PNG in RGB written by hand, all of one value, or with other data than its size asks for."""
+    """A handwritten RGB PNG of one value, or with data that do not match its size."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         whole = kind + body

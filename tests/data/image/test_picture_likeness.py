@@ -1,4 +1,4 @@
-"""Near-duplicates are found whatever was done to them, and nothing else is."""
+"""Near-duplicate pictures: edited copies are found, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From folders of pictures to a checked, split dataset, whatever lies in them."""
+"""The checked and split dataset of picture folders with any content."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kinds(dataset: PictureDataset) -> dict[str, int]:
 
 
 def reasons(dataset: PictureDataset) -> dict[str, str]:
-    """File name → reason, for what was set aside."""
+    """File name → reason, for files that were set aside."""
     return {Path(row.where).name: row.reason for row in dataset.quarantine}
 
 
@@ -45,13 +45,13 @@ def names(some: tuple[Picture, ...]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty scenes that nothing is wrong with."""
+    """Thirty valid scenes."""
     return folder(tmp_path_factory.mktemp("good") / "pictures", 30)
 
 
 @pytest.fixture
 def copy(good: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy of them, to be changed."""
     return Path(shutil.copytree(good, tmp_path / "pictures"))
 
 
@@ -192,7 +192,7 @@ def test_sides_do_not_change_when_pictures_come_and_go(copy: Path) -> None:
 
 
 def test_sides_do_not_depend_on_names(tmp_path: Path) -> None:
-    """Neither that of a picture nor that of near-duplicates, whichever of them comes first."""
+    """Neither for single pictures nor for near-duplicates, whichever of them comes first."""
     first, second = tmp_path / "first", tmp_path / "second"
     for home in (first, second):
         home.mkdir()
@@ -226,7 +226,7 @@ def test_what_was_learned_already_is_never_held_out(copy: Path, tmp_path: Path) 
     after = pictures.prepare(recipe(copy, held_out=0.4), RESOLUTION, learned=learned)
     assert after.held_out and learned.isdisjoint(one.sha256 for one in after.held_out)
     assert len(after.train) + len(after.held_out) == 30
-    # Neither is what is like it, nor what lies in a folder of its own.
+    # Near-duplicates of learned pictures are not held out, even from a separate folder.
     mirrored = copy / "mirrored.png"
     with Image.open(before.held_out[0].path) as image:
         ImageOps.mirror(image).save(mirrored)
@@ -239,7 +239,7 @@ def test_what_was_learned_already_is_never_held_out(copy: Path, tmp_path: Path) 
     assert names(own.held_out) == {"060.png", "062.png", "063.png"}
     why = "held out, but learned by the adapter that training starts from"
     assert reasons(own) == {"061.png": why}
-    # One unlearned picture is enough to judge by: there is something to learn from already.
+    # One unlearned picture is enough as held-out data, since the others remain for training.
     all_but_one = {one.sha256 for one in (*before.train, *before.held_out)} - learned
     left = pictures.prepare(recipe(copy, held_out=0.01), RESOLUTION, learned=all_but_one)
     assert {one.sha256 for one in left.held_out} <= learned and left.held_out
@@ -414,5 +414,5 @@ def test_two_hundred_photos_take_seconds(tmp_path: Path) -> None:
     dataset = pictures.prepare(recipe(many), 512)
     seconds = time.process_time() - started
     assert len(dataset.train) + len(dataset.held_out) == 200
-    # Processor time of all threads; on two idle cores half of it passes.
+    # Processor time of all threads; on two idle cores the wall-clock time is half of it.
     assert seconds < 10

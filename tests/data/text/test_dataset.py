@@ -1,4 +1,4 @@
-"""From files to a checked, split dataset, whatever the order of its rows."""
+"""The checked and split dataset, which must not depend on the order of its rows."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_the_decoder_would_not_write_is_set_aside_with_byte_and_cure(tmp_pa
     (rejected,) = prepare(tmp_path / "t.jsonl", rows).rejected
     assert rejected.reason == (
         'the decoder would not write the answer: byte 25 in count: after "our\\":\\"red\\",'
-        '\\"count\\":3" one of 12 other bytes could come, got "."; mend the data: write '
+        '\\"count\\":3" one of 12 other bytes was possible, got "."; correct the data: write '
         '"{\\"colour\\":\\"red\\",\\"count\\":3}"'
     )
 
@@ -222,7 +222,7 @@ def test_no_schema_means_free_text(tmp_path: Path) -> None:
 def test_no_record_ever_changes_its_side(
     tmp_path: Path, first: set[int], added: set[int], near: set[int], rng: random.Random
 ) -> None:
-    """Rows are added (near-duplicates among them), shuffled, and their answers corrected."""
+    """Rows are added (including near-duplicates), shuffled, and their answers corrected."""
     base = [row(i, prompt=sentence(i, 40)) for i in first]
     before = side_by_prompt(prepare(tmp_path / "t.jsonl", base, validation=0.3))
     more = [row(i, prompt=sentence(i, 40)) for i in added]
@@ -266,7 +266,7 @@ def test_near_duplicates_never_straddle(
     for side in SIDES:
         for example in made.sides[side]:
             assert seen.setdefault(example.part, side) == side
-    assert len(seen) == len(clusters)  # each cluster keeps someone
+    assert len(seen) == len(clusters)  # each cluster keeps one
     assert set(examples[:held_out]) <= set(made.sides["held_out"])
     kept = sum(map(len, made.sides.values()))
     assert kept + len(made.aside) == len(examples)
@@ -319,7 +319,7 @@ def test_the_fingerprint_knows_contents_and_sides_but_no_order(tmp_path: Path) -
 
 
 def brute_force(records: list[tuple[str, str]], threshold: float) -> list[int]:
-    """The definition, record by record."""
+    """The definition, applied record by record."""
 
     def shingles(text: str) -> set[tuple[str, ...]]:
         words = duplicates.words(text)

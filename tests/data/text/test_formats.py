@@ -1,4 +1,4 @@
-"""Every known shape becomes the same example; anything else is set aside with its line."""
+"""Formats: every known one yields the same example; other rows are set aside with their line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gradients of a step, really computed: what must not change them, and what must."""
+"""Real gradients of a training step: settings that must change them, and ones that must not."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Gradients = dict[str, torch.Tensor]
 
 
 class Enough(Exception):
-    """The first step's gradients are known."""
+    """Stops training once the first step's gradients are known."""
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures to learn, four of the class, and an adapter that does something already."""
+    """Four training pictures, four of the class, and an adapter that already has an effect."""
     folder = tmp_path_factory.mktemp("gradients")
     path = image_runs.make(folder)
     image_runs.drawn.folder(folder / "four", 4, (48, 40), start=20)
@@ -71,7 +71,7 @@ def gradients(recipe: Path, out: Path, *overrides: str) -> Gradients:
         with pytest.raises(Enough):
             train(recipe, out, *four, start, "data.caption_dropout=0", *overrides)
     assert {one.dtype for one in kept.values()} == {torch.float32}
-    # Attention over a single latent, in the deepest blocks, has none for queries and keys.
+    # Attention over a single latent, in the deepest blocks, gives queries and keys no gradient.
     assert sum(bool(one.any()) for one in kept.values()) > 0.8 * len(kept)
     return kept
 
@@ -82,7 +82,7 @@ def plain(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Gradients:
 
 
 def apart(one: Gradients, other: Gradients) -> float:
-    """The length of the difference, as a share of the length."""
+    """The norm of the difference, relative to the norm."""
     assert one.keys() == other.keys()
     difference = sum(float((one[name] - other[name]).square().sum()) for name in one)
     return (difference / sum(float(value.square().sum()) for value in one.values())) ** 0.5
@@ -92,7 +92,7 @@ def apart(one: Gradients, other: Gradients) -> float:
 def test_accumulated_batches_give_the_gradients_of_one(
     recipe: Path, plain: Gradients, tmp_path: Path, size: int, accumulate: int
 ) -> None:
-    """Also where the last batch is smaller: every picture counts by itself."""
+    """Also with a smaller last batch: every picture has the same weight."""
     cut = (f"train.batch_size={size}", f"train.accumulate={accumulate}")
     assert apart(plain, gradients(recipe, tmp_path, *cut)) < 1e-4
 
@@ -100,7 +100,7 @@ def test_accumulated_batches_give_the_gradients_of_one(
 def test_checkpointing_gives_the_same_gradients(
     recipe: Path, plain: Gradients, tmp_path: Path
 ) -> None:
-    """Of the UNet and of the text encoder, and with dropout, which it must draw again alike."""
+    """In the UNet and the text encoder, and with dropout, which must be drawn identically again."""
     assert apart(plain, gradients(recipe, tmp_path, "train.checkpointing=true")) < 1e-5
     texts = ("lora.text_encoder=true", "lora.dropout=0.3")
     one = gradients(recipe, tmp_path, *texts)
@@ -134,7 +134,7 @@ def test_pictures_of_the_class_count_as_told(
         gradients(recipe, tmp_path / str(weight), *kept, f"train.prior_weight={weight}")
         for weight in (0, 0.5, 1)
     )
-    # The mean is over twice as many pictures, of which one half teaches nothing at weight 0.
+    # The mean is over twice as many pictures, half of which have weight 0.
     assert apart(plain, {name: 2 * one for name, one in none.items()}) < 1e-4
     assert apart(half, {name: (none[name] + full[name]) / 2 for name in none}) < 1e-4
     assert apart(none, full) > 0.1
@@ -157,7 +157,7 @@ def test_offset_noise_teaches_otherwise(recipe: Path, plain: Gradients, tmp_path
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_a_step_is_what_the_documented_recipe_computes(family: str, tmp_path: Path) -> None:
-    """Loss and gradients against diffusers' parts put together by hand, as its scripts do."""
+    """Loss and gradients against diffusers' components, combined by hand as in its scripts."""
     path = image_runs.make(tmp_path, family)
     kept: dict[str, Any] = {}
     real = Training._gradients
@@ -195,7 +195,7 @@ def test_a_step_is_what_the_documented_recipe_computes(family: str, tmp_path: Pa
 
 
 def _taken_apart(training: Training, noised: Noised) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents and noise, from what came of them."""
+    """Latents and noise, recovered from the result."""
     loaded = training._means.loaded
     left = DDPMScheduler.from_config(loaded.noise).alphas_cumprod[noised.timesteps]
     a, s = left.sqrt()[:, None, None, None], (1 - left).sqrt()[:, None, None, None]
@@ -207,7 +207,7 @@ def _taken_apart(training: Training, noised: Noised) -> tuple[torch.Tensor, torc
 def _documented(
     loaded: Any, batch: Any, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """train_text_to_image_lora.py, and train_text_to_image_lora_sdxl.py, of diffusers."""
+    """As in diffusers' train_text_to_image_lora.py and train_text_to_image_lora_sdxl.py."""
     pipe = loaded.pipe
     scheduler = DDPMScheduler.from_config(loaded.noise)
 
@@ -240,7 +240,7 @@ def _documented(
 
 
 def _told(cut: Cut) -> list[int]:
-    """What SDXL is told of a picture that was scaled and cut in its middle."""
+    """SDXL's size conditioning of a picture that was scaled and cropped in its centre."""
     factor = cut.bucket.height / (cut.crop.bottom - cut.crop.top)
     corner = [round(cut.crop.top * factor), round(cut.crop.left * factor)]
     size = [cut.picture.height, cut.picture.width]

@@ -1,4 +1,4 @@
-"""Training on pictures where memory runs out: what is saved first, what is said, where it ends."""
+"""Image training that runs out of memory: the steps of saving memory, messages, and the end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, checkpointed: int) -> list[int]:
-    """A UNet whose batches may hold so many pictures, more when activations are recomputed."""
+    """A UNet with a limited batch size, which is larger when activations are recomputed."""
     from diffusers import UNet2DConditionModel
 
     real, tried = UNet2DConditionModel.forward, []
@@ -86,6 +86,6 @@ def test_a_resumed_training_stays_on_its_rung(
     tried = run_out_of_memory(monkeypatch, most=0, checkpointed=2)
     fit = train(recipe, tmp_path, resume=True)
     assert tried == []
-    # The report tells of it all the same.
+    # The report mentions it all the same.
     climbed = [text for text in told if text.startswith("out of memory")]
     assert climbed and [text for text in fit.decisions if text in climbed] == climbed

@@ -1,4 +1,4 @@
-"""Training on pictures, really done on random tiny bases: what it leaves, exactness, bases."""
+"""Real image training on random tiny bases: files written, exactness, kinds of bases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FULL = (
     "data.crop=random",
     "data.regularisation={folder}/others",
 )
-"""Everything that draws from chance or remembers something, at once."""
+"""All settings at once that involve randomness or state."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fit]:
-    """A training without interruption, and where it is."""
+    """An uninterrupted training run, and its folder."""
     out = tmp_path_factory.mktemp("done")
     return out, train(recipe, out)
 
@@ -88,7 +88,7 @@ def test_it_learns(done: tuple[Path, Fit]) -> None:
 
 
 def kept(out: Path) -> dict[str, bytes]:
-    """The adapters of steps that a run kept."""
+    """The adapters that a run kept, by step."""
     return {path.name: (path / adapters.WEIGHTS).read_bytes() for path in (out / "steps").iterdir()}
 
 
@@ -97,7 +97,7 @@ def test_adapters_of_saved_steps_are_kept(
 ) -> None:
     assert kept(done[0]).keys() == {"step-3", "step-6"}
     assert kept(done[0])["step-6"] == weights(done[0])
-    # With next to no learning rate nothing is better than what was measured first.
+    # With almost no learning rate, the first measurement stays the best.
     still = ("train.learning_rate=1.0e-12", "train.weight_decay=0", "train.samples=[]")
     few = ("train.save_every=1", "train.max_steps=4", "train.keep=2")
     fit = train(recipe, tmp_path / "best", *still, *few, "train.take=best")
@@ -123,7 +123,7 @@ def test_the_average_is_kept_and_taken(recipe: Path, tmp_path: Path) -> None:
         return arrays.read(place)[0]
 
     before, now, last = read(2, "average"), read(3, "average"), read(3, "weights")
-    # The third step's decay: (1 + 2) / (10 + 2), as long as that is below 0.6.
+    # The third step's decay: (1 + 2) / (10 + 2), since that is below 0.6.
     for key, average in now.items():
         expected = 0.25 * before[key] + 0.75 * last[key]
         assert np.allclose(average, expected, rtol=1e-5, atol=1e-8), key
@@ -174,7 +174,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
 ) -> None:
     overrides = tuple(one.format(folder=recipe.parent) for one in overrides)
     whole = train(recipe, tmp_path / "whole", *overrides)
-    # Neither a checkpoint's step nor one that is logged.
+    # Neither the step of a checkpoint nor one that is logged.
     with pytest.raises(Interrupted) as stopped:
         train(recipe, tmp_path / "cut", *overrides, listener=stop_after(4))
     assert (stopped.value.step, stopped.value.total) == (4, whole.planned_steps)
@@ -196,7 +196,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
     out = tmp_path / "killed"
     kills = 0
     while True:
-        # A process of its own, without the seconds that imports take.
+        # A forked process, which saves the seconds of importing.
         child = os.fork()
         if child == 0:
             train(recipe, out, "train.save_every=1", resume=kills > 0)
@@ -204,7 +204,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
         before = newest_checkpoint(out / "checkpoints")
         ended = 0
         while not ended:
-            # Right after a checkpoint is there, or in the middle of writing the next.
+            # Right after a checkpoint appears, or while the next one is being written.
             now = newest_checkpoint(out / "checkpoints")
             begun = [*(out / "checkpoints").glob("checkpoint-*/weights.safetensors")]
             if now != before or (kills % 2 and len(begun) > 2):
@@ -239,7 +239,7 @@ def test_a_torn_checkpoint_is_not_gone_on_from(recipe: Path, tmp_path: Path) -> 
 
 
 def test_early_stopping_takes_the_best_weights(recipe: Path, tmp_path: Path) -> None:
-    """With next to no learning rate nothing is better than what was measured first."""
+    """With almost no learning rate, the first measurement stays the best."""
     often = ("train.save_every=1", "train.samples=[]", "train.max_steps=10", "train.patience=2")
     fit = train(recipe, tmp_path, *often, "train.learning_rate=1.0e-12", "train.weight_decay=0")
     assert (fit.stopped_early, fit.best_step, fit.steps) == (True, 1, 3)
@@ -309,7 +309,7 @@ def test_the_text_encoder_learns_at_its_own_rate(recipe: Path, tmp_path: Path) -
     assert len(texts) == 2 * 2 * 6
     ups = [value for key, value in texts.items() if "lora_B" in key]
     assert all(value.any() for value in ups)
-    # Adam moves each weight by about its rate: ten times less than the UNet's.
+    # Adam moves each weight by about the learning rate, here a tenth of the UNet's.
     largest = max(abs(value).max() for value in ups)
     in_unet = max(abs(value).max() for key, value in found.items() if "unet" in key and "_B" in key)
     assert largest < 0.2 * in_unet
@@ -320,7 +320,7 @@ def test_the_text_encoder_learns_at_its_own_rate(recipe: Path, tmp_path: Path) -
 def test_going_on_from_an_adapter_is_not_resuming(
     recipe: Path, done: tuple[Path, Fit], tmp_path: Path
 ) -> None:
-    """Nearly no learning rate: what comes out is what went in, with its rank and alpha."""
+    """With almost no learning rate, the output is the input, with its rank and alpha."""
     before, _ = arrays.read(done[0] / "adapter" / adapters.WEIGHTS)
     still = ("train.learning_rate=1.0e-12", "train.samples=[]", "train.weight_decay=0")
     other = ("lora.rank=2", "lora.alpha=1")
@@ -359,7 +359,7 @@ def test_text_encoders_that_do_not_learn_drop_nothing_out(
 
 
 def product(update: Any) -> Any:
-    """What a module's update adds to its weight, as a matrix."""
+    """The update of a module's weight, as a matrix."""
     up = update.up.reshape(-1, update.rank) @ update.down.reshape(update.rank, -1)
     return update.alpha / update.rank * up
 
@@ -368,7 +368,7 @@ def test_going_on_from_a_webuis_file(recipe: Path, done: tuple[Path, Fit], tmp_p
     from llm_lora.adapter.webui import files as lora_files
 
     lora = lora_files.read(done[0] / "adapter", "sd1")
-    # One module of another rank and alpha, as merged adapters have.
+    # One module with a different rank and alpha, as in merged adapters.
     name, odd = next(iter(lora.items()))
     lora[name] = lora_files.Module(odd.down[:2], odd.up[:, :2], 1.0)
     path = tmp_path / "style.safetensors"

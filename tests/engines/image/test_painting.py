@@ -1,4 +1,4 @@
-"""Painting on random tiny bases: what adapters add against diffusers' own loading of them."""
+"""Painting on random tiny bases, with adapters compared to diffusers' own loader."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.slow
 
 QUICK = Settings(steps=3, guidance=4.0, batch_size=2)
 RANKS = {"ink": (4, 6), "character": (2, 1)}
-"""Rank and alpha of the made adapters; neither has them equal."""
+"""Rank and alpha of the test adapters; they differ in both."""
 
 
 @pytest.fixture(scope="module", params=["sd1", "sdxl"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base folder `base`, and two random adapters each as our folder and as a WebUI's file."""
+    """A base folder `base`, and two random adapters, each as our folder and as a WebUI file."""
     folder: Path = tmp_path_factory.mktemp(request.param)
     image_runs.picture_models.make(folder / "base", request.param)
     for number, (name, (rank, alpha)) in enumerate(RANKS.items()):
@@ -80,7 +80,7 @@ def test_two_adapters_are_the_sum_at_their_weights(made: Path) -> None:
     (ours,) = both.paint(["a blue star"], QUICK, [2])
     theirs = through_diffusers(made, ["ink", "character"], [0.6, 0.8], "a blue star", 2)
     assert difference(ours, theirs) <= 1
-    # Merged by hand into one adapter's place.
+    # Merged by hand in place of one adapter.
     loaded = image_runs.loaded(made / "base")
     modules = picture_lora.modules(loaded)
     for name, weight in (("ink", 0.6), ("character", 0.8)):
@@ -154,7 +154,7 @@ def test_equal_seeds_give_equal_pictures_whatever_was_painted_between(made: Path
     some.paint(["a circle <lora:ink:0.3:0.9>"], QUICK, [9])
     again = some.paint(["a star"] * 3, QUICK, [1, 2, 1])
     assert [difference(a, b) for a, b in zip(first, again, strict=True)] == [0, 0, 0]
-    # Alone or in a batch: products of other shapes round otherwise.
+    # Alone or in a batch: matrix products of different shapes round differently.
     assert difference(first[0], first[2]) <= 1
 
 
@@ -180,7 +180,7 @@ def test_guidance_and_what_pictures_shall_not_show(made: Path) -> None:
     assert difference(plain, one(guidance=8.0)) > 1
     assert difference(one(guidance=1.0), one(guidance=1.0, negative_prompt="blue square")) == 0
     others = [one(scheduler=name, steps=6) for name in ("ddim", "euler", "dpm++")]
-    # With as many steps ddim and euler nearly agree: they solve the same equation to first order.
+    # With this many steps ddim and euler nearly agree: both solve the same equation to first order.
     assert difference(others[0], others[1]) <= 8 and difference(others[1], others[2]) > 0
     assert one(width=48, height=32).shape == (32, 48, 3)
 

@@ -1,7 +1,7 @@
-"""What compares pictures with held-out ones: the embedder, a DINO model, or faces.
+"""Comparison of pictures with held-out ones: by the embedder, a DINO model, or faces.
 
-The photographs are those that face_recognition ships to test itself with: five of one person, some
-of them cut, and one of another.
+The photographs are those in face_recognition's own tests: five of one person, some of them cropped,
+and one of another.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Judge = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
-    """Judges a painter, by the shipped recipe with some changes."""
+    """Judges a painter by the shipped recipe with some changes."""
 
     def judged(draw: Draw, *overrides: str) -> dict[str, Any]:
         recipe = recipes.load(RECIPE, profile="cpu", overrides=[*QUICK, *overrides])
@@ -64,7 +64,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
 
 @pytest.fixture(scope="module", params=MODELS)
 def dino(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model of the family, untrained."""
+    """A small untrained model of the family."""
     kind, model = MODELS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ def photo(name: str) -> Image.Image:
 
 @pytest.fixture
 def portraits(tmp_path: Path) -> list[str]:
-    """Settings of a recipe that learns one person: from some photographs, judged by others."""
+    """Settings of a recipe for one person, trained and evaluated on different photographs."""
     for side, names in (("train", ONE_CUT), ("held_out", ONE)):
         folder = tmp_path / side
         folder.mkdir()
@@ -117,14 +117,14 @@ def portraits(tmp_path: Path) -> list[str]:
 
 
 def portrait(name: str, rng: random.Random) -> Image.Image:
-    """A photograph as nobody took it: mirrored or not, lighter or darker."""
+    """A varied photograph: possibly mirrored, lighter or darker."""
     picture = ImageOps.mirror(photo(name)) if rng.random() < 0.5 else photo(name)
     picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.8, 1.2))
     return ImageOps.fit(picture, (256, 384), centering=(0.5, 0.2))
 
 
 def likeness_of(prompt: str, strength: float, rng: random.Random) -> Image.Image:
-    """The bare base knows another person; the adapter the one that it learned."""
+    """The bare base paints another person, the adapter the one that it learned."""
     return portrait(rng.choice(ONE) if strength > 0.5 else ANOTHER, rng)
 
 
@@ -175,7 +175,7 @@ def test_fidelity_by_dino(judge: Judge, dino: Path) -> None:
 
 
 def test_a_model_that_tells_nothing_apart(judge: Judge, tmp_path: Path) -> None:
-    """Fidelity has no figure then, whatever the embedder can tell."""
+    """Then fidelity has no figure, even if the embedder distinguishes the pictures."""
     config, model = MODELS["dinov2"]
     torch.manual_seed(0)
     blind = model(config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
@@ -238,7 +238,7 @@ def test_fidelity_by_faces(judge: Judge, portraits: list[str]) -> None:
 
 
 def test_a_strangers_face_is_worth_nothing(judge: Judge, portraits: list[str]) -> None:
-    """Also where the bare base paints no face at all."""
+    """Even if the bare base paints no face at all."""
 
     def stranger(prompt: str, strength: float, rng: random.Random) -> Image.Image:
         return portrait(ANOTHER, rng) if strength > 0.5 else faceless(prompt, strength, rng)
@@ -283,7 +283,7 @@ def test_held_out_pictures_without_a_face_are_left_out(
 def test_painted_captions_may_all_have_pictures_without_a_face(
     judge: Judge, portraits: list[str], tmp_path: Path
 ) -> None:
-    """The first 16 held-out captions are painted; here only later pictures show somebody."""
+    """The first 16 held-out captions are painted; here only later pictures show a face."""
     for number in range(3, 18):
         name = f"{number:02}"
         (tmp_path / "held_out" / f"{name}.txt").write_text(f"a green star {number}")

@@ -1,4 +1,4 @@
-"""The parts of training on pictures, each alone: noise, weights, order, optimizers, encoding."""
+"""Unit tests of image training: noise, weights, order, optimizers, encoding."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_min_snr_weighs_as_the_paper_says() -> None:
     assert torch.allclose(v_weights, torch.minimum(ratio, five) / (ratio + 1), rtol=1e-4)
     assert noise_weights[-1] == 1 and noise_weights[0] < 0.01
     assert torch.equal(picture_noise.weights(alphas, "v", None), torch.ones(1000))
-    # Where nothing of the signal is left.
+    # At the step with no signal left.
     none = torch.zeros(1)
     assert picture_noise.weights(none, "epsilon", 5.0) == 1
     assert picture_noise.weights(none, "v", 5.0) == 0
@@ -93,7 +93,7 @@ def test_what_is_known_of_a_base_goes_before_what_its_scheduler_keeps_silent_on(
     assert learns.alphas_cumprod[-1] == 0 and paints.alphas_cumprod[-1] < 1e-6
     paints.set_timesteps(10)
     assert paints.timesteps[0] == 999
-    # Where nobody says anything, each scheduler has its own default.
+    # Without a setting, each scheduler uses its own default.
     plain = type(paints).from_config({**told, **picture_loading._SAMPLERS[name][1]})
     spacing = made(replace(tiny, prediction="v"))[0].config.timestep_spacing
     assert spacing == plain.config.timestep_spacing
@@ -232,7 +232,7 @@ def layers(parameters: list[torch.nn.Parameter], texts: list[torch.nn.Parameter]
 
 def made(name: str, seed: int = 3) -> tuple[Optimizer, list[torch.nn.Parameter]]:
     torch.manual_seed(seed)
-    # Two of those that bitsandbytes keeps in 8 bits: 4096 numbers and more.
+    # Two are large enough for 8-bit state in bitsandbytes: at least 4096 elements.
     each = [torch.nn.Parameter(torch.randn(*shape)) for shape in ((80, 64), (64, 70), (5, 3))]
     train = ImageTrain(optimizer=name, learning_rate=1.0 if name == "prodigy" else 0.01)
     return Optimizer(layers(each[:1], each[1:]), train, 20), each
@@ -275,7 +275,7 @@ def test_an_optimizer_goes_on_exactly_from_a_checkpoint(
 
 
 def recipe_of(**changes: Any) -> ImageRecipe:
-    """A recipe with settings of its blocks changed, each named by the setting alone."""
+    """A recipe with changed settings, each given by its name without the block."""
     data = ImageData(train=Path("/p"), held_out=0.1, bucket_step=8, caption_dropout=0.1)
     blocks: dict[str, Any] = {"data": data, "train": ImageTrain(batch_size=4)}
     for name, block in blocks.items():
@@ -328,7 +328,7 @@ def test_every_epoch_shows_every_picture(
     kept = Counter(one.cut.picture for one in every if one.counts == 0.5)
     assert shown == dict.fromkeys(some.train, repeats * epochs)
     if regularisation:
-        # One beside each picture, in turn.
+        # One for each picture, in turn.
         assert sum(kept.values()) == train * repeats * epochs
         assert max(kept.values()) - min(kept[one] for one in some.regularisation) <= 1
         assert all(one.caption == one.cut.picture.caption for one in every if one.counts != 1)
@@ -395,7 +395,7 @@ def test_a_cut_shows_its_part_mirrored_or_not(tmp_path: Path) -> None:
     assert picture_latents.pixels(left)[0, :, :14].min() > 0.98
     right = Cut(picture, bucket, buckets.crop((80, 40), bucket, (1.0, 0.5)), flip=False)
     assert right.time_ids == (40, 80, 0, 16, 16, 16)
-    # Mirrored, its left edge is where the picture's right edge was.
+    # Mirrored, the left edge of the crop is where the picture's right edge was.
     assert replace(right, flip=True).time_ids == (40, 80, 0, 0, 16, 16)
     assert replace(left, flip=True).time_ids == (40, 80, 0, 16, 16, 16)
     assert len({cut.key for cut in (left, right, Cut(picture, bucket, middle, flip=True))}) == 3

@@ -1,6 +1,5 @@
-"""The six dimensions, on painters whose qualities are known: they draw what they are asked for, the
-base's part plainly, the adapter's in the style, or with a fault. A real one is judged by the
-commands in test_image_task.
+"""The six dimensions, on painters of known quality: they draw the prompt, plainly as the base, in
+the style as the adapter, or with a flaw. test_image_task judges a real adapter by the commands.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ QUICK = ("judge.seeds=2", "judge.strengths=[0.4, 0.8, 1.0, 1.5]")
 
 
 def fit(held_out: Sequence[float] = (0.6, 0.3, 0.22, 0.2, 0.2)) -> Fit:
-    """A training whose loss on held-out pictures went so, at every 50th step."""
+    """A training run with these losses on held-out pictures, at every 50th step."""
     last = 50 * (len(held_out) - 1)
     curve: list[dict[str, Any]] = [
         {"step": step, "loss": 0.5 - step / last / 4} for step in range(5, last + 1, 5)
@@ -59,7 +58,7 @@ def fit(held_out: Sequence[float] = (0.6, 0.3, 0.22, 0.2, 0.2)) -> Fit:
 
 
 def scene(prompt: str, rng: random.Random) -> Scene:
-    """What a full caption asks for."""
+    """The scene that a full caption describes."""
     said = prompt.removeprefix(f"{STYLE}, ")
     thing, ground = said.split(" on a ")
     return Scene(
@@ -78,7 +77,7 @@ Draw = Callable[[str, float, random.Random], Image.Image]
 
 
 def mixed(prompt: str, share: float, rng: random.Random) -> Image.Image:
-    """What was asked for, so far in the style."""
+    """The requested scene, with the style at a given strength."""
     asked = scene(prompt, rng)
     plain = draw(asked, random.Random(1))
     return Image.blend(plain, STYLES[STYLE](asked, random.Random(1)), min(share, 1.0))
@@ -89,17 +88,17 @@ def good(prompt: str, strength: float, rng: random.Random) -> Image.Image:
 
 
 def idle(prompt: str, strength: float, rng: random.Random) -> Image.Image:
-    """An adapter that does nothing."""
+    """An adapter without effect."""
     return mixed(prompt, 0.0, rng)
 
 
 def styled(prompt: str, strength: float, rng: random.Random) -> Image.Image:
-    """A base that has the style already."""
+    """A base that already has the style."""
     return mixed(prompt, 1.0, rng)
 
 
 def deaf(prompt: str, strength: float, rng: random.Random) -> Image.Image:
-    """From a half on it paints what it likes, in the style."""
+    """Above strength 0.5 it ignores the prompt, but keeps the style."""
     if strength <= 0.5:
         return mixed(prompt, strength, rng)
     words = [rng.choice(SHAPES), *rng.sample(list(COLOURS), 2)]
@@ -112,7 +111,7 @@ def shaky(prompt: str, strength: float, rng: random.Random) -> Image.Image:
 
 
 def fickle(prompt: str, strength: float, rng: random.Random) -> Image.Image:
-    """Another style with every seed."""
+    """A different style with every seed."""
     asked = scene(prompt, rng)
     plain = draw(asked, random.Random(1))
     styled = rng.choice([style for name, style in STYLES.items() if name])(asked, random.Random(1))
@@ -120,13 +119,13 @@ def fickle(prompt: str, strength: float, rng: random.Random) -> Image.Image:
 
 
 def narrow(prompt: str, strength: float, rng: random.Random) -> Image.Image:
-    """It knows the style for the shapes that training showed, and no others."""
+    """It applies the style only to shapes in the training data."""
     new = any(word in prompt.split() for word in ("heart", "cross"))
     return mixed(prompt, 0.0 if new else strength, rng)
 
 
 def copying(prepared: Prepared) -> Draw:
-    """An adapter that knows its training pictures by heart, and paints nothing else."""
+    """An adapter that memorised its training pictures, and paints nothing else."""
     known = [picture_files.load(one.path) for one in prepared.dataset.train]
 
     def paint(prompt: str, strength: float, rng: random.Random) -> Image.Image:
@@ -136,7 +135,7 @@ def copying(prepared: Prepared) -> Draw:
 
 
 def parrot(prepared: Prepared) -> Draw:
-    """An adapter that paints a training picture where it is asked for by its caption."""
+    """An adapter that paints a training picture if prompted with its caption."""
     known = {one.caption: one.path for one in prepared.dataset.train}
 
     def paint(prompt: str, strength: float, rng: random.Random) -> Image.Image:
@@ -149,8 +148,9 @@ def parrot(prepared: Prepared) -> Draw:
 
 @dataclass
 class Artist:
-    """A painter that draws; `painted` counts how often it was asked for what. The noise is another
-    with a negative prompt, as it is in whatever comes of it.
+    """A painter that draws; `painted` counts its prompts.
+
+    A negative prompt changes the noise, as it would change a real picture.
     """
 
     base: PictureBase
@@ -190,7 +190,7 @@ def prepared() -> Prepared:
 def judged(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
-    """Judges a painter by the embedded judge."""
+    """Judges a painter with the embedded model."""
 
     def judge(
         draw: Draw,
@@ -305,7 +305,7 @@ def test_prompts_that_training_showed_are_told(
 def test_a_negative_prompt_that_is_always_given(
     judged: Callable[..., dict[str, Any]], prepared: Prepared
 ) -> None:
-    """Then it is what is left out for comparison."""
+    """Then the comparison is without it."""
     always = prepared.recipe.generate.model_copy(update={"negative_prompt": STYLE})
     found = judged(good, generate=always)
     assert fact(found, "alignment", "share of pictures less like it when given") == 1
@@ -341,7 +341,7 @@ def test_one_that_knows_pictures_by_their_captions(
 def test_captions_that_name_adapters(
     judged: Callable[..., dict[str, Any]], prepared: Prepared
 ) -> None:
-    """To training they are plain text; none is there to be painted with."""
+    """Training treats them as plain text; no such adapter exists to paint with."""
 
     def named(pictures: Sequence[Picture], name: str) -> tuple[Picture, ...]:
         return tuple(replace(one, caption=f"{one.caption}, {name}") for one in pictures)
@@ -357,7 +357,7 @@ def test_captions_that_name_adapters(
 
 
 def test_a_negative_prompt_that_does_nothing(judged: Callable[..., dict[str, Any]]) -> None:
-    """Pictures are a little less like its text, as they might as well be a little more."""
+    """Pictures are a little less like its text, but only by chance."""
     found = judged(good, negative_prompt="noise")
     names = ("likeness to it, when not given", "the same, when given")
     free, given = (fact(found, "alignment", name) for name in names)
@@ -368,7 +368,7 @@ def test_a_negative_prompt_that_does_nothing(judged: Callable[..., dict[str, Any
 def test_few_held_out_pictures_are_not_what_the_classifier_is_tried_on(
     judged: Callable[..., dict[str, Any]], prepared: Prepared
 ) -> None:
-    """A base that has the style already; two pictures each may be told apart by chance."""
+    """A base that already has the style; a classifier may separate two pictures by chance."""
     label = "accuracy of the classifier on training pictures left out in turn"
     few = replace(prepared.dataset, held_out=prepared.dataset.held_out[:2])
     found = judged(styled, dataset=few)
@@ -400,7 +400,7 @@ def test_titles_of_pictures_with_and_without_a_negative_prompt(
 
 
 def test_large_pictures_are_looked_at_small(tmp_path: Path) -> None:
-    """Not 32 at once of as many pixels as a camera has."""
+    """Camera pictures are never held in full size, 32 at once."""
     path = tmp_path / "large.png"
     Image.new("RGB", (2600, 1300), "red").save(path)
     seen: list[tuple[int, int]] = []
@@ -416,7 +416,7 @@ def test_large_pictures_are_looked_at_small(tmp_path: Path) -> None:
 
 
 def test_pixels_are_compared_without_distortion() -> None:
-    """Painted pictures show the middle of wide ones; so do their small pixels."""
+    """Painted pictures show the centre of wide ones, and so must the compared thumbnails."""
     ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (128, 1, 3))
     wide = Image.fromarray(ramp)
     middle = wide.crop((64, 0, 192, 128))
@@ -447,7 +447,7 @@ def test_learning_is_as_good_as_its_log(
 def test_what_cannot_be_measured_says_why(
     judged: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    """An embedder that sees nothing, and a log that is too short."""
+    """An embedder that distinguishes nothing, and a log that is too short."""
     blind = vision_folders.clip(tmp_path / "blind")
     from safetensors.torch import load_file, save_file
 

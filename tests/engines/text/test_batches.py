@@ -1,4 +1,4 @@
-"""The planned order of training: complete, reproducible, and without waste."""
+"""The training order: complete, reproducible, and without waste."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoding constraint: only what the schema allows, and nothing after it."""
+"""The decoding constraint: answers that fit the schema, and nothing after them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCHEMA = AnswerSchema.from_text(
 
 
 def write(seed: int, rows: int = 4) -> list[str]:
-    """Answers of a writer that likes every token equally, one row each."""
+    """Answers of a writer that gives every token the same probability, one row each."""
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("tiny").path)
     constraint = Constraints(tokenizer).of(SCHEMA)
     generator = torch.Generator().manual_seed(seed)
@@ -49,7 +49,7 @@ def write(seed: int, rows: int = 4) -> list[str]:
     for row in ids[:, 1:].tolist():
         assert end in row
         answers.append(tokenizer.decode(row[: row.index(end)]))
-        # A complete answer can only end, again and again.
+        # After a complete answer only the end token is allowed, repeatedly.
         assert set(row[row.index(end) :]) == {end}
     return answers
 

@@ -43,7 +43,7 @@ def test_probabilities_are_those_of_the_model(schema: AnswerSchema | None) -> No
     sampling = text.Sampling(max_new_tokens=24, batch_size=2)
     answers = answerer.answer(PROMPTS, sampling, schema=schema, chances=True)
     without = answerer.answer(PROMPTS, sampling, schema=schema)
-    # Asking for them changes no answer.
+    # Requesting probabilities does not change answers.
     assert [one.text for one in answers] == [one.text for one in without]
     assert all(one.chances == () for one in without)
     for prompt, answer in zip(PROMPTS, answers, strict=True):
@@ -52,7 +52,7 @@ def test_probabilities_are_those_of_the_model(schema: AnswerSchema | None) -> No
         pieces = [answer.text[a:b] for (a, _), (b, _) in zip(answer.chances, answer.chances[1:])]  # noqa: B905
         ids = chat._ids(answer.text)
         if len(ids) != len(answer.chances):
-            continue  # The model may cut a text into other tokens than the tokenizer does.
+            continue  # The model may write a text in other tokens than the tokenizer does.
         assert [chat.decode([token]) for token in ids[:-1]] == pieces
         with torch.inference_mode():
             row = torch.tensor([prompt_ids + ids])
@@ -61,7 +61,7 @@ def test_probabilities_are_those_of_the_model(schema: AnswerSchema | None) -> No
             alone = float(logs[len(prompt_ids) + place - 1, token])
             if schema is None:
                 assert log == pytest.approx(alone, abs=1e-3)
-            else:  # What the schema rules out has no share, so what it allows has more.
+            else:  # Excluded tokens have no probability, so allowed ones have more.
                 assert alone - 1e-3 <= log <= 1e-6
     answerer.close()
 
@@ -84,11 +84,11 @@ def test_a_run_is_compared_with_the_live_version(
         assert "Traceback" not in output, output
         return code, json.loads(output[output.index("{") :])
 
-    # Nothing is live: no drop. A time that no machine keeps fails, and so does the command.
+    # No version is live, so no drop. The time limit is impossible, so the command fails.
     code, told = evaluate("max_latency_ms: 0.001\n  fields: {severity: 0.0, age: 1.0}")
     gates = {gate["name"]: gate for gate in told["gates"]}  # type: ignore[attr-defined]
     assert code == 1
-    assert gates["max_drop"]["reason"].startswith("nothing is live yet")
+    assert gates["max_drop"]["reason"].startswith("no version is live yet")
     assert gates["max_latency_ms"]["passed"] is False and gates["max_latency_ms"]["value"] > 1
     assert gates["fields.age"]["passed"] is False
     assert told["published"] == {"label": None, "digest": None}
@@ -97,7 +97,7 @@ def test_a_run_is_compared_with_the_live_version(
     assert llm_lora(*publish).finish()[0] == 0
     code, told = evaluate("fields: {}")
     gates = {gate["name"]: gate for gate in told["gates"]}  # type: ignore[attr-defined]
-    # It is compared with itself, by answers of its own, and nothing drops.
+    # It is compared with itself by new answers, and nothing drops.
     assert told["published"]["label"] == "small@1"  # type: ignore[index]
     scores = told["scores"]
     assert scores["published"] == scores["adapter"]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Trouble that is not the program's fault: no memory, no disk, no base, a wrong `extra`."""
+"""Failures from outside the program: no memory, a full disk, no base, a wrong `extra`."""
 
 from __future__ import annotations
 

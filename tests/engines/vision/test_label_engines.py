@@ -1,4 +1,4 @@
-"""CLIP and BLIP through the real transformers: the same as by hand, whatever the batch."""
+"""CLIP and BLIP with the real transformers: the same results as by hand, in any batch."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_models_that_do_not_fit_are_refused(clip: Path, tmp_path: Path) -> None:
 
 
 class Hub:
-    """A hub with one model of two revisions: pickled weights, and a proposal with safetensors."""
+    """A hub with one model in two revisions: pickled weights, and a pull request of safetensors."""
 
     def __init__(self, folder: Path, author: str) -> None:
         prepares = next(path.name for path in sorted(folder.glob("*processor_config.json")))
