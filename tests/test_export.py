@@ -349,7 +349,7 @@ def test_one_target_must_be_chosen(small_run: Path, tmp_path: Path) -> None:
     for options, message in (
         ((), "0 of --peft"),
         (("--peft", tmp_path / "a", "--vllm", tmp_path / "b"), "2 of --peft"),
-        (("--peft", tmp_path / "a", "--merged"), "--merged goes with --gguf and --ollama"),
+        (("--peft", tmp_path / "a", "--merged"), "--merged needs --gguf or --ollama"),
     ):
         code, output = Command("export", small_run, *options).finish()
         assert code == 2 and message in output, output

@@ -162,7 +162,7 @@ def test_strengths_of_a_grid() -> None:
         f"strength=0..1:{'9' * 400}",
         "x",
     ):
-        with pytest.raises(UserError, match="is no grid"):
+        with pytest.raises(UserError, match="is not a grid"):
             painting._strengths(text)
     assert len(painting._strengths("strength=0..0.63:0.01")) == 64
     tiny, endless = f"0.{'0' * 310}1", "9" * 400
@@ -170,7 +170,7 @@ def test_strengths_of_a_grid() -> None:
         *("0..0.64:0.01", "0..1:0.01", f"0..1:{tiny}", f"0..{endless}:0.1"),
         *(f"-{endless}..0:0.1", f"{endless}..{endless}:0.1"),
     ):
-        with pytest.raises(UserError, match="more than 64 strengths are too many; take a larger"):
+        with pytest.raises(UserError, match="a grid has at most 64 strengths; use a larger"):
             painting._strengths(f"strength={text}")
     assert painting._strengths(f"strength=1..1:{tiny}") == [1.0]
 
@@ -202,8 +202,8 @@ def test_an_earlier_step_is_gone_back_to(here: Run, tmp_path: Path) -> None:
         (("a star",), "nothing tells the base"),
         (("no-such-run", "a star"), "no run here"),
         (("{run}", "a star <lora:small"), "<lora: without >"),
-        (("{run}", "a star", "--size", "30x64"), "'30x64' is no size"),
-        (("{run}", "a star", "--adapter", "x"), "'x' is no adapter"),
+        (("{run}", "a star", "--size", "30x64"), "'30x64' is not a valid size"),
+        (("{run}", "a star", "--adapter", "x"), "'x' is not NAME=PATH"),
         (("{run}", "a star", "--base", "tiny"), "small was trained on"),
         (("{run}", "a star <lora:rain:1>"), "no adapter is named rain"),
     ],

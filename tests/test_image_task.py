@@ -299,7 +299,7 @@ def test_a_run_leaves_everything_that_was_promised(quick_run: Path) -> None:
 @pytest.mark.slow
 def test_commands_on_a_run_of_pictures(quick_run: Path) -> None:
     output = (quick_run.parent.parent / "output.txt").read_text()
-    for part in ("60 train · 16 held out", "adapter of rank 8", "Judged", "report.html"):
+    for part in ("60 train · 16 held out", "adapter of rank 8", "Evaluation", "report.html"):
         assert part in output, part
     code, output = Command("evaluate", quick_run, "--json").finish()
     document = json.loads(output)

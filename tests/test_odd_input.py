@@ -63,7 +63,7 @@ def test_a_number_with_a_decimal_comma(tmp_path: Path, run_command: RunCommand) 
 
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
-    [(KeyboardInterrupt, 130, "interrupted"), (click.Abort, 2, "nothing was done")],
+    [(KeyboardInterrupt, 130, "interrupted"), (click.Abort, 2, "aborted; nothing was done")],
 )
 def test_ctrl_c_is_no_verdict(
     raised: type[BaseException],

@@ -1,4 +1,4 @@
-"""The console that commands print on."""
+"""The console that commands print to."""
 
 from rich.console import Console
 

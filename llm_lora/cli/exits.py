@@ -1,4 +1,4 @@
-"""Exit codes beside 0 (done), 1 (judged, and not good) and `errors.EXIT_USER_ERROR`."""
+"""Exit codes besides 0 (success), 1 (a check failed) and `errors.EXIT_USER_ERROR`."""
 
 EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells count it."""
+"""128 + SIGINT, the convention of shells."""
