@@ -55,7 +55,7 @@ def test_validate_writes_verdicts_and_repairs(run_command: RunCommand, tmp_path:
         "3 of 4 answers valid (75.0%), 1 not fitting the schema, 0 not JSON",
         "2 repaired: text around the JSON 2, trailing comma 2",
         f"verdicts: {out_file}",
-        f"answers, as repaired: {fixed}",
+        f"repaired answers: {fixed}",
     ]
     assert fixed.read_text().splitlines() == ['{"a":1}', '{"a":1}', '{"a":2}', '{"a":"3"}']
     rows = [json.loads(line) for line in out_file.read_text().splitlines()]

@@ -85,7 +85,7 @@ def test_a_converted_recipe_is_of_our_own_form_and_holds_where_it_is_written() -
     flat = load(Path("style.yaml"))
     moved = load(write("recipes/style.yaml", convert(Path("style.yaml"), Path("recipes"))))
     assert moved == flat
-    with pytest.raises(UserError, match="of our own form already"):
+    with pytest.raises(UserError, match="in llm-lora's format already"):
         convert(Path("recipes/style.yaml"), Path())
 
 

@@ -434,7 +434,7 @@ def test_the_figures_are_printed_with_what_was_noticed(tmp_path: Path) -> None:
     assert code == 0
     output = " ".join(output.split())
     for part in ("fidelity 0.850 The third prompt varies", "learning not measured",
-                 "the log is too short", "gate failed fidelity: 0.850 (wanted 0.900)",
+                 "the log is too short", "gate failed fidelity: 0.850 (required: 0.900)",
                  "gate passed strength", "samples", "pictures", "report.html"):  # fmt: skip
         assert part in output, f"{part} not in {output}"
     assert json.loads(said("report", run, "--json")[1])["scores"]["learning"] is None

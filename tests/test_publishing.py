@@ -131,7 +131,7 @@ def test_a_base_that_is_not_here_is_told(tmp_path: Path) -> None:
         manifest["base"] = {"name": base.name, "digest": base.digest}
         files.write_json(folder / "llm_lora.json", manifest)
         printed = call(publishing.publish, folder, "--as", NAME)
-        assert "is not on this machine: whether the weights fit it is checked when" in printed
+        assert "is not on this machine; whether the weights fit it is checked when" in printed
 
 
 def test_weights_that_do_not_fit_their_base_are_not_published(tmp_path: Path) -> None:

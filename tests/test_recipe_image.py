@@ -42,7 +42,7 @@ def test_a_parent_of_another_task_is_told() -> None:
     write("parent.yaml", "task: text\nbase: tiny\ndata: {train: train.jsonl, schema: s.json}\n")
     path = write("child.yaml", f"extends: parent.yaml\n{MINIMAL}")
     assert mistakes(path) == [
-        "parent.yaml:1: task is text, but child.yaml is an image recipe; keep to one task"
+        "parent.yaml:1: task is text, but child.yaml is an image recipe; use one task throughout"
     ]
     write("parent.yaml", MINIMAL)
     path = write("child.yaml", "extends: parent.yaml\nlora: {rank: 4}\n")

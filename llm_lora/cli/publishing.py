@@ -68,7 +68,8 @@ def publish(
 ) -> None:
     """Publish a run's adapter and report to the store.
 
-    They become the next version of NAME. A version is not live until it is promoted. The same content is never published twice.
+    They become the next version of NAME, which is not live until it is promoted. The same content
+    is never published twice.
     """
     from llm_lora.store import Store, suggest_name
 
