@@ -156,9 +156,9 @@ def test_an_array_larger_than_its_window(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ('[\n{"a":1},\n{"a" 2}]', r":3: not JSON: expected :"),
         ('[\n{"a":1}\n{"a":2}]', r":3: expected , or \] after an item, got"),
-        ('[\n{"a":1},\n', r"breaks off|got nothing"),
+        ('[\n{"a":1},\n', r"is cut off|got nothing"),
         ("[1] 2\n]", "text after the array"),
-        ("[\n1,\n2", "breaks off"),
+        ("[\n1,\n2", "is cut off"),
     ],
 )
 def test_a_broken_array_is_a_user_error(tmp_path: Path, text: str, message: str) -> None:
@@ -188,9 +188,9 @@ def test_a_parquet_column(tmp_path: Path, column: str) -> None:
     if column == "answer":
         assert kinds(path) == wanted
     else:
-        with pytest.raises(UserError, match="columns of text: said, prompt"):
+        with pytest.raises(UserError, match="text columns: said, prompt"):
             kinds(path)
-    with pytest.raises(UserError, match="no column of text named id"):
+    with pytest.raises(UserError, match="no text column named id"):
         kinds(path, column="id")
 
 
