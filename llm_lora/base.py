@@ -1,4 +1,4 @@
-"""The base: the frozen model that an adapter is trained on, found, checked and given a digest."""
+"""The base, the frozen model that an adapter is trained on: lookup, checks and digest."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 PIPELINE = "model_index.json"
-"""What diffusers keeps in the folder of a model that paints."""
+"""The file that marks the folder of an image model in diffusers' layout."""
 
 _INDEX = "model.safetensors.index.json"
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-"""How models on the hub are called."""
+"""The form of model names on the hub."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
 _LLAMA_CPP = "this is a model for llama.cpp (GGML/GGUF), which cannot be trained"
 _LLAMA_CPP_FIX = "name the original model that it was made from, with safetensors weights"
 
-# Reading 64 MB takes well under a second; of larger files, samples tell models apart.
+# Reading 64 MB takes well under a second; for larger files, samples distinguish models.
 _HASH_WHOLE = 64 * 2**20
 _SAMPLES, _SAMPLE = 64, 64 * 2**10
 
@@ -43,7 +43,7 @@ class Base:
     """A base that can be trained: a complete local folder.
 
     `digest` identifies weights, configuration and tokenizer; `context_length` is in tokens;
-    `revision` is the commit of the hub where it came from there.
+    `revision` is the hub's commit if the base came from there.
     """
 
     name: str
@@ -60,12 +60,12 @@ def resolve(base: str, revision: str | None = None, *, download: bool = True) ->
 
     Args:
         base: "tiny" (embedded), a folder, or the name of a model on the hub ("owner/name").
-        revision: branch, tag or commit on the hub; its main branch where None.
-        download: whether a model of the hub may be fetched; else it must be in the local cache.
+        revision: branch, tag or commit on the hub; None means the main branch.
+        download: whether the model may be downloaded; otherwise it must be in the local cache.
 
     Raises:
-        UserError: it is not there (offline, wrong name, no access), or its files do not do:
-            no safetensors, quantised, no tokenizer, no chat template, no causal language model.
+        UserError: it is not available (offline, wrong name, no access), or it is unsuitable: no
+            safetensors, quantised, no tokenizer, no chat template, not a causal language model.
     """
     if base == "tiny":
         return _inspect("tiny", TINY, None, embedded=True)
@@ -85,7 +85,7 @@ def resolve(base: str, revision: str | None = None, *, download: bool = True) ->
 
 
 def commit(snapshot: Path) -> str | None:
-    """The commit that a folder in the hub's cache holds."""
+    """The commit of a folder in the hub's cache."""
     return snapshot.name if _COMMIT.fullmatch(snapshot.name) else None
 
 
@@ -93,7 +93,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A model's config.json.
 
     Raises:
-        UserError: it is missing or no JSON object.
+        UserError: it is missing or not a JSON object.
     """
     return read_object(folder / CONFIG)
 
@@ -102,7 +102,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from one of a model's files.
 
     Raises:
-        UserError: the file is missing, not UTF-8, or holds no JSON object.
+        UserError: the file is missing, not UTF-8, or not a JSON object.
     """
     try:
         value = json.loads(files.read_text(path))
@@ -114,7 +114,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def chat_template(folder: Path) -> tuple[str, Path]:
-    """A model's chat template and the file it is in; a file of its own goes first.
+    """A model's chat template and the file it is in; a separate template file takes precedence.
 
     Raises:
         UserError: the model has none.
@@ -129,14 +129,14 @@ def chat_template(folder: Path) -> tuple[str, Path]:
     if isinstance(template, str):
         return template, path
     raise UserError(
-        "no chat template: this looks like a model without instruction tuning",
+        "no chat template: this seems to be a model without instruction tuning",
         where=str(folder),
         fix=f"choose its instruct (or chat) version, or add {TEMPLATE}",
     )
 
 
 def context_length(config: dict[str, Any]) -> int | None:
-    """The most tokens that a model reads and writes, or None where its config does not say."""
+    """The model's maximum context in tokens, or None if its config does not say."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
         length = part.get("max_position_embeddings")
@@ -152,13 +152,13 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
         )
     if (folder / PIPELINE).is_file():
         raise UserError(
-            "this is a model that paints", where=name, fix="set task: image, or name a text model"
+            "this is an image model", where=name, fix="set task: image, or name a text model"
         )
     if not (folder / CONFIG).is_file():
         raise UserError(
-            "no config.json: this is no model folder",
+            "no config.json: this is not a model folder",
             where=str(folder),
-            fix="name the folder that holds config.json and model.safetensors",
+            fix="name the folder with config.json and model.safetensors",
         )
     config = read_config(folder)
     if "quantization_config" in config:
@@ -173,7 +173,7 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
         raise UserError(
             "no tokenizer.json",
             where=str(folder),
-            fix="make it: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
+            fix="create it: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
         )
     chat_template(folder)
     length = context_length(config)
@@ -209,10 +209,10 @@ def _architecture(config: dict[str, Any], folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, each complete.
+    """The safetensors files of a model, each checked to be complete.
 
     Raises:
-        UserError: there are none, one is missing, or one is cut off.
+        UserError: there are none, one is missing, or one is truncated.
     """
     index = folder / _INDEX
     if index.is_file():
@@ -220,7 +220,7 @@ def weight_files(folder: Path) -> list[Path]:
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing:
             raise UserError(
-                f"{len(missing)} of {len(shards)} weight files are missing, first {missing[0]}",
+                f"{len(missing)} of {len(shards)} weight files are missing, such as {missing[0]}",
                 where=str(folder),
                 fix="download or copy the model again",
             )
@@ -239,13 +239,13 @@ def _no_weights(folder: Path) -> UserError:
         return UserError(_LLAMA_CPP, where=str(folder), fix=_LLAMA_CPP_FIX)
     if any(list(folder.glob(pattern)) for pattern in ("*.bin", "*.pt", "*.pth")):
         return UserError(
-            "only pickled weights (.bin), which may run code on loading",
+            "only pickled weights (.bin), which may run code when loaded",
             where=str(folder),
             fix="choose a revision with safetensors, or convert them: "
             "AutoModelForCausalLM.from_pretrained(…).save_pretrained(folder)",
         )
     return UserError(
-        "no safetensors weights", where=str(folder), fix="name a model that has model.safetensors"
+        "no safetensors weights", where=str(folder), fix="name a model with model.safetensors"
     )
 
 
@@ -253,13 +253,13 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     """Tensor names with dtype, shape and offsets, checked against the size of the file.
 
     Raises:
-        UserError: the file is cut off or no safetensors file.
+        UserError: the file is truncated or not a safetensors file.
     """
     return safetensors_parts(path)[0]
 
 
 def safetensors_parts(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """As `safetensors_header`, and what the file says of itself.
+    """The result of `safetensors_header`, and the file's metadata.
 
     Format: 8 bytes little-endian header length, JSON header, data
     (https://huggingface.co/docs/safetensors).
@@ -272,13 +272,13 @@ def safetensors_parts(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         tensors = json.loads(header)
         metadata = tensors.pop("__metadata__", None) or {}
-        # Of texts by name, as the format has it.
+        # The format allows only strings as metadata.
         whole = all(isinstance(value, str) for value in metadata.values())
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise _damaged(path) from None
     for name, tensor in tensors.items():
         if not _described(tensor):
-            raise _damaged(path, f": no sound dtype, shape and data_offsets for {name}")
+            raise _damaged(path, f": invalid dtype, shape or data_offsets for {name}")
     end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     if not whole or 8 + length + end != size:
         raise _damaged(path)
@@ -286,7 +286,7 @@ def safetensors_parts(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _described(tensor: Any) -> bool:
-    """Whether a tensor's entry is of the form that the format demands."""
+    """Whether a tensor's entry has the form that the format requires."""
     match tensor:
         case {"dtype": str(), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             return 0 <= begin <= end and all(type(one) is int and one >= 0 for one in shape)
@@ -310,12 +310,12 @@ def _digest(folder: Path, weights: list[Path]) -> str:
 
 
 def sampled_sha256(path: Path) -> str:
-    """Hex digest of a file of weights.
+    """Hex digest of a weight file.
 
-    Small ones are read whole. Of a large one, its size, its first 64 KiB (the header) and samples
-    spread over it are read: any full fine-tune changes nearly every weight, so a sample tells two
-    models of the same shape apart, in milliseconds instead of minutes. It is no protection against
-    someone who changes single weights on purpose.
+    A small file is read completely. Of a large one, the first 64 KiB (the header) and samples
+    spread over it are read: any full fine-tuning changes nearly every weight, so samples
+    distinguish two models of the same shape, in milliseconds instead of minutes. This does not
+    protect against deliberate changes of single weights.
     """
     size = path.stat().st_size
     if size <= _HASH_WHOLE:
@@ -336,16 +336,16 @@ def fetch(
     without: list[str] | None = None,
     local_only: bool,
 ) -> Path:
-    """The snapshot of a model in the hub's cache, downloaded where it is not there yet.
+    """The snapshot of a model in the hub's cache, downloaded if necessary.
 
     Args:
         name, revision: as on the hub.
-        patterns: files to fetch.
-        without: files not to fetch though they fit one of the patterns.
-        local_only: look into the cache alone.
+        patterns: files to download.
+        without: files to leave out although they match one of the patterns.
+        local_only: use the cache only.
 
     Raises:
-        UserError: there is no such model, it may not be had, or the hub cannot be reached.
+        UserError: there is no such model, access is denied, or the hub cannot be reached.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -360,10 +360,10 @@ def fetch(
             )
         )
     except errors.GatedRepoError:
-        problem = "this model is gated: its owner must let you in"
+        problem = "this model is gated: its owner must grant you access"
         fix = f"accept its terms on its page ({name}), then log in: hf auth login"
     except errors.RepositoryNotFoundError:
-        problem = "there is no such folder here and no such model on the hub (or it is private)"
+        problem = "no such folder here, and no such model on the hub (or it is private)"
         fix = "check the spelling; for a private model log in: hf auth login"
     except errors.RevisionNotFoundError:
         problem = f"this model has no revision {revision!r}"
@@ -375,13 +375,15 @@ def fetch(
             "or use the embedded base: --set base=tiny"
         )
     except errors.HFValidationError:
-        problem, fix = "this is no folder and no name of a hub model", "write owner/name"
+        problem, fix = "this is neither a folder nor the name of a hub model", "write owner/name"
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         problem = f"the hub answered {status}"
         refused = status in (401, 403)
-        fix = "log in anew: hf auth login" if refused else "try again later, or name a local folder"
+        fix = (
+            "log in again: hf auth login" if refused else "try again later, or name a local folder"
+        )
     except OSError as error:
         raise files.write_error(error, Path(name)) from None
-    # Without its cause: the library's texts quote request headers and addresses.
+    # Raised without its cause, because the library's messages quote request headers and addresses.
     raise UserError(problem, where=name, fix=fix) from None

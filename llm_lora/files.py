@@ -1,4 +1,4 @@
-"""Reading text with errors a user can act on, and writing that is never seen half done."""
+"""Reading of files with helpful errors, and atomic writing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
     Raises:
-        UserError: as for `read_bytes`, or the file is not UTF-8 (names the line).
+        UserError: as for `read_bytes`, or the file is not UTF-8 (with the line).
     """
     data = read_bytes(path)
     try:
@@ -66,36 +66,36 @@ def read_text(path: Path) -> str:
 
 
 def require_apart(read: Iterable[Path], written: Mapping[str, Path | None]) -> None:
-    """Refuse to write over what is read, or twice to one place.
+    """Refuse to overwrite an input file, or to write two outputs to one path.
 
     Args:
         read: files that are read.
-        written: files to write by the option that names them, None where it is not given.
+        written: files to write, by the option that names them; None if it is not given.
 
     Raises:
-        UserError: a file would be lost.
+        UserError: a file would be overwritten.
     """
     taken = {os.path.realpath(path) for path in read}
     for option, path in written.items():
         if path is None:
             continue
         if (place := os.path.realpath(path)) in taken:
-            what = f"{path} is read or written already, and would be lost"
+            what = f"{path} is already an input or output of this command and would be overwritten"
             raise UserError(what, where=option, fix="name another file")
         taken.add(place)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, synced, then renamed.
+    """Write a file atomically: a temporary file beside it is synced, then renamed.
 
     Raises:
-        UserError: the disk is full or the folder may not be written.
+        UserError: the disk is full or the folder is not writable.
     """
     write_chunks(path, (data,))
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
-    """Like `write_bytes`, for data that comes in pieces."""
+    """Like `write_bytes`, for data in chunks."""
     with writing(path) as file:
         for chunk in chunks:
             file.write(chunk)
@@ -103,7 +103,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which appears under its name when the block is left without an error.
+    """A file to write to, which appears under its name if the block ends without an error.
 
     Raises:
         UserError: as `write_bytes`.
@@ -116,7 +116,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for the owner only; a run is meant to be shared.
+        # mkstemp creates files that only the owner can read, but runs are meant to be shared.
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
         temporary = None
@@ -128,7 +128,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_error(error: OSError, path: Path) -> UserError:
-    """The user's view of a failed write."""
+    """The error to report for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             "the disk is full", where=str(path), fix="free some space and run the command again"
@@ -149,5 +149,5 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     write_chunks(path, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))

@@ -1,4 +1,4 @@
-"""New folders and large files that appear whole, at once, or not at all."""
+"""Atomic creation of folders and large files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNFINISHED = ".unfinished"
 
 
 def cache() -> Path:
-    """Where things lie that can be made again: `LLM_LORA_CACHE`, or the user's cache (XDG)."""
+    """The folder for reproducible data: `LLM_LORA_CACHE`, or the user's cache (XDG)."""
     if own := os.environ.get("LLM_LORA_CACHE"):
         return Path(own)
     home = os.environ.get("XDG_CACHE_HOME")
@@ -25,26 +25,26 @@ def cache() -> Path:
 
 
 def require_new(path: Path) -> None:
-    """Refuse to write over something.
+    """Refuse a path that is in use.
 
     Raises:
         UserError: there is a file at this path, or a folder that is not empty.
     """
     if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(
-            "there is something here already", where=str(path), fix="name another, or remove it"
+            "this path exists already", where=str(path), fix="choose another, or remove it"
         )
 
 
 @contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """An empty, hidden folder beside `target`, for building it; removed in the end.
+    """An empty, hidden folder beside `target` to build it in; removed at the end.
 
-    What a killed process left is swept by the next one that builds the same target: a living one
-    holds a lock on its folder.
+    A folder left by a killed process is removed by the next one that builds the same target. A
+    running process holds a lock on its folder.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be created.
     """
     target = target.absolute()
     try:
@@ -62,15 +62,15 @@ def workspace(target: Path) -> Iterator[Path]:
 
 
 def put(built: Path, target: Path) -> None:
-    """Move what was built in a workspace to its place, in one step, safe on the disk.
+    """Move a result from a workspace to its place, atomically and synced to disk.
 
     Raises:
-        UserError: it cannot be written, or something was put there meanwhile.
+        UserError: it cannot be written, or the target has appeared meanwhile.
     """
     folders = [built, *(path for path in built.rglob("*") if path.is_dir())]
     try:
         for folder in folders if built.is_dir() else ():
-            # mkdtemp's folders are the owner's alone; results are meant to be shared.
+            # mkdtemp creates folders that only the owner can read, but results are to be shared.
             folder.chmod(0o755)
             _sync(folder)
         built.rename(target)
@@ -80,14 +80,14 @@ def put(built: Path, target: Path) -> None:
 
 
 def _claimed(target: Path) -> tuple[Path, int]:
-    """A new workspace and the handle that holds its lock."""
+    """A new workspace, and the handle that holds its lock."""
     while True:
         space = Path(tempfile.mkdtemp(_UNFINISHED, f".{target.name}.", target.parent))
         handle = os.open(space, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX)
         if space.is_dir():
             return space, handle
-        # Another process swept it before it was locked.
+        # Another process removed it before it was locked.
         os.close(handle)
 
 

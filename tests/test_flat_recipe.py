@@ -145,7 +145,7 @@ def test_a_finished_run_is_not_resumed_and_the_key_is_blamed(
     text = "train_data_dir: a\nbase_model: tiny\nresume_from_checkpoint:"
     found = read(write("x.yaml", f"{text} {here.folder}\n"))
     monkeypatch.setattr(tasks, "of", MagicMock())
-    with pytest.raises(UserError, match="run of x; leave resume_from_checkpoint out"):
+    with pytest.raises(UserError, match="run of x; leave out resume_from_checkpoint"):
         pipeline.train(found.recipe, MagicMock(), resume=True, only=found.resume)
 
 
@@ -155,7 +155,7 @@ def test_weights_alone_mean_a_start_from_them() -> None:
     weights = Path("old/checkpoint-500/pytorch_lora_weights.safetensors")
     assert recipe.train.start_from == weights
     text = f"train_data_dir: data/llm_train\nbase_model: tiny\nresume_from_checkpoint: {weights}\n"
-    with pytest.raises(UserError, match="text cannot be trained on from them"):
+    with pytest.raises(UserError, match="text training cannot start from them"):
         load(write("x.yaml", f"task_type: llm\n{text}"))
 
 

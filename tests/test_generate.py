@@ -126,7 +126,7 @@ def test_an_exported_file_paints_the_same_and_is_named_in_prompts(
     invoke("generate", here.folder, "a star", "--out", tmp_path / "d")
     assert (pixels(tmp_path / "d" / "0.png") != pictures[0]).any()
 
-    with pytest.raises(UserError, match="there is something here already"):
+    with pytest.raises(UserError, match="this path exists already"):
         invoke("export", here.folder, "--webui", tmp_path / "Lora")
 
 
@@ -197,7 +197,7 @@ def test_an_earlier_step_is_gone_back_to(here: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("{run}", "a star", "--step", "7"), "step 7 was not kept; kept are: 1, 2, 3"),
+        (("{run}", "a star", "--step", "7"), "step 7 was not kept; kept steps: 1, 2, 3"),
         (("{run}/adapter", "a star", "--step", "1"), "--step goes with runs"),
         (("a star",), "nothing tells the base"),
         (("no-such-run", "a star"), "no run here"),

@@ -461,7 +461,7 @@ def test_runs_of_two_tasks_are_not_compared(tmp_path: Path) -> None:
     for run in (ours, theirs):
         run.folder.mkdir()
         run.recipe.write_text(f"task: {run.folder.name}\n")
-    with pytest.raises(UserError, match="one run is of task image, the other of task text"):
+    with pytest.raises(UserError, match="the runs have different tasks: image and text"):
         tasks.compare(ours, theirs)
 
 

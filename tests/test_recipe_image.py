@@ -116,7 +116,7 @@ def test_warnings_tell_what_is_seldom_meant() -> None:
     [
         ("judge: {prompts: ['a fox, <lora:detail:0.6>']}", "no adapter is named detail"),
         ("judge: {prompts: ['a fox, lora:x:0.6']}", "lora:x:0.6 without < and >"),
-        ("judge: {prompts: ['a fox, <lora:x:strong>']}", "'strong' is no strength of x"),
+        ("judge: {prompts: ['a fox, <lora:x:strong>']}", "'strong' is not a valid strength for x"),
         ("train: {samples: ['a fox, <lora:x:0.6>']}", "train.samples name an adapter"),
         ("train: {samples: ['a fox, lora:x:1']}", "train.samples name an adapter"),
     ],
