@@ -132,7 +132,7 @@ def test_adapters_that_a_run_keeps_are_weights_alone(place: str) -> None:
     assert isinstance(found.recipe, ImageRecipe) and found.resume is None
     # The folder, not the file: alpha stands in its adapter_config.json.
     assert found.recipe.train.start_from == Path(f"runs/style/1/{place}")
-    with pytest.raises(UserError, match="no checkpoint of llm-lora, and holds no LoRA weights"):
+    with pytest.raises(UserError, match="is not an llm-lora checkpoint and has no LoRA weights"):
         read(write("x.yaml", f"{text}/samples\n"))
 
 

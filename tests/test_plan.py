@@ -163,7 +163,7 @@ def test_cuda_visible_devices_is_heeded(
         (("exit 9",), "failed (9)"),
         (("true",), "lists no GPU"),
         (("echo 'No devices were found'",), "lists no GPU"),
-        (("echo '0, GPU-a, NVIDIA GB10, [N/A], 12.1'",), "does not report the memory of NVIDIA GB10"),
+        (("echo '0, GPU-a, GB10, [N/A], 12.1'",), "does not report the memory of GB10"),
     ],
 )
 def test_an_nvidia_smi_that_fails_says_why(

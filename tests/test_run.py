@@ -66,7 +66,7 @@ def test_resuming_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path: P
     here = run.create(tmp_path, "demo", lambda _: "a: 1\n")
     run.create(tmp_path, "demo", lambda _: "a: 1\n").finish({})
     assert run.unfinished(tmp_path, "demo", lambda _: "a: 1\n").folder == here.folder.resolve()
-    with pytest.raises(UserError, match="the recipe was changed since"):
+    with pytest.raises(UserError, match="the recipe has changed since"):
         run.unfinished(tmp_path, "demo", lambda _: "a: 2\n")
 
 
