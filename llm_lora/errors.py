@@ -1,4 +1,4 @@
-"""The one family of errors that a user may cause: what is wrong, where, what to do."""
+"""Errors that a user can cause and correct: what is wrong, where, what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: `where` is "file:line", a key or a record; `fix` tells what to do."""
+    """One mistake: `where` is "file:line", a key or a record; `fix` says what to do."""
 
     what: str
     where: str | None = None
@@ -26,7 +26,7 @@ class Problem:
 
 
 class UserError(Exception):
-    """Mistakes that the user can mend; printed without a traceback, one line per problem.
+    """Mistakes that the user can correct; printed without a traceback, one line per problem.
 
     >>> str(UserError("no such file", where="a.yaml", fix="check the path"))
     'a.yaml: no such file; check the path'

@@ -13,7 +13,7 @@ from llm_lora.errors import Problem, UserError
 Role = Literal["system", "user", "assistant"]
 
 RAW_LIMIT = 2000
-"""Characters of a rejected row that are kept: enough to find and mend it."""
+"""Characters of a rejected row that are kept: enough to find and correct it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training pair; `prompt` ends with the user's turn that `answer` replies to."""
+    """One training pair; `prompt` ends with the user turn that `answer` replies to."""
 
     id: str
     prompt: tuple[Message, ...]
@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that was set aside: where it came from ("file:line"), why, and how it begins."""
+    """A row that was set aside: its place ("file:line"), the reason, and the start of its text."""
 
     where: str
     reason: str
@@ -45,7 +45,7 @@ class Rejected:
 
 
 class TooFewLeft(UserError):
-    """Too little is left to work with; `rejected` is what was set aside."""
+    """Raised if too few rows are left; `rejected` holds those set aside."""
 
     def __init__(self, problems: Iterable[Problem], rejected: Iterable[Rejected]) -> None:
         super().__init__(problems)
@@ -54,10 +54,10 @@ class TooFewLeft(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said; `finish` is "length" when the token limit cut it off.
+    """A model's answer; `finish` is "length" if the token limit cut it off.
 
-    `chances` tells for each token of the text at which character it begins and the logarithm of
-    its probability, where the engine was asked for them.
+    `chances` holds, for each token, the character that it starts at and its log probability, if the
+    engine was asked for them.
     """
 
     text: str
@@ -69,7 +69,7 @@ class Answer:
 def make_example(
     prompt: tuple[Message, ...], answer: str, *, part: str | None, where: str
 ) -> Example:
-    """An example with its id: 16 hex digits over the texts alone, never over place or part."""
+    """An example with its id: 16 hex digits of a hash of the texts, not of place or part."""
     turns = [[message.role, message.content] for message in prompt]
     content = json.dumps([turns, answer], ensure_ascii=False)
     return Example(files.sha256(content)[:16], prompt, answer, part, where)

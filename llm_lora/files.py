@@ -1,4 +1,4 @@
-"""Reading text with errors a user can act on, and writing that is never seen half done."""
+"""Reading of files with helpful errors, and atomic writing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
     Raises:
-        UserError: as for `read_bytes`, or the file is not UTF-8 (names the line).
+        UserError: as for `read_bytes`, or the file is not UTF-8 (with the line).
     """
     data = read_bytes(path)
     try:
@@ -72,36 +72,36 @@ def read_text(path: Path) -> str:
 
 
 def require_apart(read: Iterable[Path], written: Mapping[str, Path | None]) -> None:
-    """Refuse to write over what is read, or twice to one place.
+    """Refuse to overwrite an input file, or to write two outputs to one path.
 
     Args:
         read: files that are read.
-        written: files to write by the option that names them, None where it is not given.
+        written: files to write, by the option that names them; None if it is not given.
 
     Raises:
-        UserError: a file would be lost.
+        UserError: a file would be overwritten.
     """
     taken = {os.path.realpath(path) for path in read}
     for option, path in written.items():
         if path is None:
             continue
         if (place := os.path.realpath(path)) in taken:
-            what = f"{path} is read or written already, and would be lost"
+            what = f"{path} is already an input or output of this command and would be overwritten"
             raise UserError(what, where=option, fix="name another file")
         taken.add(place)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, synced, then renamed.
+    """Write a file atomically: a temporary file beside it is synced, then renamed.
 
     Raises:
-        UserError: the disk is full or the folder may not be written.
+        UserError: the disk is full or the folder is not writable.
     """
     write_chunks(path, (data,))
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
-    """Like `write_bytes`, for data that comes in pieces."""
+    """Like `write_bytes`, for data in chunks."""
     with writing(path) as file:
         for chunk in chunks:
             file.write(chunk)
@@ -109,7 +109,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which appears under its name when the block is left without an error.
+    """A file to write to, which appears under its name if the block ends without an error.
 
     Raises:
         UserError: as `write_bytes`.
@@ -122,7 +122,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for the owner only; a run is meant to be shared.
+        # mkstemp creates files that only the owner can read, but runs are meant to be shared.
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
         temporary = None
@@ -134,7 +134,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_error(error: OSError, path: Path) -> UserError:
-    """The user's view of a failed write."""
+    """The error to report for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             "the disk is full", where=str(path), fix="free some space and run the command again"
@@ -155,7 +155,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     write_chunks(path, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
 
 
@@ -163,7 +163,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from one of a model's files.
 
     Raises:
-        UserError: the file is missing, not UTF-8, or holds no JSON object.
+        UserError: the file is missing, not UTF-8, or not a JSON object.
     """
     try:
         value = json.loads(files.read_text(path))
@@ -178,7 +178,7 @@ _UNFINISHED = ".unfinished"
 
 
 def cache() -> Path:
-    """Where things lie that can be made again: `LLM_LORA_CACHE`, or the user's cache (XDG)."""
+    """The folder for reproducible data: `LLM_LORA_CACHE`, or the user's cache (XDG)."""
     if own := os.environ.get("LLM_LORA_CACHE"):
         return Path(own)
     home = os.environ.get("XDG_CACHE_HOME")
@@ -186,26 +186,26 @@ def cache() -> Path:
 
 
 def require_new(path: Path) -> None:
-    """Refuse to write over something.
+    """Refuse a path that is in use.
 
     Raises:
         UserError: there is a file at this path, or a folder that is not empty.
     """
     if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(
-            "there is something here already", where=str(path), fix="name another, or remove it"
+            "this path exists already", where=str(path), fix="choose another, or remove it"
         )
 
 
 @contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """An empty, hidden folder beside `target`, for building it; removed in the end.
+    """An empty, hidden folder beside `target` to build it in; removed at the end.
 
-    What a killed process left is swept by the next one that builds the same target: a living one
-    holds a lock on its folder.
+    A folder left by a killed process is removed by the next one that builds the same target. A
+    running process holds a lock on its folder.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be created.
     """
     target = target.absolute()
     try:
@@ -223,15 +223,15 @@ def workspace(target: Path) -> Iterator[Path]:
 
 
 def put(built: Path, target: Path) -> None:
-    """Move what was built in a workspace to its place, in one step, safe on the disk.
+    """Move a result from a workspace to its place, atomically and synced to disk.
 
     Raises:
-        UserError: it cannot be written, or something was put there meanwhile.
+        UserError: it cannot be written, or the target has appeared meanwhile.
     """
     folders = [built, *(path for path in built.rglob("*") if path.is_dir())]
     try:
         for folder in folders if built.is_dir() else ():
-            # mkdtemp's folders are the owner's alone; results are meant to be shared.
+            # mkdtemp creates folders that only the owner can read, but results are to be shared.
             folder.chmod(0o755)
             _sync(folder)
         built.rename(target)
@@ -241,14 +241,14 @@ def put(built: Path, target: Path) -> None:
 
 
 def _claimed(target: Path) -> tuple[Path, int]:
-    """A new workspace and the handle that holds its lock."""
+    """A new workspace, and the handle that holds its lock."""
     while True:
         space = Path(tempfile.mkdtemp(_UNFINISHED, f".{target.name}.", target.parent))
         handle = os.open(space, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX)
         if space.is_dir():
             return space, handle
-        # Another process swept it before it was locked.
+        # Another process removed it before it was locked.
         os.close(handle)
 
 

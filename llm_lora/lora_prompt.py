@@ -1,10 +1,10 @@
-"""Adapters named in a prompt, as WebUIs write them: `<lora:NAME:WEIGHT>`.
+"""Adapter names in prompts, in the syntax of WebUIs: `<lora:NAME:WEIGHT>`.
 
     a harbour, <lora:ink_style:0.8>            at strength 0.8
     a harbour, <lora:ink_style>                at strength 1
     a harbour, <lora:ink_style:0.5:0.9>        text encoder at 0.5, UNet at 0.9
 
-The form is that of AUTOMATIC1111's extra networks.
+The syntax is that of AUTOMATIC1111's extra networks.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _ANY = re.compile(rf"{_START.pattern}[^<>]*>?|{_BARE.pattern}", re.IGNORECASE)
 _WEIGHT = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*")
 _FORM = "write it like <lora:my_style:0.8>"
 LARGEST = 100.0
-"""The most that a strength may be, below zero as well."""
+"""Maximum absolute value of a strength."""
 
-# What may be left of a group whose only content was taken out: "(:1.2)", "()" and "[]".
+# Remains of a group whose only content was removed: "(:1.2)", "()" and "[]".
 _EMPTY = {"(": re.compile(r"\s*(?::\s*[\d.]+\s*)?\)"), "[": re.compile(r"\s*\]")}
 
 
 @dataclass(frozen=True)
 class Pick:
-    """An adapter that a prompt names, with its strength in the UNet and in the text encoders."""
+    """An adapter named in a prompt, with its strengths in the UNet and in the text encoders."""
 
     name: str
     unet: float = 1.0
@@ -43,11 +43,10 @@ class Pick:
 
 
 def parse(prompt: str) -> tuple[str, tuple[Pick, ...]]:
-    """The prompt without the adapters that it names, and those adapters in their order.
+    """The prompt without adapter names, and the named adapters in order.
 
-    What surrounds a name stays as it is but for what would be left over of it: doubled commas and
-    spaces, and groups of attention syntax with nothing in them. A prompt that names none comes
-    back unchanged.
+    The text around a name is kept, except for remains such as doubled commas and spaces, and empty
+    groups of attention syntax. A prompt without names is returned unchanged.
 
     Raises:
         UserError: every malformed name, with its position in the prompt (from 1).
@@ -87,8 +86,9 @@ def parse(prompt: str) -> tuple[str, tuple[Pick, ...]]:
 
 
 def without(text: str) -> str:
-    """A text without whatever looks like an adapter's name, well-formed or not: captions, which are
-    plain text to training.
+    """A text without anything that looks like an adapter name, well-formed or not.
+
+    For captions, which training reads as plain text.
     """
     while (found := _ANY.search(text)) is not None:
         text = _join(text[: found.start()], text[found.end() :])
@@ -96,34 +96,36 @@ def without(text: str) -> str:
 
 
 def _pick(inner: str) -> Pick:
-    """What stands between `<lora:` and `>`.
+    """Parse the text between `<lora:` and `>`.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: it is malformed; the message says how.
     """
     name, *weights = inner.split(":")
     name = name.strip()
     if not name:
         raise ValueError("<lora:…> without a name")
     if len(weights) > 2:
-        raise ValueError(f"{name} has {len(weights)} strengths; one, or text encoder and UNet")
+        raise ValueError(
+            f"{name} has {len(weights)} strengths; give one, or two for text encoder and UNet"
+        )
     numbers = []
     for weight in weights:
         number = float(weight) if _WEIGHT.fullmatch(weight) else math.nan
         if not abs(number) <= LARGEST:
-            raise ValueError(f"{weight.strip() or 'nothing'!r} is no strength of {name}")
+            raise ValueError(f"{weight.strip() or 'nothing'!r} is not a valid strength for {name}")
         numbers.append(number)
     text, unet = (numbers * 2)[:2] if numbers else (1.0, 1.0)
     return Pick(name, unet=unet, text=text)
 
 
 def _blank(prompt: str) -> str:
-    """The prompt with its well-formed names blanked, every character in its place."""
+    """The prompt with its well-formed names replaced by spaces, keeping all positions."""
     return re.sub(r"<[^<>]*>", lambda match: " " * len(match[0]), prompt)
 
 
 def _join(left: str, right: str) -> str:
-    """Put together what stood on both sides of a name."""
+    """Join the texts on both sides of a removed name."""
     spaced = left[-1:].isspace() or right[:1].isspace()
     while True:
         left, right = left.rstrip(), right.lstrip()

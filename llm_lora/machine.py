@@ -1,4 +1,4 @@
-"""What this machine has, and which profile of a recipe it can run. Needs no torch."""
+"""Hardware detection and choice of a recipe's profile, without importing torch."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from llm_lora.errors import UserError
 
 GIB = 2**30
 
-_SMI_TIMEOUT_S = 20.0  # nvidia-smi takes seconds where the driver is not kept loaded.
+_SMI_TIMEOUT_S = 20.0  # nvidia-smi takes seconds if the driver is not kept loaded.
 _SMI_QUERY = "index,uuid,name,memory.total,compute_cap"
 
 _FITS = 0.93
-"""A card fits a class from this share of its nominal size: cards with error correction report
-15.0 of 16 GB (T4) or 22.5 of 24 GB (A10), while an 11 GB card is not one of 12 GB."""
+"""Fraction of a class's nominal memory that a card must have: cards with error correction report
+15.0 of 16 GB (T4) or 22.5 of 24 GB (A10), while an 11 GB card does not count as 12 GB."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What training can use: `gpu` is the first card that CUDA may see.
+    """The hardware that training can use; `gpu` is the first card visible to CUDA.
 
     Attributes:
         cores: CPU cores that this process may use (affinity, container quota).
         memory_bytes: host memory that it may use (container limit included).
         gpu_capability: CUDA compute capability, such as (8, 9).
-        bf16: whether what will compute, the GPU or else the CPU, has bf16 instructions.
-        gpu_problem: why there is no GPU, where nvidia-smi is there and fails.
+        bf16: whether the GPU, or else the CPU, has bf16 instructions.
+        gpu_problem: why no GPU was found, if nvidia-smi exists but fails.
     """
 
     cores: int
@@ -53,14 +53,14 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Choice:
-    """A profile, and one sentence that says why."""
+    """A profile, and the reason for choosing it."""
 
     name: str
     reason: str
 
 
 def pick_profile(names: Sequence[str], hardware: Hardware) -> Choice:
-    """The largest GPU profile that the card has the memory for, else `cpu`.
+    """The largest GPU profile that fits into the card's memory, else `cpu`.
 
     Args:
         names: the profiles of the recipe.
@@ -83,17 +83,17 @@ def pick_profile(names: Sequence[str], hardware: Hardware) -> Choice:
         return Choice("cpu", why)
     raise UserError(
         f"no profile of this recipe fits this machine ({why})",
-        fix=f"it has {', '.join(names)}: name one with --profile, or add a cpu profile"
+        fix=f"choose one of {', '.join(names)} with --profile, or add a cpu profile"
         if names
         else "the recipe has no profiles",
     )
 
 
 def detect(root: Path = Path("/")) -> Hardware:
-    """Look at this machine. Never fails: what cannot be found out counts as absent.
+    """Detect this machine's hardware. Never fails: what cannot be detected counts as absent.
 
     Args:
-        root: where /proc and /sys hang; other than "/" only in tests.
+        root: the parent of /proc and /sys; other than "/" only in tests.
     """
     gpu = _gpu()
     if isinstance(gpu, _Card):
@@ -119,7 +119,7 @@ class _Card:
 
 
 def _gpu() -> _Card | str | None:
-    """The first card that CUDA may see; or why there is none; None where nothing hints at one."""
+    """The first card visible to CUDA, or why there is none; None without any sign of a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -129,7 +129,7 @@ def _gpu() -> _Card | str | None:
             command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"nvidia-smi gave no answer in {_SMI_TIMEOUT_S:g} s"
+        return f"nvidia-smi did not respond in {_SMI_TIMEOUT_S:g} s"
     except OSError as error:
         return f"nvidia-smi cannot be run ({error.strerror})"
     if done.returncode != 0:
@@ -143,14 +143,14 @@ def _gpu() -> _Card | str | None:
         return hidden if rows else "nvidia-smi lists no GPU"
     _, _, name, mebibytes, capability = visible[0]
     if not mebibytes.isdigit():
-        return f"nvidia-smi does not tell the memory of {name}"
+        return f"nvidia-smi does not report the memory of {name}"
     major, _, minor = capability.partition(".")
     known = major.isdigit() and minor.isdigit()
     return _Card(name, int(mebibytes) * 2**20, (int(major), int(minor)) if known else None)
 
 
 def _visible(rows: list[list[str]]) -> list[list[str]]:
-    """Cards in CUDA's order, which CUDA_VISIBLE_DEVICES may narrow (nvidia-smi ignores it)."""
+    """Cards in CUDA's order, filtered by CUDA_VISIBLE_DEVICES, which nvidia-smi ignores."""
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return rows
@@ -158,7 +158,7 @@ def _visible(rows: list[list[str]]) -> list[list[str]]:
     for one in (part.strip() for part in wanted.split(",")):
         match = [row for row in rows if one and (row[0] == one or row[1].startswith(one))]
         if not match:
-            break  # As CUDA does: all that follow an unknown device are hidden.
+            break  # As in CUDA, an unknown device hides all that follow it.
         found.append(match[0])
     return found
 
@@ -178,7 +178,7 @@ def _cores(root: Path) -> int:
 
 
 def _quota(folder: Path) -> float | None:
-    """Cores that a control group may use: version 2, then version 1."""
+    """Cores that a control group may use; reads cgroup version 2, then version 1."""
     words = (_read(folder / "cpu.max") or "").split() or [
         (_read(folder / f"cpu.cfs_{part}_us") or "").strip() for part in ("quota", "period")
     ]
@@ -188,7 +188,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _memory(root: Path) -> int:
-    # Imported on use: it is needed once, by commands that take seconds anyway.
+    # Imported on use, as only slow commands need it.
     import psutil
 
     limits = [
@@ -201,7 +201,7 @@ def _memory(root: Path) -> int:
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the control groups that hold this process, innermost first."""
+    """Folders of the control groups of this process, innermost first."""
     base = root / "sys/fs/cgroup"
     for line in (_read(root / "proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)

@@ -1,4 +1,4 @@
-"""The straight line: recipe → dataset → run → fit → adapter → report → manifest, for any task."""
+"""The training pipeline: recipe → dataset → run → fit → adapter → report → manifest."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from llm_lora.tasks import task as tasks
 
 
 def prepare(recipe: AnyRecipe) -> AnyPrepared:
-    """A recipe with everything that it names, read and checked; no heavy import.
+    """Read and check a recipe's base, schema and data, without heavy imports.
 
     Raises:
-        UserError: whatever is wrong with any of them.
+        UserError: a mistake in any of them.
     """
     return tasks.of(recipe.task).prepare(recipe)
 
@@ -35,13 +35,13 @@ def train(
     resume: bool = False,
     only: Path | None = None,
 ) -> Run:
-    """Run the whole line; what an earlier, interrupted run has finished is not done again.
+    """Run the whole pipeline; stages that an interrupted run has finished are not repeated.
 
     Args:
         root: the folder of all runs.
-        store: published adapters, where the recipe compares with the live one.
-        resume: go on with the newest unfinished run of this recipe.
-        only: the one run that may be gone on with, as `resume_from_checkpoint` names it.
+        store: published adapters, for recipes that compare with the live one.
+        resume: continue the newest unfinished run of this recipe.
+        only: the only run that may be continued, as named by `resume_from_checkpoint`.
 
     Raises:
         Interrupted: the user stopped it; `resume=True` continues.
@@ -59,9 +59,9 @@ def train(
         here = run.create(root, recipe.name, recipe.to_yaml)
     if only is not None and here.folder != only.resolve():
         raise UserError(
-            f"another run is the newest unfinished one of {recipe.name}: {here.folder}",
+            f"the newest unfinished run of {recipe.name} is another one: {here.folder}",
             where=str(only),
-            fix="leave resume_from_checkpoint out, and use --resume",
+            fix="leave out resume_from_checkpoint, and use --resume",
         )
     with here.claimed():
         _begin(prepared, here)
@@ -76,10 +76,10 @@ def train(
 
 
 def _begin(prepared: AnyPrepared, here: Run) -> None:
-    """Write the dataset and what the run works on; a resumed run must find the same.
+    """Write the dataset and the digests of the inputs, which a resumed run must match.
 
     Raises:
-        UserError: data, base or another input were changed since the run was interrupted.
+        UserError: data, base or another input has changed since the run was interrupted.
     """
     inputs = prepared.inputs()
     if here.inputs.is_file():
@@ -87,18 +87,20 @@ def _begin(prepared: AnyPrepared, here: Run) -> None:
         changed = [name for name, digest in inputs.items() if before.get(name) != digest]
         if changed:
             raise UserError(
-                f"changed since that run was interrupted: {', '.join(changed)}",
+                f"changed since this run was interrupted: {', '.join(changed)}",
                 where=str(here.folder),
-                fix="undo the change, or start anew without --resume",
+                fix="undo the change, or start a new run without --resume",
             )
-    # Also of a resumed run: the same pictures may lie elsewhere now.
+    # Written again for a resumed run, because the same pictures may have moved.
     prepared.dataset.write(here.dataset)
     files.write_json(here.inputs, inputs)
 
 
 def _learn(task: Task, prepared: AnyPrepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
+    # fit.json is written only after training has ended, so with it the adapter is complete, and an
+    # interruption can only have hit the evaluation. Without it, training resumes from a checkpoint.
     if here.fit.is_file():
-        watch.say("training was finished before; its adapter is used")
+        watch.say("training had finished already; using its adapter")
         return Fit.from_json(here.read(here.fit), here.fit)
     fit = task.learn(prepared, here, watch, resume=resume)
     files.write_json(here.fit, asdict(fit))
@@ -106,10 +108,10 @@ def _learn(task: Task, prepared: AnyPrepared, here: Run, watch: Watcher, *, resu
 
 
 def reopen(here: Run) -> AnyPrepared:
-    """What a trained run was made from, read from its own folder.
+    """The inputs of a trained run, read from its own folder.
 
     Raises:
-        UserError: training is not finished, or the base or a file of the run is gone or changed.
+        UserError: training is not finished, or the base or a file of the run is missing or changed.
     """
     return tasks.of(here.task).reopen(here)
 
@@ -123,11 +125,11 @@ def evaluate(
     started: float,
     store: Path = Path("store"),
 ) -> dict[str, Any]:
-    """Measure the adapter, report, write its figures into it; then the run is finished.
+    """Evaluate the adapter, write the report, store its scores with it, and finish the run.
 
     Args:
-        started: when the command began, as `time.monotonic` tells it.
-        store: published adapters, where the recipe compares with the live one.
+        started: the start of the command on the clock of `time.monotonic`.
+        store: published adapters, for recipes that compare with the live one.
 
     Returns:
         the document written to `report.json`.
@@ -135,7 +137,7 @@ def evaluate(
     Raises:
         UserError: the adapter is damaged or belongs to another base, or memory ran out.
     """
-    # While its files are renewed the run does not count as finished.
+    # The run does not count as finished while its files are rewritten.
     here.manifest.unlink(missing_ok=True)
     task = tasks.of(prepared.recipe.task)
     document = task.evaluate(prepared, here, watch, fit=fit, started=started, store=store)

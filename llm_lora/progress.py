@@ -97,19 +97,19 @@ class AnyDataset(Protocol):
 
 
 class Watcher(Protocol):
-    """Whoever shows the pipeline's progress: the command line, or nobody."""
+    """Receives the pipeline's progress, for example to show it on the command line."""
 
     def stage(self, title: str) -> None:
         """A new stage begins."""
 
     def say(self, text: str) -> None:
-        """A decision or a fact worth a line."""
+        """A decision or a fact to print on a line."""
 
     def progress(self, progress: Progress) -> None:
-        """Work goes on."""
+        """The current stage made progress."""
 
     def checked(self, task: str, dataset: AnyDataset) -> None:
         """The dataset passed its check."""
 
     def began(self, here: Run) -> None:
-        """The run's folder is there; from now on it can be resumed."""
+        """The run's folder exists; from now on the run can be resumed."""

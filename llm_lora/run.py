@@ -1,4 +1,4 @@
-"""A run: one execution of a recipe, one folder; its manifest is written last: finished."""
+"""A run: the folder of one execution of a recipe. Its manifest, written last, marks it finished."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from llm_lora.errors import UserError
 LATEST = "latest"
 STAMP = "%Y-%m-%dT%H-%M-%S"
 STEP = "step-"
-"""How the folders of steps begin: `step-100`."""
+"""Prefix of the folders of saved steps: `step-100`."""
 
 _TASK = re.compile(r"^task: (text|image)$", re.MULTILINE)
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,11})\..*")
-"""TensorBoard's files, named by the second in which they were begun."""
+"""TensorBoard's files, named by the second in which they were created."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class Run:
 
     @property
     def supervised(self) -> Path:
-        """The adapter that learning by preference started from."""
+        """The adapter that preference training started from."""
         return self.folder / "supervised"
 
     @property
     def supervised_fit(self) -> Path:
-        """What the training before learning by preference did."""
+        """The record of the supervised training before preference training."""
         return self.folder / "supervised_fit.json"
 
     @property
     def pairs(self) -> Path:
-        """The pairs of answers that dpo learned from."""
+        """The pairs of answers that dpo trained on."""
         return self.folder / "pairs.jsonl"
 
     @property
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def fit(self) -> Path:
-        """What training did (steps, curves, decisions); written when training has ended."""
+        """The record of training (steps, curves, decisions); written when training has ended."""
         return self.folder / "fit.json"
 
     @property
@@ -89,22 +89,22 @@ class Run:
 
     @property
     def samples(self) -> Path:
-        """Pictures painted while training."""
+        """Pictures painted during training."""
         return self.folder / "samples"
 
     @property
     def steps(self) -> Path:
-        """Adapters of earlier steps, as folders `step-100`, where the task keeps some."""
+        """Adapters of earlier steps, as folders `step-100`, if the task keeps them."""
         return self.folder / "steps"
 
     @property
     def pictures(self) -> Path:
-        """Pictures that the adapter was judged by."""
+        """Pictures painted for the evaluation."""
         return self.folder / "pictures"
 
     @property
     def measurements(self) -> Path:
-        """What was measured of an adapter that paints; its schema judges it."""
+        """The measurements of an image adapter, which its schema judges."""
         return self.folder / "measurements.json"
 
     @property
@@ -121,7 +121,7 @@ class Run:
 
     @property
     def inputs(self) -> Path:
-        """Digests of what the run works on; a resumed run must work on the same."""
+        """Digests of the run's inputs; a resumed run must have the same."""
         return self.folder / "inputs.json"
 
     @property
@@ -131,9 +131,9 @@ class Run:
 
     @property
     def started(self) -> datetime:
-        """When the run began: its folder's name tells it, or else TensorBoard's first file.
+        """When the run began, from the name of its folder or else TensorBoard's first file.
 
-        Where the folder was renamed and has no such file, the recipe's time stands for it.
+        For a renamed folder without such a file, the time of its recipe is used.
         """
         try:
             stamp = self.folder.name[: len("2026-01-01T00-00-00")]
@@ -151,16 +151,16 @@ class Run:
         Raises:
             UserError: the recipe is missing or damaged.
         """
-        # As `to_yaml` writes it; parsing all of a recipe takes longer than listing runs should.
+        # The line that `to_yaml` writes; parsing whole recipes would make listing runs slow.
         if said := _TASK.search(files.read_text(self.recipe)):
             return said[1]
-        raise UserError("tells no task", where=str(self.recipe), fix="restore the file")
+        raise UserError("the recipe has no task", where=str(self.recipe), fix="restore the file")
 
     def adapter_after(self, step: int | None) -> Path:
-        """The adapter as training left it, or as it was after so many steps.
+        """The final adapter, or the one saved after a number of steps.
 
         Raises:
-            UserError: that step was not kept (names those that were).
+            UserError: that step was not kept (lists those that were).
         """
         if step is None:
             return self.adapter
@@ -170,15 +170,15 @@ class Run:
             raise UserError(
                 f"the adapter of step {step} was not kept",
                 where=str(self.folder),
-                fix=f"kept are: {known} (train.save_every and train.keep)",
+                fix=f"kept steps: {known} (set by train.save_every and train.keep)",
             )
         return kept[step]
 
     def require_trained(self) -> None:
-        """See that training has ended, and that its data is still there.
+        """Require that training has ended and that its data still exists.
 
         Raises:
-            UserError: it has not, or the data is gone.
+            UserError: training has not ended, or the data is missing.
         """
         self.read(self.fit)
         if not self.dataset.is_dir():
@@ -187,10 +187,10 @@ class Run:
             )
 
     def read(self, path: Path) -> dict[str, Any]:
-        """One of the run's JSON files.
+        """Read one of the run's JSON files.
 
         Raises:
-            UserError: the run has not come that far, or the file was damaged.
+            UserError: the run has not written it yet, or it is damaged.
         """
         if not path.is_file():
             raise UserError(
@@ -209,12 +209,12 @@ class Run:
         return value
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest: from now on the run counts as finished."""
+        """Write the manifest, which marks the run as finished."""
         files.write_json(self.manifest, manifest)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the run for this process; the system lets go of it when the process ends.
+        """Lock the run for this process; the system releases the lock when the process ends.
 
         Raises:
             UserError: another process is working on it.
@@ -231,7 +231,7 @@ class Run:
             yield
 
     def become_latest(self) -> None:
-        """Point `runs/NAME/latest` at this run, in one move."""
+        """Point `runs/NAME/latest` at this run, atomically."""
         link = self.folder.parent / LATEST
         temporary = link.with_name(f".{LATEST}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
@@ -240,24 +240,24 @@ class Run:
 
 
 def steps_in(folder: Path) -> dict[int, Path]:
-    """The folders of steps in a folder, by their numbers."""
+    """The step folders in a folder, by step number."""
     found = {path.name.removeprefix(STEP): path for path in folder.glob(f"{STEP}*")}
     return {int(number): path for number, path in found.items() if number.isdecimal()}
 
 
 def create(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run:
-    """A new run folder holding the resolved recipe; never an existing one.
+    """Create a new run folder with the resolved recipe; never reuses an existing one.
 
     Args:
         root: the folder of all runs, usually `runs`.
         name: the recipe's name.
-        recipe_yaml: gives the resolved recipe as it reads from the run's folder.
+        recipe_yaml: returns the resolved recipe with paths relative to the run's folder.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be created.
     """
     stamp = datetime.now(UTC).strftime(STAMP)
-    # Resolved, so that paths in the recipe hold however the folder of runs is reached.
+    # Resolved, so that paths in the recipe hold even if the folder of runs is a link.
     run = Run(root.resolve() / name / f"{stamp}-{secrets.token_hex(2)}")
     try:
         run.folder.mkdir(parents=True)
@@ -268,10 +268,10 @@ def create(root: Path, name: str, recipe_yaml: Callable[[Path], str]) -> Run:
 
 
 def find(path: Path) -> Run:
-    """The run that a user means by a path: a run folder, `runs/NAME/latest` or `runs/NAME`.
+    """The run at a path: a run folder, `runs/NAME/latest` or `runs/NAME`.
 
     Raises:
-        UserError: there is no run at that place.
+        UserError: there is no run at that path.
     """
     for folder in (path, path / LATEST):
         if (folder / "recipe.yaml").is_file():
@@ -295,14 +295,14 @@ def every(root: Path) -> list[Run]:
 def unfinished(
     root: Path, name: str, recipe_yaml: Callable[[Path], str], asked_by: str = "--resume"
 ) -> Run:
-    """The newest unfinished run of the same resolved recipe: the one that `--resume` continues.
+    """The newest unfinished run of the same resolved recipe, which `--resume` continues.
 
     Args:
         root, name, recipe_yaml: as for `create`.
-        asked_by: what the user asked for it with, and may leave out.
+        asked_by: the option or key that requested it, for messages.
 
     Raises:
-        UserError: there is none, or the recipe was changed since (names the run).
+        UserError: there is none, or the recipe has changed since (names the run).
     """
     candidates = [run for run in every(root / name) if not run.finished]
     for run in reversed(candidates):
@@ -314,10 +314,10 @@ def unfinished(
         changed = [line.strip() for line in now if line not in before]
         changed = changed or [line.strip() for line in before if line not in now]
         raise UserError(
-            f"the recipe was changed since that run was interrupted: {'; '.join(changed[:3])}",
+            f"the recipe has changed since this run was interrupted: {'; '.join(changed[:3])}",
             where=str(candidates[-1].folder),
-            fix=f"undo the change, or start anew without {asked_by}",
+            fix=f"undo the change, or start a new run without {asked_by}",
         )
     raise UserError(
-        f"no unfinished run of {name}", where=str(root / name), fix=f"leave {asked_by} out"
+        f"no unfinished run of {name}", where=str(root / name), fix=f"leave out {asked_by}"
     )

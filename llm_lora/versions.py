@@ -1,4 +1,4 @@
-"""Installed versions of what decides a result, read from metadata: nothing is imported."""
+"""Installed versions of the libraries that affect results, read from metadata without imports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DECISIVE = (
 
 @cache
 def installed() -> dict[str, str]:
-    """Name → version of llm-lora, Python and the libraries that decide a result."""
+    """Versions of llm-lora, Python and the libraries that affect results, by name."""
     found = {"llm-lora": _version("llm-lora") or "unknown", "python": platform.python_version()}
     for name in DECISIVE:
         version = _version(name)

@@ -119,7 +119,10 @@ def test_what_is_only_noticed_is_told_with_its_place(here: Path, run_command: Ru
         (("label", "my_picturs"), "error: my_picturs: no such folder\n"),
         (("generate", "runs/style/latest"), "error: nothing tells the base to paint with\n"),
         (("generate", "runs/style/latest", "a cat"), "error: runs/style/latest: no run here\n"),
-        (("export", "runs/style/latest"), "error: 0 of --peft, --gguf, --ollama, --vllm, --webui"),
+        (
+            ("export", "runs/style/latest"),
+            "error: exactly one of --peft, --gguf, --ollama, --vllm, --webui is needed, not 0",
+        ),
         (("recipe", "convert", "style.yml"), "error: style.yml: no such file\n"),
     ],
 )

@@ -48,7 +48,7 @@ def test_an_emoji_in_two_halves_is_one_in_a_recipe() -> None:
     assert yaml_source.parse(r'a: "smile \ud83d\ude00"', "x").data == {"a": "smile \U0001f600"}
     source = yaml_source.parse('a: 1\nb: "half \\ud83d"', "x")
     (problem,) = source.problems
-    assert str(problem.where) == "x:2" and "half of an escaped sign" in problem.what
+    assert str(problem.where) == "x:2" and "half of a surrogate pair" in problem.what
 
 
 def test_a_number_with_a_decimal_comma(tmp_path: Path, run_command: RunCommand) -> None:
@@ -65,7 +65,7 @@ def test_a_number_with_a_decimal_comma(tmp_path: Path, run_command: RunCommand) 
 
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
-    [(KeyboardInterrupt, 130, "interrupted"), (click.Abort, 2, "nothing was done")],
+    [(KeyboardInterrupt, 130, "interrupted"), (click.Abort, 2, "aborted; nothing was done")],
 )
 def test_ctrl_c_is_no_verdict(
     raised: type[BaseException],

@@ -103,7 +103,7 @@ def test_nothing_that_fits_is_an_error_that_lists_what_there_is() -> None:
         pick_profile(["gpu-8gb", "gpu-24gb"], host())
     assert str(caught.value) == (
         "no profile of this recipe fits this machine (no NVIDIA GPU found: 2 cores, 23.5 GiB "
-        "memory); it has gpu-8gb, gpu-24gb: name one with --profile, or add a cpu profile"
+        "memory); choose one of gpu-8gb, gpu-24gb with --profile, or add a cpu profile"
     )
     with pytest.raises(UserError, match="the recipe has no profiles"):
         pick_profile([], card(81559))
@@ -163,7 +163,7 @@ def test_cuda_visible_devices_is_heeded(
         (("exit 9",), "failed (9)"),
         (("true",), "lists no GPU"),
         (("echo 'No devices were found'",), "lists no GPU"),
-        (("echo '0, GPU-a, NVIDIA GB10, [N/A], 12.1'",), "does not tell the memory of NVIDIA GB10"),
+        (("echo '0, GPU-a, GB10, [N/A], 12.1'",), "does not report the memory of GB10"),
     ],
 )
 def test_an_nvidia_smi_that_fails_says_why(
@@ -180,7 +180,7 @@ def test_an_nvidia_smi_that_hangs_is_left(
 ) -> None:
     monkeypatch.setattr(plan, "_SMI_TIMEOUT_S", 0.2)
     nvidia_smi("while true; do :; done")
-    assert detect().gpu_problem == "nvidia-smi gave no answer in 0.2 s"
+    assert detect().gpu_problem == "nvidia-smi did not respond in 0.2 s"
 
 
 def test_an_nvidia_smi_that_is_no_program_is_told(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_the_usual_start_is_what_a_recipe_starts_with(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "told"),
-    [("learning_rate", 2e-3, "1e-4 to 3e-4 is usual"), ("epochs", 30, "over-fitting is usual")],
+    [("learning_rate", 2e-3, "1e-4 to 3e-4 is usual"), ("epochs", 30, "overfitting is common")],
 )
 def test_what_is_seldom_meant_is_told(tmp_path: Path, key: str, value: float, told: str) -> None:
     large = {"base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5", key: value}

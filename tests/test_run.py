@@ -61,12 +61,12 @@ def test_runs_are_found_by_folder_by_name_and_by_latest(tmp_path: Path) -> None:
 
 
 def test_resuming_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no unfinished run of demo; leave --resume out"):
+    with pytest.raises(UserError, match="no unfinished run of demo; leave out --resume"):
         run.unfinished(tmp_path, "demo", lambda _: "a: 1\n")
     here = run.create(tmp_path, "demo", lambda _: "a: 1\n")
     run.create(tmp_path, "demo", lambda _: "a: 1\n").finish({})
     assert run.unfinished(tmp_path, "demo", lambda _: "a: 1\n").folder == here.folder.resolve()
-    with pytest.raises(UserError, match="the recipe was changed since"):
+    with pytest.raises(UserError, match="the recipe has changed since"):
         run.unfinished(tmp_path, "demo", lambda _: "a: 2\n")
 
 
@@ -87,5 +87,5 @@ def test_a_run_tells_its_task_and_whether_it_was_trained(tmp_path: Path) -> None
         here.require_trained()
     here.dataset.mkdir()
     here.require_trained()
-    with pytest.raises(UserError, match=r"recipe\.yaml: tells no task"):
+    with pytest.raises(UserError, match=r"recipe\.yaml: the recipe has no task"):
         _ = run.create(tmp_path, "demo", lambda _: "name: demo\n").task

@@ -166,10 +166,10 @@ def test_a_run_does_not_resume_on_other_data(small_recipe: Path, tmp_path: Path)
     resume = ("train", folder / "small.yaml", "--runs", tmp_path / "runs", "--resume")
     code, output = Command(*resume).finish()
     assert code == 2, output
-    assert "changed since that run was interrupted: dataset" in output
+    assert "changed since this run was interrupted: dataset" in output
     code, output = Command(*resume, "--set", "lora.rank=8").finish()
     assert code == 2, output
-    assert "the recipe was changed since that run was interrupted: rank: 8" in output
+    assert "the recipe has changed since this run was interrupted: rank: 8" in output
     assert not (run / "manifest.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""The base that an adapter was trained on, whatever its task."""
+"""The base of an adapter, for any task."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def resolve(
     prediction: str = "auto",
     download: bool = True,
 ) -> AnyBase:
-    """Find a base and check that adapters of a task can be put on it.
+    """Find a base and check that it can take adapters of a task.
 
     Args:
         task: text or image.
-        name: "tiny" (embedded), a folder, for pictures also a file, or a model on the hub.
+        name: "tiny" (embedded), a folder, for images also a file, or a model on the hub.
         revision: branch, tag or commit on the hub.
-        prediction: what the UNet of a base for pictures predicts, over what the base says.
-        download: whether a model of the hub may be fetched.
+        prediction: prediction type of an image base; "auto" uses the base's own.
+        download: whether a model may be downloaded from the hub.
 
     Raises:
-        UserError: it is not there, or it does not do.
+        UserError: it does not exist or is unsuitable.
     """
     return _RESOLVE[task](name, revision, prediction, download)
 
 
 def trained_on(manifest: Mapping[str, Any], *, download: bool = True) -> AnyBase:
-    """The base that a manifest names, as it is found now.
+    """The base that a manifest names, in its current state.
 
     Raises:
         UserError: as `resolve`.
@@ -69,7 +69,7 @@ def trained_on(manifest: Mapping[str, Any], *, download: bool = True) -> AnyBase
 
 
 def at_hand(manifest: Mapping[str, Any]) -> AnyBase | None:
-    """The very base that an adapter was trained on, where this machine has it; never fetched."""
+    """The base that an adapter was trained on, if this machine has it; never downloads it."""
     with suppress(UserError):
         base = trained_on(manifest, download=False)
         return base if base.digest == manifest["base"]["digest"] else None

@@ -1,9 +1,9 @@
-"""An adapter: LoRA weights plus everything that using them faithfully needs, in one folder.
+"""An adapter: LoRA weights with everything needed to use them as trained, in one folder.
 
-adapter_model.safetensors  adapter_config.json   what PEFT, vLLM and diffusers read
+adapter_model.safetensors  adapter_config.json   files that PEFT, vLLM and diffusers read
 llm_lora.json              base digest, sampling, scores, versions; system prompt or trigger
-answer.schema.json         the schema of answers, or of measurements, as it was written
-chat_template.jinja        text: the template that the training examples were rendered with
+answer.schema.json         the schema of answers, or of measurements, unchanged
+chat_template.jinja        text: the template that rendered the training examples
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _KEYS = {
     "text": re.compile(rf"base_model\.model\.(?P<module>.+){_SIDE}"),
     "image": re.compile(rf"(?P<module>(unet|text_encoder(_2)?)\..+){_SIDE}"),
 }
-"""Names of the tensors by task, as PEFT and diffusers write them."""
+"""Tensor names by task, as PEFT and diffusers write them."""
 
 MADE = {"text": "text", "image": "pictures"}
-"""What adapters of a task are for, in words."""
+"""The output of a task's adapters, for messages and tables."""
 
 
 class Trained(Protocol):
@@ -48,7 +48,7 @@ class Trained(Protocol):
     def digest(self) -> str: ...
 
 
-# Parts of PEFT's configuration under which the weights mean more than a product added to the base.
+# Options of PEFT's configuration that make an adapter more than products added to the base.
 _MORE_THAN_PRODUCTS = (
     "alora_invocation_tokens",
     "arrow_config",
@@ -63,8 +63,8 @@ _MORE_THAN_PRODUCTS = (
     "use_dora",
     "use_qalora",
 )
-# Ways to begin training that leave the base as it is. The others (PiSSA, OLoRA, CorDA, LoftQ,
-# LoRA-GA) take something out of its weights first, which the base at hand still has.
+# Initialisations that leave the base unchanged. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
+# first subtract something from its weights, which the original base still has.
 _INITS = ("gaussian", "eva", "orthogonal", "mica")
 
 
@@ -81,7 +81,7 @@ class Adapter:
 
     @property
     def task(self) -> str:
-        """What its base does: text or image."""
+        """The task of the base: text or image."""
         return task_of(self.manifest)
 
     @property
@@ -104,23 +104,23 @@ def task_of(manifest: Mapping[str, Any]) -> str:
 
 
 def digest(folder: Path) -> str:
-    """Hex digest of the weights and of how PEFT applies them."""
+    """Hex digest of the weights and of PEFT's configuration."""
     parts = (files.file_sha256(folder / WEIGHTS), files.file_sha256(folder / CONFIG))
     return files.sha256("\n".join(parts))
 
 
 def read(folder: Path) -> Adapter:
-    """Read and verify an adapter folder; nothing of it is executed or unpickled.
+    """Read and verify an adapter folder without executing or unpickling anything.
 
     Raises:
-        UserError: a file is missing or damaged, weights and manifest do not belong together,
-            or tensors are not the LoRA pairs that the configuration announces.
+        UserError: a file is missing or damaged, weights and manifest do not match, or the tensors
+            are not the LoRA pairs that the configuration declares.
     """
     if not folder.is_dir():
         raise UserError("no adapter folder here", where=str(folder), fix="check the path")
     if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
         raise UserError(
-            "the weights are pickled (adapter_model.bin), which may run code on loading",
+            "the weights are pickled (adapter_model.bin), which may run code when loaded",
             where=str(folder),
             fix="save them as safetensors",
         )
@@ -132,16 +132,16 @@ def read(folder: Path) -> Adapter:
     pattern = _KEYS.get(task_of(manifest))
     if pattern is None:
         raise UserError(
-            f"an adapter for {task_of(manifest)!r}, which is unknown here",
+            f"the adapter has the unknown task {task_of(manifest)!r}",
             where=str(folder / MANIFEST),
-            fix=f"there are {', '.join(_KEYS)}; is this version of llm-lora too old?",
+            fix=f"known tasks are {', '.join(_KEYS)}; a newer llm-lora may know more",
         )
     rank = int(_number(config, "r", folder))
     modules = _modules(tensors, pattern, folder, rank)
     found = digest(folder)
     if manifest.get("digest") != found:
         raise UserError(
-            "the weights were changed after training: their digest is not the manifest's",
+            "the weights were changed after training: their digest differs from the manifest's",
             where=str(folder / MANIFEST),
             fix="copy the adapter folder again, or train again",
         )
@@ -164,7 +164,7 @@ def read(folder: Path) -> Adapter:
 
 
 def require_base(adapter: Adapter, base: Trained) -> None:
-    """Refuse to put an adapter onto a base that it was not trained on.
+    """Refuse to use an adapter with a base that it was not trained on.
 
     Raises:
         UserError: the digests differ.
@@ -195,11 +195,11 @@ def more_than_products(config: Mapping[str, Any]) -> list[str]:
 
 
 def scale(adapter: Adapter) -> float:
-    """What a module's product of B and A is multiplied with before it is added to the weight.
+    """The factor of a module's product of B and A when it is added to the weight.
 
     Raises:
-        UserError: PEFT's configuration asks for more than such products, so that adding them to
-            the base would give another model; or for another scale at every module.
+        UserError: PEFT's configuration requires more than such products, so that adding them to
+            the base would give a different model, or a separate scale per module.
     """
     config = _json(adapter.path / CONFIG)
     by_module = ("alpha_pattern", "rank_pattern", "fan_in_fan_out")
@@ -230,10 +230,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _number(config: Mapping[str, Any], key: str, folder: Path) -> float:
-    """A number of PEFT's configuration; a whole one as an int, which is shown without a point."""
+    """A number from PEFT's configuration; a whole one as an int, shown without a decimal point."""
     value: Any = config.get(key)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Of NaN this is not true either.
+    # The negated comparison also refuses NaN.
     if not number or not abs(value) <= sys.float_info.max:
         raise UserError(
             f"{key} must be a number, not {show(value)}",
@@ -247,26 +247,29 @@ def _number(config: Mapping[str, Any], key: str, folder: Path) -> float:
 def _modules(
     tensors: dict[str, dict[str, Any]], pattern: re.Pattern[str], folder: Path, rank: int
 ) -> tuple[str, ...]:
-    """Names of the adapted modules; every one must have both halves, of the announced rank."""
+    """Names of the adapted modules; each must have both halves, of the declared rank."""
     sides: dict[str, set[str]] = {}
     for key, tensor in tensors.items():
         match = pattern.fullmatch(key)
         if match is None:
             raise UserError(
-                f"unexpected tensor {key}", where=str(folder / WEIGHTS), fix="is this a LoRA?"
+                f"unexpected tensor {key}",
+                where=str(folder / WEIGHTS),
+                fix="check that this is a LoRA adapter",
             )
         side, shape = match["side"], tensor["shape"]
         if len(shape) < 2 or shape[0 if side == "A" else 1] != rank or not rank:
             raise UserError(
                 f"{key} has shape {shape}, but the rank is {rank}",
                 where=str(folder / WEIGHTS),
-                fix="weights and adapter_config.json are of different adapters",
+                fix="weights and adapter_config.json seem to belong to different adapters: copy "
+                "the adapter folder again",
             )
         sides.setdefault(match["module"], set()).add(side)
     halves = [module for module, found in sides.items() if len(found) == 1]
     if halves or not sides:
         raise UserError(
-            f"half a pair is missing for {', '.join(halves[:3])}" if halves else "no weights",
+            f"half of the pair is missing for {', '.join(halves[:3])}" if halves else "no weights",
             where=str(folder / WEIGHTS),
             fix="copy the adapter folder again, or train again",
         )

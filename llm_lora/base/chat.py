@@ -1,11 +1,11 @@
-"""The one place where messages become token ids and a loss mask.
+"""Conversion of messages to token ids and a loss mask; nothing else does it.
 
-It renders as transformers' `apply_chat_template` does and encodes as `AutoTokenizer(…,
-add_special_tokens=False)` does, without importing transformers; tests compare the two token for
-token. Serving builds its prompt from the same template, so what is trained is what is served:
+It renders like transformers' `apply_chat_template` and encodes like `AutoTokenizer(…,
+add_special_tokens=False)`, without importing transformers; tests compare the two token for token.
+Serving builds its prompt from the same template, so training and serving use the same ids:
 
-    prompt ids   the messages with the generation prompt: what the server feeds the model
-    input ids    the prompt ids, then the answer, its end-of-turn token and the template's rest;
+    prompt ids   the messages with the generation prompt, as the server feeds them to the model
+    input ids    the prompt ids, the answer, its end-of-turn token and the rest of the template;
                  the ids of the whole text, unless they would not begin with the prompt ids
     mask         1 on the answer and on its end-of-turn token, 0 elsewhere
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 GENERATION_CONFIG = "generation_config.json"
 
-# The tokens that transformers hands to a template by name
+# The tokens that transformers passes to a template by name
 # (PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES).
 _NAMED_TOKENS = (
     "bos_token",
@@ -53,15 +53,15 @@ _PROBE = make_example(
 
 
 class Unencodable(ValueError):
-    """Why one example cannot become token ids faithfully."""
+    """Raised with the reason why an example cannot be encoded faithfully."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Token ids of one example; `mask` is 1 where the loss counts.
 
-    `starts` tells for each token that counts at which character of the answer it begins; the
-    end-of-turn token begins behind the last.
+    `starts` holds, for each token that counts, the character of the answer that it starts at; the
+    end-of-turn token starts after the last one.
     """
 
     input_ids: list[int]
@@ -70,12 +70,12 @@ class Encoded:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens before the answer: what the server feeds the model."""
+        """Number of tokens before the answer, which the server feeds to the model."""
         return self.mask.index(1)
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of the answer, its end-of-turn token among them."""
+        """Number of tokens in the answer, including its end-of-turn token."""
         return sum(self.mask)
 
 
@@ -117,7 +117,7 @@ class Chat:
         """Read tokenizer.json, tokenizer_config.json and the chat template of a model folder.
 
         Raises:
-            UserError: a file is missing or broken, or the template cannot be trained on.
+            UserError: a file is missing or broken, or the template is unsuitable for training.
         """
         from tokenizers import Tokenizer
 
@@ -145,7 +145,7 @@ class Chat:
             template,
             named_tokens=named,
             eos_ids=eos_ids,
-            # Padding is masked out wherever it stands, so an end token serves as well.
+            # Padding is always masked out, so an end token serves as well.
             pad_id=eos_ids[0] if pad_id is None else pad_id,
             context_length=base.context_length(config),
             where=str(where),
@@ -153,23 +153,23 @@ class Chat:
 
     @cached_property
     def special_tokens(self) -> frozenset[str]:
-        """Texts that the tokenizer turns into control tokens wherever they stand."""
+        """Texts that the tokenizer always turns into control tokens."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         return frozenset(token.content for token in added if token.special)
 
     @cached_property
     def tokenizer_json(self) -> str:
-        """The tokenizer as text, for libraries that read one of their own from it."""
+        """The tokenizer as text, for libraries that load it themselves."""
         return self._tokenizer.to_str()
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """Names that the template reads from outside, its switches among them."""
+        """Names that the template reads from outside, including its switches."""
         tree = _environment().parse(self.template)
         return frozenset(meta.find_undeclared_variables(tree))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """The text of a conversation, as the template writes it.
+        """The text of a conversation as rendered by the template.
 
         Raises:
             UserError: the template refuses these messages, for instance a system message.
@@ -188,13 +188,13 @@ class Chat:
             raise UserError(
                 f"the chat template refuses these messages: {error.message}",
                 where=self._where,
-                fix="leave out data.system and the rows' system texts; say it in the prompt"
+                fix="remove data.system and the rows' system texts, and put them into the prompt"
                 if has_system
                 else "choose another base",
             ) from None
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """What the model is fed for these messages: the server builds the same ids.
+        """The token ids that the model is given for these messages; the server builds the same.
 
         Raises:
             UserError: as `render`.
@@ -202,10 +202,14 @@ class Chat:
         return self._ids(self.render(messages, add_generation_prompt=True))
 
     def encode(self, example: Example) -> Encoded:
-        """Token ids and loss mask of an example, at full length: nothing is cut.
+        """Token ids and loss mask of an example, without truncation.
+
+        The prompt alone and the whole conversation are rendered separately. The mask can only be
+        placed if the one is a prefix of the other and the answer follows it literally, so anything
+        else is refused.
 
         Raises:
-            Unencodable: its texts hold a special token, or the template drops or changes them.
+            Unencodable: its texts contain a special token, or the template drops or changes them.
             UserError: as `render`.
         """
         answer = Message("assistant", example.answer)
@@ -213,7 +217,7 @@ class Chat:
         before = self.render(example.prompt, add_generation_prompt=True)
         whole = self.render((*example.prompt, answer), add_generation_prompt=False)
         for message in example.prompt:
-            # Earlier answers are exempt: templates take thinking out of them.
+            # Earlier answers are exempt, because templates remove thinking from them.
             if message.role != "assistant" and message.content.strip() not in before:
                 raise Unencodable(f"the chat template drops or changes the {message.role} message")
         text = example.answer.strip()
@@ -230,26 +234,30 @@ class Chat:
         prompt, encoding = self._ids(before), self._encode(whole)
         ids, offsets, answer_at = encoding.ids, encoding.offsets, len(whole) - len(after)
         if ids[: len(prompt)] != prompt:
-            # The tokenizer joins the prompt's last characters with the answer's first. Serving
-            # cannot: it feeds the prompt alone, and the model goes on from there.
+            # The tokenizer merges the prompt's last characters with the answer's first. In serving
+            # that cannot happen, because the model continues from the prompt's own ids. So prompt
+            # and answer are encoded separately, as in serving, if the text stays the same.
             encoding = self._encode(whole[len(before) :])
             apart = prompt + encoding.ids
             offsets = [(0, 0)] * len(prompt) + encoding.offsets
             answer_at -= len(before)
             if self.decode(apart, skip_special=False) != self.decode(ids, skip_special=False):
-                raise Unencodable("the answer's first characters melt into the prompt's last token")
+                raise Unencodable(
+                    "the tokenizer merges the start of the answer with the end of the prompt"
+                )
             ids = apart
+        # The loss counts from the answer's first token to the first end token after it.
         end = next(i for i in range(len(prompt), len(ids)) if ids[i] in self.eos_ids)
         mask = [0] * len(prompt) + [1] * (end + 1 - len(prompt)) + [0] * (len(ids) - end - 1)
         starts = [max(0, start - answer_at) for start, _ in offsets[len(prompt) : end + 1]]
         return Encoded(ids, mask, starts)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """The text of token ids, without control tokens unless they are asked for."""
+        """The text of token ids, by default without control tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
     def places(self, ids: Sequence[int]) -> list[int]:
-        """At which character of `decode(ids)` each token begins."""
+        """The character of `decode(ids)` at which each token starts."""
         from tokenizers.decoders import DecodeStream
 
         stream = DecodeStream(skip_special_tokens=True)
@@ -267,7 +275,7 @@ class Chat:
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
-        # The empty alternation would match everywhere; this one matches nowhere.
+        # An empty alternation would match everywhere; (?!) matches nowhere.
         longest_first = sorted(self.special_tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
@@ -278,13 +286,15 @@ class Chat:
     def _require_plain(self, messages: Sequence[Message]) -> None:
         for message in messages:
             if found := self._special.search(message.content):
-                raise Unencodable(f"the {message.role} message holds the control token {found[0]}")
+                raise Unencodable(
+                    f"the {message.role} message contains the control token {found[0]}"
+                )
 
     def _choose_switches(self) -> None:
-        """Set `template_kwargs` so that an answer directly follows the prompt.
+        """Set `template_kwargs` so that the answer directly follows the prompt.
 
-        A template with a thinking switch is used with thinking off: an answer that fits a
-        schema fits it from its first token. Serving must pass the same arguments.
+        Thinking is turned off if the template has a switch for it, because an answer must fit the
+        schema from its first token. Serving must pass the same arguments.
         """
         choices: list[dict[str, object]] = [{}]
         if "enable_thinking" in self.variables:
@@ -298,16 +308,16 @@ class Chat:
             except Unencodable as error:
                 reasons.append(str(error))
         raise UserError(
-            f"this chat template cannot be trained on: {reasons[0]}",
+            f"this chat template is unsuitable for training: {reasons[0]}",
             where=self._where,
-            fix="choose an instruct base that answers without thinking aloud"
+            fix="choose an instruct base that answers without thinking"
             if "end token" not in reasons[0]
             else f"add that token's id to eos_token_id in {GENERATION_CONFIG}",
         )
 
 
 class _Generation(Extension):
-    """The `{% generation %}` tag, which marks what the assistant says; it writes its body."""
+    """The `{% generation %}` tag, which marks the assistant's text; it renders its body."""
 
     tags = {"generation"}  # noqa: RUF012 - the attribute as jinja2 declares it
 
@@ -321,14 +331,14 @@ class _Generation(Extension):
 
 
 def _continuation(whole: str, before: str) -> str:
-    """What `whole` holds where `before` ends or where the two part, cut to a readable length."""
+    """The text of `whole` from where it and `before` differ, shortened for messages."""
     parts = next((i for i, (a, b) in enumerate(zip(whole, before, strict=False)) if a != b), None)
     start = len(before) if parts is None else parts
     return whole[start : start + 60]
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as transformers sets it up (utils/chat_template_utils.py), so templates agree."""
+    """Jinja configured as in transformers (utils/chat_template_utils.py)."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
@@ -363,14 +373,14 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _content(token: object) -> str:
-    """The text of a token, which may be written as an object with its options."""
+    """The text of a token, which may be given as an object with options."""
     return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _eos_ids(
     folder: Path, config: dict[str, Any], tokenizer: Tokenizer, eos_token: str | None
 ) -> tuple[int, ...]:
-    """The ids that end generation in transformers and vLLM: the model's and the tokenizer's."""
+    """The ids that end generation in transformers and vLLM, from the model and its tokenizer."""
     generation = _optional(folder / GENERATION_CONFIG)
     ids = generation.get("eos_token_id", config.get("eos_token_id"))
     found = [] if ids is None else list(ids) if isinstance(ids, list) else [ids]

@@ -9,13 +9,13 @@ from llm_lora import files
 from llm_lora.errors import UserError
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-"""How models on the hub are called."""
+"""The form of model names on the hub."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def commit(snapshot: Path) -> str | None:
-    """The commit that a folder in the hub's cache holds."""
+    """The commit of a folder in the hub's cache."""
     return snapshot.name if _COMMIT.fullmatch(snapshot.name) else None
 
 
@@ -27,16 +27,16 @@ def fetch(
     without: list[str] | None = None,
     local_only: bool,
 ) -> Path:
-    """The snapshot of a model in the hub's cache, downloaded where it is not there yet.
+    """The snapshot of a model in the hub's cache, downloaded if necessary.
 
     Args:
         name, revision: as on the hub.
-        patterns: files to fetch.
-        without: files not to fetch though they fit one of the patterns.
-        local_only: look into the cache alone.
+        patterns: files to download.
+        without: files to leave out although they match one of the patterns.
+        local_only: use the cache only.
 
     Raises:
-        UserError: there is no such model, it may not be had, or the hub cannot be reached.
+        UserError: there is no such model, access is denied, or the hub cannot be reached.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -51,10 +51,10 @@ def fetch(
             )
         )
     except errors.GatedRepoError:
-        problem = "this model is gated: its owner must let you in"
+        problem = "this model is gated: its owner must grant you access"
         fix = f"accept its terms on its page ({name}), then log in: hf auth login"
     except errors.RepositoryNotFoundError:
-        problem = "there is no such folder here and no such model on the hub (or it is private)"
+        problem = "no such folder here, and no such model on the hub (or it is private)"
         fix = "check the spelling; for a private model log in: hf auth login"
     except errors.RevisionNotFoundError:
         problem = f"this model has no revision {revision!r}"
@@ -66,13 +66,15 @@ def fetch(
             "or use the embedded base: --set base=tiny"
         )
     except errors.HFValidationError:
-        problem, fix = "this is no folder and no name of a hub model", "write owner/name"
+        problem, fix = "this is neither a folder nor the name of a hub model", "write owner/name"
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         problem = f"the hub answered {status}"
         refused = status in (401, 403)
-        fix = "log in anew: hf auth login" if refused else "try again later, or name a local folder"
+        fix = (
+            "log in again: hf auth login" if refused else "try again later, or name a local folder"
+        )
     except OSError as error:
         raise files.write_error(error, Path(name)) from None
-    # Without its cause: the library's texts quote request headers and addresses.
+    # Raised without its cause, because the library's messages quote request headers and addresses.
     raise UserError(problem, where=name, fix=fix) from None

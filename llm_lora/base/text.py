@@ -1,4 +1,4 @@
-"""The base: the frozen model that an adapter is trained on, found, checked and given a digest."""
+"""The base, the frozen model that an adapter is trained on: lookup, checks and digest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 PIPELINE = "model_index.json"
-"""What diffusers keeps in the folder of a model that paints."""
+"""The file that marks the folder of an image model in diffusers' layout."""
 
 
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
@@ -32,7 +32,7 @@ class Base:
     """A base that can be trained: a complete local folder.
 
     `digest` identifies weights, configuration and tokenizer; `context_length` is in tokens;
-    `revision` is the commit of the hub where it came from there.
+    `revision` is the hub's commit if the base came from there.
     """
 
     name: str
@@ -49,12 +49,12 @@ def resolve(base: str, revision: str | None = None, *, download: bool = True) ->
 
     Args:
         base: "tiny" (embedded), a folder, or the name of a model on the hub ("owner/name").
-        revision: branch, tag or commit on the hub; its main branch where None.
-        download: whether a model of the hub may be fetched; else it must be in the local cache.
+        revision: branch, tag or commit on the hub; None means the main branch.
+        download: whether the model may be downloaded; otherwise it must be in the local cache.
 
     Raises:
-        UserError: it is not there (offline, wrong name, no access), or its files do not do:
-            no safetensors, quantised, no tokenizer, no chat template, no causal language model.
+        UserError: it is not available (offline, wrong name, no access), or it is unsuitable: no
+            safetensors, quantised, no tokenizer, no chat template, not a causal language model.
     """
     if base == "tiny":
         return _inspect("tiny", TINY, None, embedded=True)
@@ -77,13 +77,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A model's config.json.
 
     Raises:
-        UserError: it is missing or no JSON object.
+        UserError: it is missing or not a JSON object.
     """
     return read_object(folder / CONFIG)
 
 
 def chat_template(folder: Path) -> tuple[str, Path]:
-    """A model's chat template and the file it is in; a file of its own goes first.
+    """A model's chat template and the file it is in; a separate template file takes precedence.
 
     Raises:
         UserError: the model has none.
@@ -98,14 +98,14 @@ def chat_template(folder: Path) -> tuple[str, Path]:
     if isinstance(template, str):
         return template, path
     raise UserError(
-        "no chat template: this looks like a model without instruction tuning",
+        "no chat template: this seems to be a model without instruction tuning",
         where=str(folder),
         fix=f"choose its instruct (or chat) version, or add {TEMPLATE}",
     )
 
 
 def context_length(config: dict[str, Any]) -> int | None:
-    """The most tokens that a model reads and writes, or None where its config does not say."""
+    """The model's maximum context in tokens, or None if its config does not say."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
         length = part.get("max_position_embeddings")
@@ -121,13 +121,13 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
         )
     if (folder / PIPELINE).is_file():
         raise UserError(
-            "this is a model that paints", where=name, fix="set task: image, or name a text model"
+            "this is an image model", where=name, fix="set task: image, or name a text model"
         )
     if not (folder / CONFIG).is_file():
         raise UserError(
-            "no config.json: this is no model folder",
+            "no config.json: this is not a model folder",
             where=str(folder),
-            fix="name the folder that holds config.json and model.safetensors",
+            fix="name the folder with config.json and model.safetensors",
         )
     config = read_config(folder)
     if "quantization_config" in config:
@@ -142,7 +142,7 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
         raise UserError(
             "no tokenizer.json",
             where=str(folder),
-            fix="make it: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
+            fix="create it: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
         )
     chat_template(folder)
     length = context_length(config)

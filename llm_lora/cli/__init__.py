@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Heavy modules are imported inside the commands."""
+"""The command line: parse, call, print. Commands import heavy modules only when they run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import sys
 from llm_lora.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 _IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
-"""What the system says of paths that nothing can be at; looking for them fails anywhere."""
+"""Error numbers for paths that cannot exist; any attempt to look at them fails."""
 
 
 def main() -> None:
-    """Entry point of `llm-lora`: a user's mistake is told in a few lines, never as a traceback."""
+    """Entry point of `llm-lora`: reports a user's mistake in a few lines, not as a traceback."""
     import click
 
     from llm_lora.cli.commands import app
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file's name need not be UTF-8; told with escapes it ends nothing.
+        # A file name need not be valid UTF-8; escaping it keeps the command from failing.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
@@ -32,7 +32,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort as error:
         pressed = isinstance(error.__cause__, KeyboardInterrupt)
-        print("interrupted" if pressed else "nothing was done", file=sys.stderr)
+        print("interrupted" if pressed else "aborted; nothing was done", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED if pressed else EXIT_USER_ERROR)
     except OSError as error:
         if error.errno not in _IMPOSSIBLE:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def tell(error: UserError, *, as_json: bool) -> None:
-    """Print all problems of an error: for people on stderr, for machines as JSON on stdout."""
+    """Print all problems of an error: as text on stderr, or as JSON on stdout."""
     if as_json:
         problems = [
             {"what": problem.what, "where": problem.where, "fix": problem.fix}

@@ -1,4 +1,4 @@
-"""`python -m llm_lora.cli` is `llm-lora`."""
+"""Entry point of `python -m llm_lora.cli`, which is the same as `llm-lora`."""
 
 from llm_lora.cli import main
 

@@ -34,14 +34,14 @@ overrides_option = click.option(
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Change a setting, e.g. lora.rank=32; may be given several times.",
+    help="Override a setting, e.g. lora.rank=32; repeatable.",
 )
 profile_option = click.option(
     "--profile",
     metavar="NAME",
     default="auto",
     show_default=True,
-    help="A profile of the recipe; auto picks by what the machine has.",
+    help="Hardware profile of the recipe; auto picks the one that fits this machine.",
 )
 root_option = click.option(
     "--runs",
@@ -49,20 +49,20 @@ root_option = click.option(
     type=click.Path(path_type=Path),
     default=Path("runs"),
     show_default=True,
-    help="The folder of all runs.",
+    help="Folder that holds the runs.",
 )
 store_option = click.option(
     "--store",
     type=click.Path(path_type=Path),
     default=Path("store"),
     show_default=True,
-    help="The folder of published adapters, where the recipe's check compares with the live one.",
+    help="Folder of published adapters; a check.max_drop gate compares with the live one there.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 class _InOrder(click.Group):
-    """Lists commands in the order of a first use, as they stand here."""
+    """Lists commands in the order in which they are added: the order of first use."""
 
     def list_commands(self, _: click.Context) -> list[str]:
         return list(self.commands)
@@ -71,14 +71,14 @@ class _InOrder(click.Group):
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="llm-lora %(version)s")
 def app() -> None:
-    """From prompt/response pairs and an answer schema to a model whose JSON always fits, and from a
-    folder of pictures to a style that Stable Diffusion paints in.
+    """Fine-tune and serve LoRA adapters: language models whose JSON answers always fit a schema,
+    and Stable Diffusion styles learned from a folder of pictures.
     """
 
 
 @app.group()
 def data() -> None:
-    """Look at training data before anything is trained."""
+    """Inspect training data before training."""
 
 
 @app.command()
@@ -98,12 +98,15 @@ def train(
     store: Path,
     as_json: bool,
 ) -> None:
-    """Check the data, train an adapter, report on held-out examples."""
+    """Check the data, train an adapter, and evaluate it.
+
+    The evaluation runs on held-out examples, which are never trained on.
+    """
     found, reason = _read(recipe, overrides, profile)
     if _is_default("root"):
         root = found.runs or (found.resume.parent.parent if found.resume else root)
 
-    # Only now: a mistake in the recipe is told before anything else is imported.
+    # Imported late, so that a mistake in the recipe is reported at once.
     from llm_lora import pipeline
     from llm_lora.cli.show import live as show
     from llm_lora.progress import Interrupted
@@ -132,7 +135,7 @@ def train(
         _print_json({"run": str(run.folder), "report": document})
     else:
         show.outcome(run, document)
-    # Unmet gates are a result, not a failure of the command: `evaluate` and promotion judge them.
+    # A failed gate is a result, not an error of this command: `evaluate` and promotion enforce it.
 
 
 def _again(recipe: Path, overrides: Sequence[str], profile: str, root: Path, store: Path) -> str:
@@ -164,7 +167,7 @@ def data_check(
     quarantine: Path | None,
     as_json: bool,
 ) -> None:
-    """Read and judge every record of a recipe's data; nothing is trained."""
+    """Check every record of a recipe's data without training."""
     from llm_lora import files, pipeline
     from llm_lora.cli.show import live as show
     from llm_lora.example import TooFewLeft
@@ -176,7 +179,7 @@ def data_check(
         if quarantine is None:
             raise
         files.write_jsonl(quarantine, map(asdict, error.rejected))
-        told = f"here is what was set aside, with the reasons: {len(error.rejected)} in all"
+        told = f"the {len(error.rejected)} records set aside, with the reasons, are in this file"
         raise UserError([*error.problems, Problem(told, str(quarantine))]) from None
     shown = show.of(loaded.task)
     if quarantine is not None:
@@ -193,15 +196,15 @@ app.add_command(validating.validate)
 @app.command()
 @run_argument
 @click.option(
-    "--via", "url", metavar="URL", help="Ask a running server, and compare it with the report."
+    "--via", "url", metavar="URL", help="Query a running server and compare it with the report."
 )
 @store_option
 @json_option
 def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
-    """Measure a run's adapter again on what it never saw, and renew its report.
+    """Re-evaluate a run on its held-out data and rewrite its report.
 
-    With --via a running server answers instead; the report stays, and what differs from it goes to
-    RUN/served.json. The exit code is 1 when a gate fails, or when server and report differ.
+    With --via, a running server answers instead; the report is kept, and the differences are
+    written to RUN/served.json. The exit code is 1 if a gate fails or if server and report differ.
     """
     if url is not None:
         measuring.evaluate_via(run, url, as_json=as_json)
@@ -236,11 +239,11 @@ def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
     "other",
     metavar="RUN",
     type=click.Path(path_type=Path),
-    help="Compare with another run's adapter instead, on the held-out prompts that both answered.",
+    help="Compare with another run's adapter on the held-out prompts that both answered.",
 )
 @json_option
 def report(run: Path, other: Path | None, as_json: bool) -> None:
-    """Show the held-out report of a run, and where its page lies."""
+    """Show a run's held-out report and the path of its HTML page."""
     from llm_lora import run as runs
     from llm_lora.cli.show import live as show
 
@@ -264,13 +267,13 @@ def report(run: Path, other: Path | None, as_json: bool) -> None:
 @app.command()
 @run_argument
 @click.argument("message", required=False)
-@click.option("--free", is_flag=True, help="Do not constrain by the schema.")
+@click.option("--free", is_flag=True, help="Do not constrain answers to the schema.")
 @click.option("--base", "base_only", is_flag=True, help="Answer without the adapter.")
 @json_option
 def chat(run: Path, message: str | None, free: bool, base_only: bool, as_json: bool) -> None:
-    """Ask a run's adapter; each answer comes with its verdict.
+    """Ask a run's adapter; each answer is shown with its verdict.
 
-    Without MESSAGE, a conversation begins.
+    Without MESSAGE, messages are read from the terminal, one a line.
     """
     from llm_lora import run as runs
     from llm_lora.cli import talk
@@ -288,7 +291,7 @@ def chat(run: Path, message: str | None, free: bool, base_only: bool, as_json: b
 @root_option
 @json_option
 def list_runs(root: Path, as_json: bool) -> None:
-    """List all runs with their state and held-out figures."""
+    """List all runs with their state and held-out scores."""
     from llm_lora import run as runs
     from llm_lora.cli.show import live as show
 
@@ -302,7 +305,7 @@ def list_runs(root: Path, as_json: bool) -> None:
 @app.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Tell what this machine has and lacks, and what was never tested."""
+    """Report what is installed, missing or untested on this machine."""
     from llm_lora.cli import health
 
     findings = health.examine()
@@ -336,11 +339,11 @@ for command in (
 
 
 def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:
-    """The recipe in the profile asked for, and why it is that profile."""
+    """The recipe under the chosen profile, and the reason for that choice."""
     from llm_lora import machine as plan
     from llm_lora import recipe as recipes
 
-    reason = "as asked"
+    reason = "chosen with --profile"
 
     def pick(names: tuple[str, ...]) -> str:
         nonlocal reason

@@ -1,4 +1,4 @@
-"""The console that commands print on."""
+"""The console that commands print to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def figure(value: Any) -> str:
-    """A number with three places, None in words, anything else as it is."""
+    """A number with three decimals, None as "not measured", anything else unchanged."""
     if value is None:
         return "not measured"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

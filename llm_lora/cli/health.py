@@ -1,4 +1,4 @@
-"""`llm-lora doctor`: what this machine has, and what differs from what was tested."""
+"""`llm-lora doctor`: this machine's hardware and libraries, and differences from tested ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FREE_DISK = 10 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `fix` says what to do where it is not well."""
+    """The result of one check; `fix` is the remedy if there is something to fix."""
 
     what: str
     status: Literal["good", "note", "wrong"]
@@ -53,9 +53,9 @@ def _hardware() -> list[Finding]:
     gpu = (
         f"{machine.gpu}, {machine.gpu_memory_bytes / 2**30:.1f} GiB"
         if machine.gpu and machine.gpu_memory_bytes
-        else "none: the cpu profile and the embedded tiny base are used"
+        else "none; the cpu profile uses the embedded tiny base"
     )
-    bf16 = "yes" if machine.bf16 else "no: training computes in fp32, several times slower"
+    bf16 = "yes" if machine.bf16 else "no; training computes in fp32, several times slower"
     return [
         Finding("Machine", "good", memory),
         Finding("NVIDIA GPU", "good" if machine.gpu else "note", gpu),
@@ -70,16 +70,16 @@ def _disk() -> Finding:
         "Free disk here",
         "good" if fine else "note",
         f"{free / 2**30:.0f} GiB",
-        None if fine else "bases from the hub take 4 to 16 GiB",
+        None if fine else "free some space: a base from the hub takes 4 to 16 GiB",
     )
 
 
 def _libraries() -> list[Finding]:
-    """Compare what is installed with what llm-lora was tested with and asks for."""
+    """Compare the installed versions with those that llm-lora requires and was tested with."""
     try:
         wanted = metadata.requires("llm-lora") or []
     except metadata.PackageNotFoundError:
-        return [Finding("llm-lora", "wrong", "not installed", "make env")]
+        return [Finding("llm-lora", "wrong", "not installed", "create the environment: make env")]
     findings = []
     for requirement in map(Requirement, wanted):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
@@ -89,7 +89,7 @@ def _libraries() -> list[Finding]:
         except metadata.PackageNotFoundError:
             findings.append(
                 Finding(
-                    requirement.name, "wrong", "not installed", "make the environment: make env"
+                    requirement.name, "wrong", "not installed", "create the environment: make env"
                 )
             )
             continue
@@ -99,7 +99,7 @@ def _libraries() -> list[Finding]:
                 requirement.name,
                 "good" if fine else "wrong",
                 found,
-                None if fine else f"tested with {requirement.specifier}: make env",
+                None if fine else f"tested with {requirement.specifier}; install it: make env",
             )
         )
     return findings
@@ -109,7 +109,7 @@ def _tiny() -> Finding:
     try:
         tiny = base.resolve("tiny")
     except UserError as error:
-        return Finding("Embedded tiny base", "wrong", str(error), "install llm-lora again")
+        return Finding("Embedded tiny base", "wrong", str(error), "reinstall llm-lora")
     return Finding("Embedded tiny base", "good", f"{tiny.architecture}, {tiny.digest[:12]}")
 
 
@@ -118,7 +118,7 @@ def _tiny_image() -> Finding:
     try:
         tiny = picture_base.resolve("tiny")
     except UserError as error:
-        return Finding(what, "wrong", str(error), "install llm-lora again")
+        return Finding(what, "wrong", str(error), "reinstall llm-lora")
     found = f"{tiny.family}, {tiny.resolution} pixels, {tiny.digest[:12]}"
     return Finding(what, "good", found)
 
@@ -127,12 +127,12 @@ def _hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return Finding("Model hub", "note", "offline (HF_HUB_OFFLINE is set)")
     return Finding(
-        "Model hub", "good", "online use allowed; asked only for a base that is not here"
+        "Model hub", "good", "online; contacted only for models that are not on this machine"
     )
 
 
 def show(findings: list[Finding]) -> None:
-    """Print the findings, one a line, with remedies below."""
+    """Print the findings, one per line, each with its remedy below."""
     marks = {"good": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
     for finding in findings:
         console.print(f"{marks[finding.status]} {finding.what:<20} {finding.found}")

@@ -1,4 +1,4 @@
-"""`llm-lora label`: captions for a folder of pictures, written by a model, mended by people."""
+"""`llm-lora label`: captions for a folder of pictures, written by a model for people to edit."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def _list_candidates(context: click.Context, _: click.Parameter, wanted: bool) -
     type=click.Choice(["clip", "blip", "vlm"]),
     default="blip",
     show_default=True,
-    help="clip chooses among candidates, blip describes, vlm asks a vision model on a server.",
+    help="clip: choose among candidates; blip: describe; vlm: ask a vision model on a server.",
 )
 @click.option(
     "--model",
     metavar="NAME|FOLDER",
-    help="tiny, a folder or a model on the hub; for vlm its name on the server.  "
+    help="tiny, a folder or a hub id; for vlm, the model's name on the server.  "
     f"[default: {_USUAL['clip']}, {_USUAL['blip']}]",
 )
 @click.option("--candidates", metavar="FILE", type=_PATH, help="clip: captions to choose from.")
@@ -57,37 +57,37 @@ def _list_candidates(context: click.Context, _: click.Parameter, wanted: bool) -
     is_eager=True,
     expose_value=False,
     callback=_list_candidates,
-    help="clip: print the built-in ones, to edit.",
+    help="clip: print the built-in candidates, as a starting point for your own.",
 )
-@click.option("--url", metavar="URL", help="vlm: an OpenAI-compatible server, with its /v1.")
-@click.option("--ask", metavar="TEXT", help="vlm: what to ask for.")
+@click.option("--url", metavar="URL", help="vlm: an OpenAI-compatible server, ending in /v1.")
+@click.option("--ask", metavar="TEXT", help="vlm: the question to ask about each picture.")
 @click.option(
     "--jobs",
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="vlm: requests at a time.",
+    help="vlm: concurrent requests.",
 )
-@click.option("--trigger", metavar="WORDS", help="Put in front of every caption that lacks them.")
+@click.option("--trigger", metavar="WORDS", help="Prepend these to every caption without them.")
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 1024),
     default=16,
     show_default=True,
-    help="Pictures that go through the model at once.",
+    help="Pictures per forward pass.",
 )
-@click.option("--review", metavar="FILE", type=_PATH, help="Write a page to read them through.")
+@click.option("--review", metavar="FILE", type=_PATH, help="Write an HTML page for review.")
 @click.option(
     "--redo",
     is_flag=True,
-    help="Also what a machine wrote under other settings; what a person wrote stays.",
+    help="Also replace machine captions written with other settings; never captions by people.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def label(folder: Path, as_json: bool, **given: Any) -> None:
     """Write captions for the pictures of FOLDER into its metadata.csv.
 
-    Pictures that have a caption are left as they are. What was interrupted goes on with the same
-    command. The key of a server is read from LLM_LORA_VISION_KEY.
+    Pictures that already have a caption are skipped. After an interruption, the same command
+    continues. The server's API key is read from LLM_LORA_VISION_KEY.
     """
     from llm_lora.data.image import caption_lint
     from llm_lora.label import labelling
@@ -99,7 +99,7 @@ def label(folder: Path, as_json: bool, **given: Any) -> None:
             outcome = labelling.label(folder, make, order, bar.move)
         except KeyboardInterrupt:
             bar.stop()
-            click.echo("Stopped; what was labelled is kept. Go on with the same command.", err=True)
+            click.echo("Stopped; finished captions are kept. Rerun to continue.", err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None
     texts = {item.name: item.caption for item in outcome.items if item.caption}
     findings = list(caption_lint.lint(texts, trigger=order.trigger))
@@ -123,10 +123,10 @@ def _order(
     review: Path | None,
     redo: bool,
 ) -> tuple[Order, Callable[[], Labeller]]:
-    """How to label, and what makes the labeller.
+    """The labelling settings, and a function that loads the labeller.
 
     Raises:
-        UserError: options that do not go together, or something that they name is not there.
+        UserError: options contradict each other, or name something that does not exist.
     """
     from llm_lora.label import Order
     from llm_lora.label import candidates as choices
@@ -156,7 +156,7 @@ def _order(
         from llm_lora.vision import models as vision_models
 
         found = vision_models.resolve(name, method)
-        # Only now: a mistake in what was asked for is told before anything heavy is imported.
+        # Imported late, so that a mistake in the options is reported at once.
         from llm_lora.engines.vision import Captioner, ZeroShot
 
         return ZeroShot(found, parts) if method == "clip" else Captioner(found)
@@ -165,7 +165,7 @@ def _order(
 
 
 class _Bar:
-    """How many pictures are labelled; nothing where it is to be quiet."""
+    """Progress bar over labelled pictures; prints nothing when quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         from rich.console import Console
@@ -184,12 +184,12 @@ class _Bar:
         self.stop()
 
     def stop(self) -> None:
-        # A bar that never began would leave an empty line before what is told instead.
+        # A bar that never started would print an empty line before the error.
         if self._task is not None:
             self._progress.stop()
 
     def move(self, done: int, total: int) -> None:
-        """So many are done, of so many."""
+        """Move the bar to `done` of `total`."""
         if self._task is None:
             self._progress.start()
             self._task = self._progress.add_task("", total=total)
@@ -213,7 +213,7 @@ def _show(outcome: Outcome, findings: Sequence[Finding], review: Path | None) ->
 
     console.print(
         f"{outcome.written} captions written to {escape(str(outcome.path))} · kept: "
-        f"{outcome.people} of people, {outcome.machine} of machines"
+        f"{outcome.people} by people, {outcome.machine} by machines"
     )
     for row in outcome.failed[:_SHOWN]:
         console.print(f"  [red]no caption[/] {escape(row.where)}: {escape(row.reason)}")
@@ -223,4 +223,4 @@ def _show(outcome: Outcome, findings: Sequence[Finding], review: Path | None) ->
         place = f" ({finding.where})" if finding.where else ""
         console.print(f"  [yellow]note[/] {finding.count} {escape(finding.message + place)}")
     if review is not None:
-        console.print(f"read them through: {escape(str(review))}")
+        console.print(f"review page: {escape(str(review))}")

@@ -11,15 +11,15 @@ import click
 
 _TIMES = ("latency_p50", "latency_p99", "first_token_p50", "first_token_p99")
 _SHOWN = 3
-"""Differing answers that are printed; `served.json` holds all."""
+"""Number of differing answers printed; `served.json` holds all of them."""
 _AROUND = 40
-"""Characters shown of each answer from shortly before the place where the two part."""
+"""Characters shown of each answer, starting shortly before the two diverge."""
 _BEFORE = 12
 
 
 @click.group()
 def bench() -> None:
-    """Measure on this machine what a choice costs."""
+    """Benchmark serving on this machine."""
 
 
 @bench.command("serve")
@@ -29,21 +29,21 @@ def bench() -> None:
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Requests for each form and round.",
+    help="Requests per form and round.",
 )
 @click.option(
     "--connections",
     type=click.IntRange(1),
     default=8,
     show_default=True,
-    help="Requests at a time.",
+    help="Concurrent requests.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="How often the forms take turns; each turn starts a server.",
+    help="Rounds over all forms; each round starts a server per form.",
 )
 @click.option(
     "--adapters",
@@ -56,13 +56,13 @@ def bench() -> None:
     "--tokens",
     type=click.IntRange(1),
     metavar="N",
-    help="Length of the answers.  [default: the median of the run's own]",
+    help="Length of the answers.  [default: the median of the run's answers]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
-    """Merged model or adapter? Measures both on vLLM, with the bare base as a yardstick.
+    """Compare serving a merged model with serving adapters, with the bare base as a baseline.
 
-    Starts a server for each form and round, and nothing else should run meanwhile.
+    Starts a vLLM server for each form and round. Nothing else should run on the machine meanwhile.
     """
     from llm_lora import machine
     from llm_lora import run as runs
@@ -82,7 +82,7 @@ def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
 
 
 def show_bench(document: Mapping[str, Any]) -> None:
-    """A row for each form, and the advice."""
+    """Print a row for each form, then the advice."""
     from rich.table import Table
 
     from llm_lora.cli.console import console
@@ -120,7 +120,7 @@ def _seconds(milliseconds: float) -> str:
 
 
 def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:
-    """Compare a running server with a run's report; exit code 1 where they differ too much.
+    """Compare a running server with a run's report; exits with 1 if they differ too much.
 
     Raises:
         UserError: the run is not finished, or the server does not serve its adapter.
@@ -154,7 +154,7 @@ def show_drift(document: Mapping[str, Any], path: Path) -> None:
     console.print(f"\ntoken ids as in training: {tokens['equal']} of {tokens['prompts']} prompts")
     if (first := tokens["first_difference"]) is not None:
         console.print(
-            f"  {first['id']} from token {first['position']} on: "
+            f"  {first['id']} differs from token {first['position']} on: "
             f"training {escape(repr(first['training']))}, server {escape(repr(first['server']))}"
         )
     console.print(_scores(document, Table))
@@ -163,13 +163,16 @@ def show_drift(document: Mapping[str, Any], path: Path) -> None:
         for row in rows[:_SHOWN]:
             start = max(row["differs_at"] - _BEFORE, 0)
             console.print(
-                f"\n[dim]{form}, {row['id']}, from character {row['differs_at']} on[/]"
+                f"\n[dim]{form}, {row['id']}, differs from character {row['differs_at']} on[/]"
                 f"\n  engine  {escape(row['engine'][start : start + _AROUND])}"
                 f"\n  server  {escape(row['server'][start : start + _AROUND])}"
                 f"  [dim]{row['verdict']['kind']}[/]"
             )
     if document["sampled"]:
-        console.print("\n[yellow]note[/] the recipe draws answers, so two tries always differ")
+        console.print(
+            "\n[yellow]note[/] the recipe samples its answers (generate.temperature above 0), so "
+            "two tries always differ"
+        )
     if document["passed"]:
         console.print(f"\n[bold green]passed[/]: engine and server agree · {path}")
     for reason in document["reasons"]:
@@ -177,7 +180,7 @@ def show_drift(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _scores(document: Mapping[str, Any], table_type: type[Any]) -> Any:
-    """Figures of both, by form and part."""
+    """Scores of engine and server, by form and part."""
     table = table_type(
         "answers", "part", "n", *("valid: engine", "server"), *("field F1: engine", "server"),
         "identical", "same value", box=None, padding=(0, 2, 0, 0),

@@ -1,4 +1,4 @@
-"""`llm-lora merge` and `llm-lora export`: a run's adapter as a model of its own, or for others."""
+"""`llm-lora merge` and `llm-lora export`: merged models, and adapters for other programs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ into_option = click.option(
     metavar="BASE",
     default="auto",
     show_default=True,
-    help="dequantised (what NF4 made of the base), original, or auto: the nearer one.",
+    help="dequantised (the base after NF4 quantisation), original, or auto: the closer of the two.",
 )
 measure_option = click.option(
     "--measure/--no-measure",
     default=True,
     show_default=True,
-    help="Compare with what was trained on held-out answers; needs memory for the model.",
+    help="Compare with the trained form on held-out answers; loads the model into memory.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 @click.command()
 @run_argument
 @click.option(
-    "--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="A new folder."
+    "--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="New folder."
 )
 @into_option
 @measure_option
@@ -43,14 +43,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
     metavar="SIZE",
     default="5GB",
     show_default=True,
-    help="The most that a weight file holds, e.g. 500MB.",
+    help="Maximum size of a weight file, e.g. 500MB.",
 )
 @json_option
 def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_json: bool) -> None:
-    """Merge a run's adapter into its base; the nearer of two merges is kept.
+    """Merge a run's adapter into its base model.
 
-    The adapter was trained on the base in NF4. It can be added to the base that NF4 made, or to
-    the original one; both are measured against what was trained.
+    The adapter was trained on the base in NF4. It can be merged into the dequantised NF4 base or
+    into the original one. Both are measured against the trained form, and the closer one is kept.
     """
     from llm_lora import run as runs
     from llm_lora.cli.show import live as show
@@ -72,26 +72,25 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
 
 @click.command()
 @run_argument
-@click.option("--peft", metavar="DIR", type=click.Path(path_type=Path), help="A PEFT folder.")
+@click.option("--peft", metavar="DIR", type=click.Path(path_type=Path), help="Folder for PEFT.")
 @click.option(
-    "--gguf", metavar="FILE", type=click.Path(path_type=Path), help="A file for llama.cpp."
+    "--gguf", metavar="FILE", type=click.Path(path_type=Path), help="GGUF file for llama.cpp."
 )
-@click.option(
-    "--ollama", metavar="DIR", type=click.Path(path_type=Path), help="A folder for Ollama."
-)
-@click.option("--vllm", metavar="DIR", type=click.Path(path_type=Path), help="A folder for vLLM.")
+@click.option("--ollama", metavar="DIR", type=click.Path(path_type=Path), help="Folder for Ollama.")
+@click.option("--vllm", metavar="DIR", type=click.Path(path_type=Path), help="Folder for vLLM.")
 @click.option(
     "--webui",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="For pictures: into a WebUI's folder models/Lora.",
+    help="For images: the models/Lora folder of a WebUI.",
 )
 @click.option(
     "--step",
     type=click.IntRange(1),
-    help="With --webui: the adapter as it was after so many steps (train.keep).",
+    metavar="N",
+    help="With --webui: the adapter as saved after N steps (train.keep).",
 )
-@click.option("--merged", is_flag=True, help="With --gguf and --ollama: the merged model.")
+@click.option("--merged", is_flag=True, help="With --gguf or --ollama: write the merged model.")
 @into_option
 @measure_option
 def export(
@@ -106,9 +105,9 @@ def export(
     into: str,
     measure: bool,
 ) -> None:
-    """Write a run's adapter for another program, with all that belongs to it.
+    """Export a run's adapter for another program.
 
-    Choose one of --peft, --gguf, --ollama and --vllm for text, or --webui for pictures.
+    Choose one of --peft, --gguf, --ollama and --vllm for text, or --webui for images.
     """
     from llm_lora import run as runs
     from llm_lora.cli.show import live as show
@@ -119,13 +118,15 @@ def export(
     asked = {"--peft": peft, "--gguf": gguf, "--ollama": ollama, "--vllm": vllm, "--webui": webui}
     chosen = {option: path for option, path in asked.items() if path is not None}
     if len(chosen) != 1:
-        raise UserError(f"{len(chosen)} of {', '.join(asked)} were given", fix="choose one of them")
+        raise UserError(
+            f"exactly one of {', '.join(asked)} is needed, not {len(chosen)}", fix="give one"
+        )
     if merged and not (gguf or ollama):
         raise UserError(
-            "--merged goes with --gguf and --ollama", fix="for a merged folder: llm-lora merge"
+            "--merged needs --gguf or --ollama", fix="for a merged folder, use llm-lora merge"
         )
     if step is not None and not webui:
-        raise UserError("--step goes with --webui", fix="leave it out")
+        raise UserError("--step needs --webui", fix="leave it out")
     merging.check_into(into)
     here = runs.find(run)
     (out,) = chosen.values()
@@ -155,20 +156,20 @@ def export(
 
 
 def _bytes(size: str) -> int:
-    """A size as people write it, in bytes.
+    """The number of bytes in a size such as "500MB".
 
     Raises:
-        UserError: it is none, or nothing.
+        UserError: the text is not a size, or the size is zero.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|)", size.strip(), re.IGNORECASE)
     count = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if count < 1:
-        raise UserError(f"{size!r} is no size", where="--shard-size", fix="write it like 500MB")
+        raise UserError(f"{size!r} is not a size", where="--shard-size", fix="write it like 500MB")
     return count
 
 
 def _say(text: str, *named: object) -> None:
-    """Print a text with names in its braces, which are no markup."""
+    """Print a text with names filled into its braces, escaped so that they are not markup."""
     from rich.markup import escape
 
     from llm_lora.cli.console import console
@@ -177,7 +178,7 @@ def _say(text: str, *named: object) -> None:
 
 
 def _show_figures(manifest: Mapping[str, Any]) -> None:
-    """How near each form comes to what was trained, and which one was written."""
+    """Print how close each form is to the trained one, and which was written."""
     from rich.table import Table
 
     from llm_lora.cli.console import console

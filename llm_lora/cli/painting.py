@@ -1,4 +1,4 @@
-"""`llm-lora generate`: pictures from a prompt, with the adapters of runs and files."""
+"""`llm-lora generate`: images from a prompt, with adapters from runs and files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GRID = re.compile(r"strength=(-?\d+\.?\d*)\.\.(-?\d+\.?\d*):(\d+\.?\d*)")
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _MOST = 64
 _CLOSE = 1e-6
-"""The last strength is reached even where the steps do not add up to it exactly."""
+"""Tolerance that keeps the last strength when the steps do not add up to it exactly."""
 
 _LARGEST = 4096
 _LAST_SEED = 2**32 - 1
@@ -34,32 +34,33 @@ _LAST_SEED = 2**32 - 1
     "named",
     metavar="NAME=PATH",
     multiple=True,
-    help="One more adapter, and what prompts call it by; may be given several times.",
+    help="Another adapter and its name in prompts; repeatable.",
 )
 @click.option(
     "--step",
+    metavar="N",
     type=click.IntRange(1),
-    help="Of a RUN: the adapter as it was after so many steps (train.keep).",
+    help="Use RUN's adapter as saved after N steps (train.keep).",
 )
-@click.option("--base", metavar="BASE", help="What to paint with, where no adapter tells it.")
+@click.option("--base", metavar="BASE", help="Base model, if no adapter names one.")
 @click.option(
     "--seed",
     type=click.IntRange(0, _LAST_SEED),
     default=0,
     show_default=True,
-    help="Of the first picture.",
+    help="Seed of the first picture.",
 )
 @click.option(
     "--count",
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="Pictures, each with the next seed.",
+    help="Number of pictures; each uses the next seed.",
 )
 @click.option("--steps", type=click.IntRange(1, 1000), help="Denoising steps.")
 @click.option("--guidance", type=click.FloatRange(0, 100), help="How closely to follow the prompt.")
 @click.option(
-    "--negative", "negative_prompt", metavar="PROMPT", help="What pictures shall not show."
+    "--negative", "negative_prompt", metavar="PROMPT", help="What the pictures should not show."
 )
 @click.option("--size", metavar="WIDTHxHEIGHT", help="In pixels.")
 @click.option("--scheduler", type=click.Choice(["ddim", "euler", "dpm++"]), help="The sampler.")
@@ -69,14 +70,14 @@ _LAST_SEED = 2**32 - 1
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("pictures"),
     show_default=True,
-    help="Where to write the pictures.",
+    help="Folder for the pictures.",
 )
 @click.option(
     "--grid",
     metavar="strength=FROM..TO:STEP",
-    help="One sheet instead: the same pictures at several strengths of all adapters.",
+    help="Write one contact sheet with the same pictures at several adapter strengths.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def generate(
     sources: tuple[Path, ...],
     prompt: str,
@@ -91,11 +92,11 @@ def generate(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Paint a PROMPT with the adapters of runs, folders and files.
+    """Generate images for a PROMPT with one or more adapters.
 
-    A prompt that names adapters, as in "a harbour, <lora:my_style:0.8>", is painted with those
-    alone; one that names none with all of them at strength 1. Whatever no option says comes from
-    the first adapter's recipe. Pictures are called by their seeds; earlier ones stay.
+    A prompt that names adapters, as in "a harbour, <lora:my_style:0.8>", uses only those.
+    Otherwise all adapters are applied at strength 1. Defaults come from the first adapter's
+    recipe. Files are named by seed; existing files are kept.
     """
     from llm_lora import lora_prompt
     from llm_lora.adapter import sources as picture_sources
@@ -106,12 +107,12 @@ def generate(
     seeds = range(seed, seed + count)
     if seeds[-1] > _LAST_SEED:
         raise UserError(
-            f"{count} pictures from seed {seed} go beyond {_LAST_SEED}",
+            f"{count} pictures from seed {seed} exceed the largest seed, {_LAST_SEED}",
             where="--seed",
-            fix="begin with a smaller one",
+            fix="use a smaller seed",
         )
     if math.isnan(asked["guidance"] or 0):
-        raise UserError("this is no number", where="--guidance", fix="write 0 to 100")
+        raise UserError("this is not a number", where="--guidance", fix="write 0 to 100")
     found = [picture_sources.find(path, step=step) for path in sources]
     found += [picture_sources.find(path, name) for name, path in map(_named, named)]
     _require_apart(found)
@@ -119,7 +120,7 @@ def generate(
     told = next((source.settings for source in found if source.manifest), {})
     chosen = {key: value for key, value in asked.items() if value is not None}
 
-    # Only now: mistakes are told before anything heavy is imported.
+    # Imported late, so that mistakes are reported before anything heavy is loaded.
     from rich.markup import escape
 
     from llm_lora import engines
@@ -150,7 +151,7 @@ def generate(
         rows = painter.strengths([prompt] * count, strengths, settings, seeds)
         write(f"strengths-{seed}", engine.sheet(rows, [f"{one:g}" for one in strengths]))
     else:
-        # Batch by batch: whatever ends the command, what is painted is kept.
+        # Written batch by batch, so that an interruption loses no finished picture.
         for start in range(0, count, settings.batch_size):
             part = seeds[start : start + settings.batch_size]
             pictures = painter.paint([prompt] * len(part), settings, part)
@@ -167,7 +168,7 @@ def _require_apart(found: Sequence[Source]) -> None:
         Problem(
             f"two adapters are named {source.name}",
             str(source.path),
-            f"call this one otherwise: --adapter NAME={source.path}",
+            f"give this one another name: --adapter NAME={source.path}",
         )
         for number, source in enumerate(found)
         if source.name in names[:number]
@@ -177,7 +178,7 @@ def _require_apart(found: Sequence[Source]) -> None:
 
 
 def _free(folder: Path, name: str) -> Path:
-    """Where a picture of this name goes: NAME.png, or the first of NAME-2.png, … that is free."""
+    """The path of a new picture: NAME.png, or the first of NAME-2.png, … that does not exist."""
     path, number = folder / f"{name}.png", 1
     while path.exists():
         number += 1
@@ -188,7 +189,9 @@ def _free(folder: Path, name: str) -> Path:
 def _named(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise UserError(f"{text!r} is no adapter", where="--adapter", fix="write it like NAME=PATH")
+        raise UserError(
+            f"{text!r} is not NAME=PATH", where="--adapter", fix="write it like NAME=PATH"
+        )
     return name, Path(path)
 
 
@@ -199,7 +202,7 @@ def _size(text: str) -> dict[str, int]:
     sides = [int(side) for side in match.groups()] if match else []
     if not sides or any(not CELL <= side <= _LARGEST or side % CELL for side in sides):
         raise UserError(
-            f"{text!r} is no size",
+            f"{text!r} is not a valid size",
             where="--size",
             fix=f"write it like 512x768, in multiples of {CELL} up to {_LARGEST}",
         )
@@ -210,18 +213,18 @@ def _strengths(text: str) -> list[float]:
     """The strengths of `strength=0..1:0.2`, both ends included.
 
     Raises:
-        UserError: it is malformed, or so fine that nobody could look at it.
+        UserError: it is malformed, or has too many steps.
     """
     match = _GRID.fullmatch(text)
     first, last, step = map(float, match.groups()) if match else (0.0, 0.0, 0.0)
     if not 0 < step < math.inf or last < first:
         raise UserError(
-            f"{text!r} is no grid", where="--grid", fix="write it like strength=0..1:0.2"
+            f"{text!r} is not a grid", where="--grid", fix="write it like strength=0..1:0.2"
         )
-    # Seen before the division, which may overflow; nothing endless is less.
+    # Checked before the division, which may overflow; `not <` also catches infinity and NaN.
     if not last - first < (_MOST - _CLOSE) * step:
         raise UserError(
-            f"more than {_MOST} strengths are too many", where="--grid", fix="take a larger step"
+            f"a grid has at most {_MOST} strengths", where="--grid", fix="use a larger step"
         )
     count = int((last - first) / step + _CLOSE) + 1
     return [round(first + step * number, 6) for number in range(count)]

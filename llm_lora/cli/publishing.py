@@ -1,4 +1,4 @@
-"""Publishing and what follows: promote, rollback, canary, and what the store holds."""
+"""Commands on the store: publish, promote, rollback, canary, retire, remove and listings."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _store_option = click.option(
     type=click.Path(path_type=Path),
     default=Path("store"),
     show_default=True,
-    help="The folder of published adapters.",
+    help="Folder of published adapters.",
 )
-_url_option = click.option("--url", metavar="URL", help="Ask a running server instead.")
-_why_option = click.option("--why", metavar="TEXT", default="", help="Goes into the history.")
+_url_option = click.option("--url", metavar="URL", help="Use a running server instead.")
+_why_option = click.option("--why", metavar="TEXT", default="", help="Reason, for the history.")
 _force_option = click.option(
-    "--force", is_flag=True, help="Pass over failed gates; the history records it."
+    "--force", is_flag=True, help="Proceed despite failed gates; the history records it."
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 _name_argument = click.argument("name")
 _number_argument = click.argument("number", metavar="VERSION", type=click.IntRange(1, 999_999))
 
@@ -41,14 +41,16 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise click.BadParameter(f"{text!r} is no share; write 10% or 0.1, and 0 to end the trial")
+        raise click.BadParameter(
+            f"{text!r} is not a share; write 10% or 0.1, or 0 to end the trial"
+        )
     return share
 
 
 @click.command()
 @click.argument("source", metavar="RUN|ADAPTER", type=click.Path(path_type=Path))
 @click.option(
-    "--as", "name", metavar="NAME", help="Its name in the store.  [default: the recipe's]"
+    "--as", "name", metavar="NAME", help="Name in the store.  [default: the recipe's name]"
 )
 @_store_option
 @click.option("--promote", "and_promote", is_flag=True, help="Make it live at once.")
@@ -64,9 +66,10 @@ def publish(
     why: str,
     as_json: bool,
 ) -> None:
-    """Put a run's adapter into the store, with its report, as the next version of a name.
+    """Publish a run's adapter and report to the store.
 
-    It is not live until it is promoted. The same content is never published twice.
+    They become the next version of NAME, which is not live until it is promoted. The same content
+    is never published twice.
     """
     from llm_lora.store import Store, suggest_name
 
@@ -95,9 +98,9 @@ def publish(
 def promote(
     name: str, number: int, root: Path, url: str | None, force: bool, why: str, as_json: bool
 ) -> None:
-    """Make a version live; the one before stays at hand for a rollback.
+    """Make a version live; the previous one is kept for rollback.
 
-    Refused where the report's gates failed, unless forced; and where the weights change nothing.
+    Refused if a gate of its report failed, unless forced, or if its weights have no effect.
     """
     if url is not None:
         _ask(
@@ -120,7 +123,7 @@ def promote(
 @_why_option
 @_json_option
 def rollback(name: str, root: Path, url: str | None, why: str, as_json: bool) -> None:
-    """Make the version live that was live before. A second rollback undoes the first."""
+    """Make the previous version live again. A second rollback undoes the first."""
     if url is not None:
         _ask(url, as_json, lambda client: client.rollback(name, why=why or None))
         return
@@ -134,7 +137,7 @@ def rollback(name: str, root: Path, url: str | None, why: str, as_json: bool) ->
 @_name_argument
 @_number_argument
 @click.option(
-    "--share", callback=_share, required=True, help="10% or 0.1 of the requests; 0 ends the trial."
+    "--share", callback=_share, required=True, help="Share of requests, 10% or 0.1; 0 ends it."
 )
 @_store_option
 @_url_option
@@ -151,7 +154,7 @@ def canary(
     why: str,
     as_json: bool,
 ) -> None:
-    """Try a version on a share of the requests, beside the live one."""
+    """Send a share of the requests to a version on trial."""
     if url is not None:
         _ask(
             url,
@@ -173,9 +176,9 @@ def canary(
 @_url_option
 @_json_option
 def adapters(root: Path, url: str | None, as_json: bool) -> None:
-    """List published adapters: versions, which is live, gates and figures.
+    """List published adapters with versions, state, gates and scores.
 
-    With --url, a running server tells what is loaded and how it does.
+    With --url, list a running server's adapters: what is loaded, and request counts.
     """
     from llm_lora.cli import shelves
 
@@ -201,7 +204,7 @@ def adapters(root: Path, url: str | None, as_json: bool) -> None:
 @_url_option
 @_json_option
 def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
-    """Who published, promoted, rolled back or removed what, when and why."""
+    """Show every change under a name: who, when and why."""
     from llm_lora.cli import shelves
 
     if url is not None:
@@ -225,7 +228,7 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 @_why_option
 @_json_option
 def retire(name: str, root: Path, why: str, as_json: bool) -> None:
-    """Take a name out of service: no version of it is live. `rollback` brings it back."""
+    """Take a name out of service. `rollback` brings it back."""
     from llm_lora.store import Store
 
     alias = Store(root).retire(name, by=_user(), why=why)
@@ -238,7 +241,7 @@ def retire(name: str, root: Path, why: str, as_json: bool) -> None:
 @_store_option
 @_why_option
 def remove(name: str, number: int, root: Path, why: str) -> None:
-    """Delete a version that is neither live nor on trial; its number is never given again."""
+    """Delete a version that is not in use. Its number is never reused."""
     from llm_lora.store import Store
 
     Store(root).remove(name, number, by=_user(), why=why)
@@ -246,10 +249,10 @@ def remove(name: str, number: int, root: Path, why: str) -> None:
 
 
 def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
-    """Adapter folder, report and name that a user means by a run or an adapter folder.
+    """The adapter folder, report and name for a run or an adapter folder.
 
     Raises:
-        UserError: there is neither, or the run is not finished.
+        UserError: the path is neither, or the run is not finished.
     """
     from llm_lora import run as runs
     from llm_lora.adapter import folder as adapters
@@ -276,7 +279,7 @@ def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
 
 
 def _base_at_hand(folder: Path) -> AnyBase | None:
-    """The very base that an adapter was trained on, where this machine has it; never fetched."""
+    """The base that an adapter was trained on, if this machine has it; never downloads it."""
     from llm_lora.adapter import base as any_base
     from llm_lora.adapter import folder as adapters
 
@@ -284,16 +287,16 @@ def _base_at_hand(folder: Path) -> AnyBase | None:
 
 
 def _user() -> str:
-    """Who runs this command, and where."""
+    """The user and host that run this command."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
+    except (KeyError, OSError):  # The user of a container may have no name.
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
 
 
 def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> None:
-    """Give a running server an order, and show what it answers."""
+    """Send a command to a running server and print the response."""
     from llm_lora.cli import shelves
     from llm_lora.serving import Client
 
@@ -324,7 +327,7 @@ def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | N
 
 
 def _adapter(store: Store, name: str) -> dict[str, Any]:
-    """One adapter as a running server lists it, without what only a server knows."""
+    """One adapter in the form that a server lists, without the fields only a server knows."""
     from llm_lora.errors import UserError
     from llm_lora.store import Alias
 

@@ -1,4 +1,4 @@
-"""`llm-lora recipe`: work on recipes themselves."""
+"""`llm-lora recipe`: conversion of lora-scripts recipes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_lora import files
 
 @click.group()
 def recipe() -> None:
-    """Work on recipes themselves."""
+    """Convert recipes."""
 
 
 @recipe.command("convert")
@@ -20,12 +20,13 @@ def recipe() -> None:
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write it to this file, with paths that hold there.",
+    help="Write to this file, with paths relative to its folder.",
 )
 def convert(file: Path, out: Path | None) -> None:
-    """Print a recipe of lora-scripts in the form of this toolkit.
+    """Convert a lora-scripts recipe to an llm-lora recipe and print it.
 
-    What every key became stands above it. Paths hold in the working directory, or where --out is.
+    Comments at the top list how each key was converted. Paths are relative to the working
+    directory, or to the folder of --out.
     """
     from llm_lora import recipe as recipes
 

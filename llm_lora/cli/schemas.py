@@ -1,4 +1,4 @@
-"""`llm-lora schema`: make, check and mend answer schemas before anything is trained or decoded."""
+"""`llm-lora schema`: create, check and repair answer schemas before training or decoding."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _SHOWN = 20
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 backend_option = click.option(
     "--backend",
     type=click.Choice(["vllm", "outlines"]),
     default="vllm",
     show_default=True,
-    help="vllm: llguidance, as the server and the engine use it; outlines: outlines-core.",
+    help="vllm: llguidance, as used by server and engine; outlines: outlines-core.",
 )
-out_option = click.option("--out", metavar="FILE", type=_PATH, help="Write it to this file.")
+out_option = click.option("--out", metavar="FILE", type=_PATH, help="Write to this file.")
 
 
 @click.group()
 def schema() -> None:
-    """Make, check and mend answer schemas."""
+    """Create, check and repair answer schemas."""
 
 
 @schema.command()
 @click.argument("file", type=_PATH)
 @backend_option
 @click.option("--fix", metavar="FILE", type=_PATH, help="Write a stricter schema to this file.")
-@click.option("--data", metavar="FILE", type=_PATH, help="Answers that --fix takes bounds from.")
-@click.option("--base", metavar="BASE", help="Count in this base's tokens, and time the masks.")
+@click.option("--data", metavar="FILE", type=_PATH, help="Answers from which --fix takes bounds.")
+@click.option("--base", metavar="BASE", help="Count tokens of this base, and time its masks.")
 @json_option
 def lint(
     file: Path, backend: str, fix: Path | None, data: Path | None, base: str | None, as_json: bool
 ) -> None:
-    """Tell what a decoder enforces of a schema, and what will make trouble.
+    """Report which parts of a schema the decoder enforces and which will cause problems.
 
-    The exit code is 1 when something is refused, or left to judging afterwards.
+    The exit code is 1 if the decoder refuses the schema or does not enforce all of it.
     """
     from llm_lora.grammar import lint as examine
     from llm_lora.schema import AnswerSchema
@@ -77,7 +77,7 @@ def lint(
 @backend_option
 @json_option
 def keywords(backend: str, as_json: bool) -> None:
-    """Probe every known keyword on the installed decoder."""
+    """Test which keywords the installed decoder supports."""
     from llm_lora.grammar import Probes, table
 
     probes = Probes(_backend(backend))
@@ -97,16 +97,18 @@ def keywords(backend: str, as_json: bool) -> None:
 @schema.command()
 @click.argument("answers", type=_PATH)
 @click.option("--schema", "file", metavar="FILE", type=_PATH, required=True, help="The schema.")
-@click.option("--mend", metavar="FILE", type=_PATH, help="Write the data with mended answers.")
-@click.option("--mend-schema", metavar="FILE", type=_PATH, help="Write a schema mended for them.")
+@click.option("--mend", metavar="FILE", type=_PATH, help="Write the data with repaired answers.")
+@click.option(
+    "--mend-schema", metavar="FILE", type=_PATH, help="Write a schema that accepts the answers."
+)
 @json_option
 def fit(
     answers: Path, file: Path, mend: Path | None, mend_schema: Path | None, as_json: bool
 ) -> None:
-    """Run the answers of training data through the grammar that the server will use.
+    """Test training answers against the grammar that the server will use.
 
-    --mend keeps the rows as they are, but for their answers; what does not fit the schema is copied
-    unchanged. The exit code is 1 when the server would refuse an answer, or none could be checked.
+    --mend changes only the answers; rows that do not fit the schema are copied unchanged. The exit
+    code is 1 if the server would refuse an answer, or if no answer could be checked.
     """
     from llm_lora import files
     from llm_lora.data.text import formats
@@ -125,7 +127,7 @@ def fit(
     for row, example in rows:
         if isinstance(example, Rejected) or not loaded.judge(example.answer).valid:
             lines.append(_unchanged(row))
-            continue  # Data that does not fit the schema is for `data check` and `validate`.
+            continue  # `data check` and `validate` report data that does not fit the schema.
         checked += 1
         answer = loaded.canonical_text(example.answer)
         refusal = fitting.check(answer)
@@ -135,7 +137,7 @@ def fit(
             if refusal.loosened is not None and str(refusal.loosened) not in applied:
                 applied.add(str(refusal.loosened))
                 document = refusal.loosened.apply(document)
-        value = cast(dict[str, Any], row.value)  # No example is made of anything else.
+        value = cast(dict[str, Any], row.value)  # Only an object becomes an example.
         lines.append(json.dumps(formats.with_answer(value, shape, answer), ensure_ascii=False))
     if mend is not None:
         files.write_text(mend, "".join(f"{line}\n" for line in lines))
@@ -149,19 +151,19 @@ def fit(
             click.echo(f"{one['where']}: {one['what']}")
         if unfit:
             which = "1 row does" if unfit == 1 else f"{unfit} rows do"
-            click.echo(f"{which} not fit the schema: llm-lora validate tells why")
-        click.echo(f"{checked - len(refused)} of {checked} answers can be written by the decoder")
+            click.echo(f"{which} not fit the schema: llm-lora validate shows why")
+        click.echo(f"the decoder can write {checked - len(refused)} of {checked} answers")
     if refused or not checked:
         raise SystemExit(1)
 
 
 def _unchanged(row: Row) -> str:
-    """A row on one line of JSON Lines, as it was."""
+    """An unchanged row as one line of JSON Lines."""
     from llm_lora.data import qa_text
 
     if "\n" not in row.raw and not qa_text.is_pairs(row.raw):
         return row.raw
-    # An item of an array over several lines, or a question in plain text.
+    # An array item that spans several lines, or a plain-text question.
     return json.dumps(row.raw if row.problem else row.value, ensure_ascii=False)
 
 
@@ -169,7 +171,7 @@ def _unchanged(row: Row) -> str:
 @click.argument("data", type=_PATH)
 @out_option
 def infer(data: Path, out: Path | None) -> None:
-    """Propose a schema from the answers of training data."""
+    """Infer a schema from the answers of training data."""
     from llm_lora.grammar import inferring
 
     _write(inferring.infer(_answers(data)), out)
@@ -177,7 +179,7 @@ def infer(data: Path, out: Path | None) -> None:
 
 @schema.group("from")
 def from_() -> None:
-    """Make a schema from something else."""
+    """Create a schema from another source."""
 
 
 @from_.command()
@@ -185,13 +187,13 @@ def from_() -> None:
 @click.option("--yes", is_flag=True, help="Import the module without asking; it runs its code.")
 @out_option
 def pydantic(model: str, yes: bool, out: Path | None) -> None:
-    """Make a schema from a pydantic model, whose module is imported once you agree."""
+    """Create a schema from a pydantic model; asks before it imports the module."""
     module, _, name = model.partition(":")
     if not name:
         raise UserError(f"{model} names no model", fix="write MODULE:MODEL, e.g. shop.forms:Order")
     question = f"Importing {module} runs its code. Import it?"
     if not yes and not click.confirm(question, err=True):
-        raise UserError(f"{module} was not imported", fix="agree, or give --yes")
+        raise UserError(f"{module} was not imported", fix="answer y, or give --yes")
     from llm_lora.schema import AnswerSchema
 
     document = _model_schema(module, name)
@@ -204,7 +206,7 @@ def pydantic(model: str, yes: bool, out: Path | None) -> None:
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def sample(file: Path, count: int, seed: int) -> None:
-    """Draw valid answers, one on a line."""
+    """Generate random valid answers, one per line."""
     from llm_lora.grammar import sampling
     from llm_lora.schema import AnswerSchema
 
@@ -222,7 +224,7 @@ def _cost(loaded: AnswerSchema, base: Any) -> dict[str, float] | None:
     try:
         return masks.cost(loaded, base).to_dict()
     except UserError:
-        return None  # A refused schema has no masks; lint tells why it is refused.
+        return None  # A refused schema has no masks; lint reports the reason.
 
 
 def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, str]]:
@@ -237,7 +239,7 @@ def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, s
 
 
 def _answers(data: Path) -> list[Any]:
-    """The parsed answers of training data; what is no JSON is left out."""
+    """The parsed answers of training data; answers that are not JSON are skipped."""
     from llm_lora.data.text import formats
     from llm_lora.schema import json_text as jsontext
 
@@ -260,12 +262,14 @@ def _model_schema(module: str, name: str) -> dict[str, Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except (Exception, SystemExit) as error:  # Whatever its code raises is the user's to mend.
+    except (Exception, SystemExit) as error:  # The module's code may raise anything.
         raise UserError(f"cannot be imported: {error!r}", where=module) from None
     finally:
         sys.path.pop(0)
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        raise UserError(f"{name} is no pydantic model", where=module, fix="name a BaseModel in it")
+        raise UserError(
+            f"{name} is not a pydantic model", where=module, fix="name a BaseModel class in it"
+        )
     return found.model_json_schema()
 
 
@@ -279,7 +283,7 @@ def _show(told: Lint, cost: dict[str, float] | None) -> None:
         if remark.fix:
             click.echo(f"  → {remark.fix}")
     longest = told.to_dict()["extent"]["longest"]
-    shown = "without end" if longest is None else f"about {longest}"
+    shown = "unlimited" if longest is None else f"about {longest}"
     click.echo(f"answers: shortest about {told.extent.shortest}, longest {shown} ({told.unit})")
     click.echo(f"grammar: compiled in {told.seconds * 1e3:.1f} ms")
     if cost is not None:

@@ -1,4 +1,4 @@
-"""`llm-lora serve`: what will be served, the way to readiness, and what happens after it."""
+"""`llm-lora serve`: its options, and progress from start to shutdown on the terminal."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _EVERY_S = 10.0
-"""Between two lines of progress, where they are not drawn over each other."""
+"""Interval between progress lines when the output is not a terminal."""
 _SHOWN = 90
-"""Characters of the server's latest word."""
+"""Characters shown of the server's latest log line."""
 
 
 @click.command()
 @click.argument("runs", metavar="[RUN|ADAPTER]...", nargs=-1, type=_FILE)
-@click.option("--store", type=_FILE, metavar="DIR", help="Serve what is live in this store.")
+@click.option("--store", type=_FILE, metavar="DIR", help="Serve the live adapters of this store.")
 @click.option(
     "--task",
     type=click.Choice(["text", "image"]),
-    help="Of a store that holds adapters for both.",
+    help="Which adapters to serve when the store holds both kinds.",
 )
-@click.option("--base", metavar="NAME", help="The base; else the one the adapters were trained on.")
 @click.option(
-    "--merged", type=_FILE, metavar="DIR", help="What `merge` made of the RUN, in its place."
+    "--base",
+    metavar="NAME",
+    help="Base model.  [default: the one that the adapters were trained on]",
+)
+@click.option(
+    "--merged", type=_FILE, metavar="DIR", help="Serve this merged model instead of RUN's adapter."
 )
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
@@ -42,27 +46,34 @@ _SHOWN = 90
     type=click.IntRange(1),
     default=4,
     show_default=True,
-    help="Adapter versions that are loaded at once.",
+    help="Adapter versions kept loaded at once.",
 )
 @click.option(
     "--context",
     type=click.IntRange(16),
     metavar="TOKENS",
-    help="Longest prompt and answer together.  [default: 8192, or what the base has]",
+    help="Maximum length of prompt and answer together.  [default: 8192, or the base's limit]",
 )
-@click.option("--api-keys", type=_FILE, metavar="FILE", help="Keys for use, one a line.")
+@click.option("--api-keys", type=_FILE, metavar="FILE", help="API keys of clients, one per line.")
 @click.option(
-    "--admin-keys", type=_FILE, metavar="FILE", help="Keys for promoting and the like, one a line."
+    "--admin-keys", type=_FILE, metavar="FILE", help="API keys for admin calls, one per line."
 )
-@click.option("--open", "is_open", is_flag=True, help="Serve others without any key.")
+@click.option(
+    "--open",
+    "is_open",
+    is_flag=True,
+    help="Accept requests from other machines without an API key.",
+)
 @click.option(
     "--on-invalid",
     type=click.Choice(["flag", "retry", "error"]),
     default="flag",
     show_default=True,
-    help="What to do with an answer that does not fit: say so, ask once more, or answer 422.",
+    help="For an answer that does not fit the schema: mark it, ask once more, or respond with 422.",
 )
-@click.option("--access-log", type=_FILE, metavar="FILE", help="One JSON line a request.")
+@click.option(
+    "--access-log", type=_FILE, metavar="FILE", help="Write a JSON line per request to this file."
+)
 @click.option("--log-contents", is_flag=True, help="Log requests and answers as well.")
 @click.option(
     "--max-concurrent",
@@ -70,13 +81,13 @@ _SHOWN = 90
     default=256,
     show_default=True,
     metavar="N",
-    help="Requests that are answered at once; the next ones wait. Pictures: always one.",
+    help="Requests processed at once; further ones wait. For images, always 1.",
 )
 @click.option(
     "--max-waiting",
     type=click.IntRange(0),
     metavar="N",
-    help="Requests that may wait; others get 429.  [default: 256, for pictures 64]",
+    help="Requests that may wait; further ones get 429.  [default: 256; for images, 64]",
 )
 @click.option(
     "--max-body",
@@ -84,7 +95,7 @@ _SHOWN = 90
     default=2,
     show_default=True,
     metavar="MIB",
-    help="Largest request.",
+    help="Maximum request size.",
 )
 @click.option(
     "--timeout",
@@ -92,7 +103,7 @@ _SHOWN = 90
     default=600,
     show_default=True,
     metavar="SECONDS",
-    help="Longest that a whole answer may take.",
+    help="Time limit for a complete answer.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything and print the server's command.")
 @click.option(
@@ -100,15 +111,16 @@ _SHOWN = 90
     "extra",
     multiple=True,
     metavar='"--FLAG VALUE"',
-    help="Passed on to vLLM; may be given several times.",
+    help="Passed to vLLM; repeatable.",
 )
 def serve(runs: tuple[Path, ...], is_open: bool, dry_run: bool, **options: Any) -> None:
-    """Serve adapters behind an OpenAI-compatible endpoint, each with its schema enforced.
+    """Serve adapters through an OpenAI-compatible API.
 
-    Either RUNs (or their adapter folders), or what is live in a store. Adapters for pictures get
-    a server of their own, which paints: POST /v1/images/generations. Keys may also come from
-    LLM_LORA_API_KEYS and LLM_LORA_ADMIN_KEYS, separated by commas. Ctrl-C ends the server once the
-    running requests are answered; a second Ctrl-C ends it at once.
+    Each adapter's answers are held to its schema. Give RUNs (or their adapter folders), or --store
+    for the live adapters of a store. Image adapters need a server of their own, which answers
+    POST /v1/images/generations. Keys may also come from LLM_LORA_API_KEYS and LLM_LORA_ADMIN_KEYS,
+    separated by commas. Ctrl-C stops the server after the running requests are answered; a second
+    Ctrl-C stops it at once.
     """
     from llm_lora import machine
     from llm_lora.serving.launch import Wanted, examining
@@ -125,10 +137,10 @@ def serve(runs: tuple[Path, ...], is_open: bool, dry_run: bool, **options: Any) 
 
 
 class Screen:
-    """Tells people what happens; implements `launch.Watcher`."""
+    """Prints the server's progress; implements `launch.Watcher`."""
 
     def __init__(self, plan: AnyPlan) -> None:
-        # Imported here, as `--help` needs none of it.
+        # Imported here to keep `--help` quick.
         from rich.markup import escape
 
         from llm_lora.cli.console import console
@@ -140,7 +152,7 @@ class Screen:
         self._told = 0.0
 
     def introduce(self) -> None:
-        """What will be served, and what is to be thought of."""
+        """Print what will be served, and warnings."""
         plan = self._plan
         self._print(
             f"[bold]{self._escape(plan.base_name)}[/] {plan.base_digest[:12]} on "
@@ -155,15 +167,15 @@ class Screen:
             self._print(f"  [bold yellow]warning[/] {self._escape(warning)}")
 
     def starting(self, log: Path) -> None:
-        """Begin the line that tells progress."""
+        """Begin the progress line."""
         self._told = time.monotonic()
-        self._print(f"Starting {self._plan.server}; its log: {self._escape(str(log))}")
+        self._print(f"Starting {self._plan.server}; log: {self._escape(str(log))}")
         if self._console.is_terminal:
             self._status = self._console.status(f"Starting {self._plan.server}")
             self._status.start()
 
     def waiting(self, seconds: float, doing: str) -> None:
-        """Draw the line anew; without a terminal, print one from time to time."""
+        """Redraw the progress line; without a terminal, print one from time to time."""
         text = f"Starting {self._plan.server} · {seconds:.0f} s · {self._escape(doing[:_SHOWN])}"
         if self._status is not None:
             self._status.update(text)
@@ -172,36 +184,36 @@ class Screen:
             self._print(text)
 
     def ready(self, seconds: float, state: dict[str, Any]) -> None:
-        """The address, a command to try it with, and what does not answer."""
+        """Print the address, a command to try, and the adapters that were refused."""
         self._settle()
         plan = self._plan
         self._print(f"[bold green]Ready[/] after {seconds:.0f} s: [bold]{plan.url}[/]")
         for name, reason in state.get("refused", {}).items():
             self._print(f"  [bold red]refused[/] {self._escape(f'{name}: {reason}')}")
         self._print(f"  playground  {plan.url}/")
-        # Not through the console: a command must stay on one line, as it is.
+        # Not through the console, which would wrap the command and read it as markup.
         click.echo(f"  try it      {curl(plan)}")
         if not self._plan.keys.admin:
-            self._print("  promoting over HTTP is off; --admin-keys FILE turns it on")
+            self._print("  admin calls over HTTP are disabled; enable them with --admin-keys FILE")
 
     def alarm(self, line: Line) -> None:
-        """An error of the server, as it came."""
+        """Print an error from the server's log."""
         self._print(f"[red]{self._plan.server}[/] {self._escape(line.text)}")
 
     def died(self, code: int, reasons: Sequence[str], again_in: float | None) -> None:
-        """Why, and what follows."""
+        """Print why the server ended and when it restarts."""
         self._settle()
         if again_in is None:
-            return  # The command ends with an error that tells it.
-        ended = f"[bold red]{self._plan.server} ended[/] with code {code}"
-        self._print(f"{ended}; starting again in {again_in:g} s")
+            return  # The error that ends the command says it.
+        ended = f"[bold red]{self._plan.server} exited[/] with code {code}"
+        self._print(f"{ended}; restarting in {again_in:g} s")
         for reason in reasons:
             self._print(f"    {self._escape(reason)}")
 
     def ending(self) -> None:
-        """An end was asked for."""
+        """Print that a shutdown was requested."""
         self._settle()
-        self._print("Finishing running requests; Ctrl-C again ends at once")
+        self._print("Finishing running requests; press Ctrl-C again to stop at once")
 
     def _settle(self) -> None:
         if self._status is not None:
@@ -213,7 +225,7 @@ class Screen:
 
 
 def curl(plan: AnyPlan) -> str:
-    """A command that asks the first adapter, ready to paste."""
+    """A curl command for the first adapter, ready to paste."""
     path, body = plan.request(plan.served[0] if plan.served else None)
     words = ["curl", f"{plan.url}{path}", "-H", "Content-Type: application/json"]
     parts = [shlex.join(words)]

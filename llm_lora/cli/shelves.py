@@ -1,4 +1,4 @@
-"""What people see of a store: its adapters and versions, an alias that moved, a history."""
+"""Terminal output of the store: adapters and versions, moved aliases, histories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FACTS = ("event", "at", "by", "why", "number")
 
 
 def published(version: Version, state: Alias, *, mapped: bool) -> None:
-    """A version that was put into the store, and what comes next."""
+    """Print a newly published version and the next command."""
     console.print(
         f"[bold]{version.label}[/] · rank {version.rank} · {version.modules} modules on "
         f"{escape(version.base_name)} · gates {_GATES[version.passed]}"
@@ -32,15 +32,15 @@ def published(version: Version, state: Alias, *, mapped: bool) -> None:
 
 
 def unmapped(version: Version) -> None:
-    """Says that the weights were not held against the base, for want of it."""
+    """Print that the weights were not checked against the base, which is not on this machine."""
     console.print(
-        f"  [yellow]note[/] {escape(version.base_name)}, as it was in training, is not on this "
-        "machine: whether the weights fit it is checked when it is served"
+        f"  [yellow]note[/] the base {escape(version.base_name)} that it was trained on is not on "
+        "this machine; whether the weights fit it is checked when it is served"
     )
 
 
 def alias(state: Mapping[str, Any]) -> None:
-    """Which version is live now, and how to go back."""
+    """Print the live version, and the command that goes back."""
     name, live, previous = state["name"], state.get("live"), state.get("previous")
     trial = state.get("canary")
     line = f"[bold]{name}[/] → " + (f"version {live}" if live else "nothing is live")
@@ -52,14 +52,14 @@ def alias(state: Mapping[str, Any]) -> None:
 
 
 def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
-    """Every adapter with its versions; what only a server knows where it was asked."""
+    """Print every adapter with its versions; with a server's figures if it was asked."""
     if not found:
-        console.print(f"nothing in {escape(place)} yet: llm-lora publish RUN --as NAME")
+        console.print(f"no adapters in {escape(place)} yet: llm-lora publish RUN --as NAME")
         return
     served = any("requests" in row for one in found for row in one["versions"])
     columns = ["adapter", "state", "base", "rank", "gates", "published"]
     tasks = {row.get("task", "text") for one in found for row in one["versions"]}
-    # Adapters for text and for pictures have no figures in common.
+    # Text and image adapters have no scores in common.
     made = len(tasks) > 1
     columns[2:2] = ["for"] if made else []
     figures = of(*tasks).COLUMNS if len(tasks) == 1 else {}
@@ -93,7 +93,7 @@ def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
 
 
 def history(name: str, events: Iterable[Mapping[str, Any]]) -> None:
-    """What happened under a name, oldest first."""
+    """Print the events of a name, oldest first."""
     table = Table("when (UTC)", "what", "version", "by", "why", "", box=None)
     for event in events:
         facts = {key: value for key, value in event.items() if key not in _FACTS and value}
@@ -113,7 +113,7 @@ def history(name: str, events: Iterable[Mapping[str, Any]]) -> None:
 
 
 def age(seconds: float) -> str:
-    """A span of time in its largest unit: `3 d`."""
+    """A duration in its largest unit: `3 d`."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
@@ -125,7 +125,7 @@ def _state(one: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     for trouble in ("damaged", "refused"):
         if row.get(trouble):
             return f"[red]{trouble}[/]"
-    # Where the alias is damaged nobody knows which is live; else the problem is the live one's.
+    # With a damaged alias the live version is unknown; otherwise the problem is the live one's.
     if one.get("problem") and one["live"] in (None, number):
         return "[red]problem[/]"
     if number == one["live"]:

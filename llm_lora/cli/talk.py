@@ -1,4 +1,4 @@
-"""`llm-lora chat`: ask the adapter of a run, see the answer and its verdict."""
+"""`llm-lora chat`: questions to a run's adapter, each answer with its verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_lora.tasks.text import task as text_task
 
 
 class Talker:
-    """Holds a loaded adapter; every message is a conversation of its own, as in training."""
+    """A loaded adapter; each message starts a new conversation, as in training."""
 
     def __init__(
         self, prepared: text_task.Prepared, here: Run, *, free: bool, base_only: bool
@@ -57,7 +57,7 @@ class Talker:
         """Answer messages from the terminal until it ends (Ctrl-D)."""
         interactive = sys.stdin.isatty()
         if interactive:
-            console.print("One message a line; Ctrl-D ends.")
+            console.print("One message per line; Ctrl-D quits.")
         while True:
             if interactive:
                 console.print("[bold]> [/]", end="")

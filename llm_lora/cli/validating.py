@@ -1,4 +1,4 @@
-"""`llm-lora validate`: its arguments; judging and printing are imported when it runs."""
+"""`llm-lora validate`: its arguments. The rest is imported when the command runs."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ import click
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write the verdict on every answer to this file (JSON Lines).",
+    help="Write all verdicts to this file (JSON Lines).",
 )
 @click.option(
     "--fix",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write all answers to this file, repaired where it is certain how.",
+    help="Write all answers to this file, repaired where the repair is unambiguous.",
 )
 @click.option(
     "--column",
     metavar="NAME",
-    help="The Parquet column, or the key of JSON records, that holds the answer.",
+    help="Parquet column, or key of JSON records, that holds the answer.",
 )
 @click.option(
     "--jobs",
     metavar="N",
     type=click.IntRange(min=1),
-    help="How many processes judge a large file; default: one for each core.",
+    help="Processes for a large file.  [default: one per core]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def validate(
     answers: Path,
     schema: Path,
@@ -49,11 +49,11 @@ def validate(
     jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Judge every answer of a file against a schema.
+    """Check every answer in a file against a schema.
 
-    FILE holds JSON Lines or one JSON array, also packed (.gz, .zst), or is a Parquet file; - reads
-    stdin. With --fix, repaired answers are judged as repaired. The exit code is 1 when any answer
-    is not valid, or there is none.
+    FILE holds JSON Lines or one JSON array, optionally compressed (.gz, .zst), or is a Parquet
+    file; - reads stdin. With --fix, answers are judged after repair. The exit code is 1 if any
+    answer is invalid, or if there are none.
     """
     from llm_lora import files
     from llm_lora.cli import verdicts

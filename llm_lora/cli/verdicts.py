@@ -1,4 +1,4 @@
-"""What `llm-lora validate` prints and writes: verdicts as they come, then what they come to."""
+"""Output of `llm-lora validate`: verdicts as they arrive, then the summary."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ _REPAIRS = {
 
 
 def show(judged: Iterable[Judged], *, as_json: bool, out: Path | None, fix: Path | None) -> bool:
-    """Print verdicts and their summary, and write the files asked for.
+    """Print verdicts and their summary, and write the requested files.
 
-    True if all answers were valid, and there were some.
+    Text output shows the first invalid answers with their reasons. JSON output has one verdict per
+    line and the summary as the last line.
 
-    For people the first invalid answers with their reasons; as JSON one verdict a line, and the
-    summary as the last line.
+    Returns:
+        True if there were answers and all of them were valid.
     """
     summary = Summary()
     told = told_bad = 0
@@ -58,10 +59,10 @@ def show(judged: Iterable[Judged], *, as_json: bool, out: Path | None, fix: Path
         print(json.dumps({"summary": summary.to_dict()}, ensure_ascii=False))
     else:
         if bad > told_bad:
-            more = "" if out else "; all of them: --out FILE"
+            more = "" if out else "; list all: --out FILE"
             console.print(f"… and {bad - told_bad} more invalid answers{more}")
         _print_summary(summary, repairing=fix is not None)
-        for path, what in ((out, "verdicts"), (fix, "answers, as repaired")):
+        for path, what in ((out, "verdicts"), (fix, "repaired answers")):
             if path:
                 console.print(f"{what}: {path}", markup=False)
     return bad == 0 < summary.answers
@@ -92,12 +93,12 @@ def _print_summary(summary: Summary, *, repairing: bool) -> None:
             )
         console.print(table)
         if (left := len(document["reasons"]) - _REASONS) > 0:
-            console.print(f"… and {left} more; all of them: --json")
+            console.print(f"… and {left} more; list all: --json")
     share = summary.valid / summary.answers if summary.answers else 0.0
     colour = "green" if summary.answers and summary.valid == summary.answers else "red"
     console.print(
         f"[{colour}]{summary.valid} of {summary.answers} answers valid ({share:.1%})[/], "
-        f"{summary.invalid} of the wrong shape, {summary.not_json} not JSON"
+        f"{summary.invalid} not fitting the schema, {summary.not_json} not JSON"
     )
     if repairing:
         removed = ", ".join(

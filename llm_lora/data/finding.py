@@ -11,7 +11,7 @@ from llm_lora.example import Rejected
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something worth knowing; `where` is the place of an example of it."""
+    """An observation; `where` is the place of one example."""
 
     kind: str
     message: str
@@ -20,9 +20,9 @@ class Finding:
 
 
 def by_reason(rejected: Iterable[Rejected]) -> list[dict[str, Any]]:
-    """Reasons with their counts, most frequent first, each with the first place it occurred.
+    """Reasons with counts, most frequent first, each with the place of its first occurrence.
 
-    Rows count together when their reasons agree up to the colon, where the particulars begin.
+    Rows are grouped by the part of the reason before the colon, where the details start.
     """
     groups: dict[str, list[Rejected]] = {}
     for row in rejected:

@@ -1,4 +1,4 @@
-"""Questions and answers in plain text, as lora-scripts documents them: "问：…" and "答：…"."""
+"""Plain-text questions and answers in the format of lora-scripts: "问：…" and "答：…"."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _BEGINS = re.compile(rf"\s*{_QUESTION}[ \t]*[:：]")
 
 
 class Pair(NamedTuple):
-    """A question with its answer, the line it begins on (from 1), and its text in the file.
+    """A question with its answer, the line it starts on (from 1), and its text in the file.
 
-    `answer` is None where no answer follows.
+    `answer` is None if no answer follows.
     """
 
     line: int
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 
 def is_pairs(text: str) -> bool:
-    """Whether a text begins as questions and answers do.
+    """Whether a text starts with a question mark of this format.
 
     >>> is_pairs("问：头痛三天\\n答：多休息"), is_pairs("问题很多")
     (True, False)
@@ -34,7 +34,7 @@ def is_pairs(text: str) -> bool:
 
 
 def pairs(text: str) -> Iterator[Pair]:
-    """The pairs of a text that `is_pairs`; what stands between two marks belongs to the first."""
+    """The pairs of a text for which `is_pairs` holds; text belongs to the mark before it."""
     marks = list(_MARK.finditer(text))
     questions = [i for i, mark in enumerate(marks) if mark["q"]]
     for number, first in enumerate(questions):

@@ -1,5 +1,5 @@
-"""Rows of a file (JSON Lines, one JSON array, or questions and answers in plain text), each with
-its line or its flaw.
+"""Rows of a data file (JSON Lines, one JSON array, or plain-text questions and answers), each with
+its line number and value or problem.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FOREIGN = (
     (b"\xfe\xff", "UTF-16 text", "save the file as UTF-8"),
     (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as JSONL"),
 )
-"""How files begin that no command reads: their first bytes, what they are, what to do."""
+"""Unsupported file types: first bytes, name, and what to do."""
 
 _FOREIGN = (
     *FOREIGN,
@@ -32,7 +32,7 @@ _HEAD = 4096
 
 
 class Row(NamedTuple):
-    """One row: line number from 1, the text it had, and its value or the problem with it."""
+    """One row: line number from 1, source text, and value or problem."""
 
     line: int
     raw: str
@@ -41,14 +41,14 @@ class Row(NamedTuple):
 
 
 def read(path: Path) -> Iterator[Row]:
-    """The rows of a file in their order; blank lines and a byte order mark are skipped.
+    """The rows of a file in order; blank lines and a byte order mark are skipped.
 
-    A question with its answer in plain text becomes the row {"question": …, "answer": …}, whether
-    the file is such text or holds it in JSON strings.
+    A plain-text question with its answer becomes the row {"question": …, "answer": …}, whether the
+    whole file is such text or its JSON strings are.
 
     Raises:
-        UserError: at once, when the file is missing, empty or not UTF-8 text at all, or is a
-            JSON array with a mistake (behind which no row can be told apart).
+        UserError: immediately, if the file is missing, empty, not UTF-8 text, or a JSON array with
+            a syntax error (after which rows cannot be separated).
     """
     data = files.read_bytes(path)
     for magic, what, fix in _FOREIGN:
@@ -60,7 +60,7 @@ def read(path: Path) -> Iterator[Row]:
         )
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
-        raise UserError("the file is empty", where=str(path), fix="put one JSON object on a line")
+        raise UserError("the file is empty", where=str(path), fix="write one JSON object per line")
     if qa_text.is_pairs(data[:_HEAD].decode(errors="replace")):
         return _pairs(files.read_text(path))
     if not _is_array(data):
@@ -78,7 +78,7 @@ def _pairs(text: str) -> Iterator[Row]:
 
 
 def _paired(row: Row) -> Row:
-    """A row of JSON text that holds a question and its answer, as a row of both."""
+    """A row whose string holds a question and its answer, split into both."""
     if not isinstance(row.value, str) or not qa_text.is_pairs(row.value):
         return row
     (found, *more) = _pairs(row.value)
@@ -87,7 +87,7 @@ def _paired(row: Row) -> Row:
 
 
 def _is_array(data: bytes) -> bool:
-    """Whether the file is one JSON array, rather than lines that happen to be arrays."""
+    """Whether the file is one JSON array rather than lines that happen to be arrays."""
     text = data.strip()
     if not text.startswith(b"["):
         return False
@@ -115,7 +115,7 @@ def _line(number: int, line: bytes, start: int) -> Row:
     try:
         return Row(number, text, jsontext.parse(text))
     except jsontext.NotJson as error:
-        # The row is one line: its number is the file's, known to the caller.
+        # The row is one line, whose number the caller adds.
         return Row(
             number, text, None, f"not JSON: {error}".replace("at line 1, column", "at column")
         )
@@ -125,7 +125,7 @@ def _require_json(path: Path, text: str) -> None:
     try:
         jsontext.parse(text)
     except jsontext.NotJson as error:
-        fix = "mend it, or save one JSON object a line: then only that row is set aside"
+        fix = "correct it, or save one JSON object per line: then only that row is set aside"
         raise UserError(
             Problem(
                 f"not JSON: {flaw.message}",
@@ -137,7 +137,7 @@ def _require_json(path: Path, text: str) -> None:
 
 
 def _items(text: str) -> Iterator[Row]:
-    """The items of a valid array, each with the line that it begins on."""
+    """The items of a valid array, each with the line that it starts on."""
     decoder = json.JSONDecoder()
     position, line, counted = _skip(text, text.index("[") + 1), 1, 0
     while text[position] != "]":

@@ -1,6 +1,6 @@
-"""Layers of a recipe: what one place says (a file, its parent, a profile, one --set), and merging.
+"""Layers of a recipe (the file, its parents, a profile, each --set) and their merging.
 
-Reading never stops at the first mistake: what is wrong is collected in `Layers.problems`.
+Reading does not stop at the first mistake: all of them are collected in `Layers.problems`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Layer:
-    """What one place says.
+    """The settings from one source.
 
     Attributes:
         label: the file, or "--set key=value".
-        settings: partial settings; null means "take back what is below".
-        folder: what relative paths in it are relative to.
+        settings: partial settings; null resets a setting of the layers below.
+        folder: the folder that relative paths start from.
         lines: the line of every key in the file; None for --set.
-        root: the way to these settings in the file, `("profiles", "cpu")` for a profile.
+        root: the path of these settings in the file, `("profiles", "cpu")` for a profile.
     """
 
     label: str
@@ -46,11 +46,11 @@ class Layer:
 
     @property
     def prefix(self) -> str:
-        """What comes before the name of a setting in messages: "profiles.cpu."."""
+        """The prefix of setting names in messages, such as "profiles.cpu."."""
         return "".join(f"{part}." for part in self.root)
 
     def place(self, path: KeyPath) -> str:
-        """ "file:line" of a key or value, or of the nearest thing around it."""
+        """The "file:line" of a key or value, or of the closest one that contains it."""
         if self.lines is None:
             return self.label
         whole = (*self.root, *path)
@@ -69,9 +69,9 @@ class Layer:
 
 @dataclass
 class Layers:
-    """All layers of one recipe, farthest parent first, and what is wrong with them.
+    """All layers of one recipe, farthest parent first, and the mistakes in them.
 
-    `converted` are those of its files that were written for lora-scripts.
+    `converted` lists its files that were written for lora-scripts.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class Layers:
     problems: list[Problem] = field(default_factory=list)
     converted: list[Converted] = field(default_factory=list)
     whole: bool = True
-    """False when a parent could not be read, so nothing can be said about what is missing."""
+    """False if a parent could not be read; missing settings are not reported then."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,13 +89,13 @@ class Layers:
         return tuple(name for name in PROFILES if name in self.profiles)
 
     def add(self, what: str, where: str, fix: str | None = None) -> None:
-        """Note a mistake, once."""
+        """Record a mistake, once."""
         problem = Problem(what, where, fix)
         if problem not in self.problems:
             self.problems.append(problem)
 
     def all(self) -> list[Layer]:
-        """Every layer, also those of profiles that are not picked."""
+        """Every layer, including those of profiles that are not chosen."""
         profiles = [layer for layers in self.profiles.values() for layer in layers]
         return [*self.files, *profiles, *self.overrides]
 
@@ -135,7 +135,7 @@ def _read_file(layers: Layers, path: Path, children: tuple[Path, ...]) -> None:
     layers.problems.extend(source.problems)
     if not isinstance(source.data, dict):
         what = "the file is empty" if source.data is None else f"this is {show(source.data)}"
-        raise UserError(what, where=f"{label}:1", fix='a recipe is made of "key: value" lines')
+        raise UserError(what, where=f"{label}:1", fix='a recipe consists of "key: value" lines')
     layer = Layer(label, source.data, path.parent, source.lines)
     parent = layer.settings.pop("extends", None)
     place = layer.place(("extends",))
@@ -149,7 +149,7 @@ def _read_file(layers: Layers, path: Path, children: tuple[Path, ...]) -> None:
         converted = flat_recipe.convert(source, label, inherited)
         layers.problems.extend(converted.problems)
         layers.converted.append(converted)
-        # As lora-scripts has it: its paths are relative to the working directory.
+        # In lora-scripts, paths are relative to the working directory.
         layer = Layer(label, converted.settings, Path(), converted.lines)
     layers.files.append(layer)
 
@@ -159,7 +159,7 @@ def _read_parent(layers: Layers, path: Path, place: str, chain: tuple[Path, ...]
         if any(path.absolute() == one.absolute() for one in chain):
             circle = " -> ".join(one.name for one in (*chain, path))
             raise UserError(
-                f"extends goes in a circle: {circle}", where=place, fix="remove one of them"
+                f"extends forms a cycle: {circle}", where=place, fix="remove one of them"
             )
         if not path.is_file():
             raise UserError(f"extends: no such file: {path}", where=place, fix=_nearest_file(path))
@@ -202,22 +202,22 @@ def _take_out_profiles(layers: Layers) -> None:
         # Only a resolved recipe, one that llm-lora wrote, records a profile.
         if not resolved and layer.settings.pop("profile", None) is not None:
             fix = "remove it and choose with --profile"
-            layers.add("profile is written by llm-lora", layer.place(("profile",)), fix)
+            layers.add("profile is set by llm-lora only", layer.place(("profile",)), fix)
 
 
 def _take_out_profile(layers: Layers, layer: Layer, name: str, settings: object) -> None:
     root: KeyPath = ("profiles", name)
     place = layer.place(root)
     if name not in PROFILES:
-        # A high bar: gpu-10gb is no misspelling of gpu-80gb.
+        # A high cutoff, because gpu-10gb is not a misspelling of gpu-80gb.
         spelled = name.lower().replace("_", "-")
         near = difflib.get_close_matches(spelled, PROFILES, n=1, cutoff=0.9)
-        fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(PROFILES)}"
+        fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(PROFILES)}"
         layers.add(f"profiles.{name} is not a hardware class", place, fix)
     elif isinstance(settings, dict):
         known = layers.profiles.setdefault(name, [])
         known.append(Layer(layer.label, settings, layer.folder, layer.lines, root))
-    elif settings is None:  # As everywhere, null takes back what a parent said.
+    elif settings is None:  # As everywhere, null resets what a parent set.
         layers.profiles[name] = [Layer(layer.label, {}, layer.folder, layer.lines, root)]
     else:
         what = f"profiles.{name} must be a block of settings, not {show(settings)}"
@@ -250,9 +250,9 @@ def _read_override(layers: Layers, text: str) -> None:
 
 
 def _merge(below: Settings, above: Settings, is_extra: bool = False) -> Settings:
-    """Deep merge: blocks are joined, all else is replaced, null takes back what is below.
+    """Deep merge: blocks are joined, other values are replaced, null resets a setting.
 
-    What lies in `extra` is the trainer's, and there null is a value like any other.
+    In `extra`, whose settings belong to the trainer, null is an ordinary value.
     """
     merged = dict(below)
     for key, value in above.items():
@@ -269,9 +269,9 @@ def _merge(below: Settings, above: Settings, is_extra: bool = False) -> Settings
 
 
 def _anchored(layer: Layer) -> Settings:
-    """A layer's settings with paths that are relative to the working directory, if below it.
+    """A layer's settings with paths relative to the working directory, if they are below it.
 
-    Relative paths keep messages and recorded places short, and home directories out of reports.
+    Relative paths keep messages short and home directories out of reports.
     """
     here = Path.cwd()
 

@@ -1,11 +1,11 @@
-"""Recipes: YAML files that say everything about a training, read into one frozen value.
+"""Recipes: YAML files that describe a whole training run, read into one frozen value.
 
     defaults < extends < the file < its profile < --set
 
-What the setting `task` says decides which settings there are: `Recipe` (text) or `ImageRecipe`.
-Every layer is checked alone, so a mistake is told where it was written even when another layer
-hides it; then the layers are merged and the whole is checked for what is missing or contradicts
-itself, under each profile.
+The setting `task` chooses the model of settings: `Recipe` (text) or `ImageRecipe`. Each layer is
+checked on its own first, so that a mistake is reported where it was written even if another layer
+overrides it. Then the layers are merged, and the result is checked under each profile for missing
+and contradictory settings.
 
 `python -m llm_lora.recipe.loading` writes recipes/recipe.schema.json for editors.
 """
@@ -63,7 +63,7 @@ _WRITTEN = {"text": "a text recipe", "image": "an image recipe"}
 
 @cache
 def _models() -> dict[str, type[AnyRecipe]]:
-    """What a recipe is, by its task."""
+    """The model of each task's recipes."""
     # Imported on use: not every command reads a recipe.
     from llm_lora.recipe.image import ImageRecipe
 
@@ -72,13 +72,13 @@ def _models() -> dict[str, type[AnyRecipe]]:
 
 @dataclass(frozen=True)
 class Read:
-    """A recipe, and what its file says besides, where that was written for lora-scripts.
+    """A recipe, with what else a lora-scripts file says.
 
     Attributes:
         recipe: the resolved recipe.
-        notes: what every key was converted to.
-        runs: the folder of runs, where the file names one.
-        resume: the interrupted run to go on with, where the file names a checkpoint of one.
+        notes: how each key was converted.
+        runs: the folder of runs, if the file names one.
+        resume: the interrupted run to continue, if the file names a checkpoint of one.
     """
 
     recipe: AnyRecipe
@@ -88,22 +88,22 @@ class Read:
 
 
 def load(path: Path, *, overrides: Sequence[str] = (), profile: Pick = None) -> AnyRecipe:
-    """The recipe of `read`."""
+    """The recipe that `read` returns."""
     return read(path, overrides=overrides, profile=profile).recipe
 
 
 def read(path: Path, *, overrides: Sequence[str] = (), profile: Pick = None) -> Read:
-    """Read a recipe of any task, of our own form or of lora-scripts'.
+    """Read a recipe of any task, in llm-lora's or lora-scripts' format.
 
     Args:
         path: the YAML file.
-        overrides: settings that win over the file, each `key.of.setting=value` with the value
+        overrides: settings that override the file, each `key.of.setting=value` with the value
             in YAML; their paths are relative to the working directory.
-        profile: the name of a profile of the recipe, or a function that picks one from the
-            names it has (not called where it has none); None applies none.
+        profile: the name of a profile of the recipe, or a function that picks one from its
+            profiles (not called if it has none); None applies no profile.
 
     Raises:
-        UserError: every mistake of the file, its parents, all its profiles and the overrides.
+        UserError: all mistakes in the file, its parents, its profiles and the overrides.
     """
     layers = recipe_layers.read(Path(path), overrides)
     model = _model(layers)
@@ -127,18 +127,20 @@ def read(path: Path, *, overrides: Sequence[str] = (), profile: Pick = None) -> 
 
 
 def convert(path: Path, folder: Path) -> str:
-    """A recipe of lora-scripts as YAML of our own form, its notes as comments.
+    """A lora-scripts recipe as YAML in llm-lora's format, with its notes as comments.
 
     Args:
         path: the file.
-        folder: where the text will be kept.
+        folder: the folder that the text will be saved in.
 
     Raises:
-        UserError: whatever `read` tells, or the recipe is of our own form already.
+        UserError: a mistake that `read` reports, or the recipe is in llm-lora's format already.
     """
     notes = read(path, profile=lambda names: names[0]).notes
     if not notes:
-        raise UserError("this recipe is of our own form already", where=str(path), fix="train it")
+        raise UserError(
+            "this recipe is in llm-lora's format already", where=str(path), fix="train it"
+        )
     settings = recipe_layers.read(path, ()).merged(None, ())
     settings = {"task": settings.pop("task"), "name": _name(path), **settings}
     text = yaml_text(map_paths(settings, lambda one: written(one, folder)))
@@ -146,7 +148,7 @@ def convert(path: Path, folder: Path) -> str:
 
 
 def _model(layers: Layers) -> type[AnyRecipe]:
-    """What the recipe must be: of the task that it names, else of the one that it fits better."""
+    """The model of the task that the recipe names, or else the one that it fits better."""
     named = next((task for layer in reversed(layers.files) if (task := _task(layer))), None)
     if named is not None:
         return _models()[named]
@@ -160,20 +162,20 @@ def _model(layers: Layers) -> type[AnyRecipe]:
 
 
 def _task(layer: Layer) -> str | None:
-    """The task that a layer names, where there is such a task."""
+    """The task that a layer names, if it exists."""
     named = layer.settings.get("task")
     return named if isinstance(named, str) and named in TASKS else None
 
 
 def _check(layers: Layers, layer: Layer, model: type[AnyRecipe]) -> Iterator[str]:
-    """Check a layer alone: what is missing may come from another, null says "the default".
+    """Check one layer: missing settings may come from others, and null means "the default".
 
-    Yields the settings that misspelled keys were meant to be.
+    Yields the settings that misspelled keys probably stand for.
     """
     named = _task(layer)
     if named is not None and _models()[named] is not model:
         what = f"{layer.prefix}task is {named}, but {layers.path} is {_called(model)}"
-        layers.add(what, layer.place(("task",)), "keep to one task")
+        layers.add(what, layer.place(("task",)), "use one task throughout")
         return
     is_file = not layer.root and layer.lines is not None
     checker = Checker(
@@ -260,7 +262,7 @@ def _check_sense(
         try:
             recipe = model.model_validate(_settings(layers, profile, overrides))
         except ValueError:
-            continue  # Only an override completes it, and that is for the chosen profile.
+            continue  # Incomplete without the overrides, which apply to the chosen profile only.
         for path, what, fix in recipe.contradictions():
             said = [layer for layer in layers.applied(profile, overrides) if layer.says(path)]
             place = said[-1].place(path) if said else str(layers.path)
@@ -276,7 +278,7 @@ def _settings(layers: Layers, profile: str | None, overrides: Iterable[Layer]) -
 
 
 def _name(path: Path) -> str:
-    """The name of a recipe that gives none: its file's."""
+    """The name of a recipe that does not set one: derived from its file name."""
     return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:64] or "recipe"
 
 
@@ -296,10 +298,10 @@ def _in_reading_order(layers: Layers, overrides: Iterable[str]) -> list[Problem]
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of a recipe file, for editors (yaml-language-server) to complete and check.
+    """The JSON Schema of a recipe file, for completion and checks in editors.
 
-    Nothing is required in it, for any layer may be partial, and null is allowed everywhere, for
-    it takes back what a parent said. A layer that names no task may be of any.
+    Nothing is required, because a layer may be partial. Null is allowed everywhere, because it
+    resets what a parent set. A layer that names no task may belong to any.
     """
     definitions: dict[str, Any] = {}
     for model in _models().values():
@@ -319,7 +321,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _definitions(model: type[AnyRecipe]) -> dict[str, Any]:
-    """The blocks of a recipe, its profile, and itself."""
+    """The definitions of a recipe, its blocks and its profiles."""
     schema = model.model_json_schema()
     blocks = {name: _for_editors(block) for name, block in schema["$defs"].items()}
     settings = _for_editors(schema)["properties"]
@@ -327,13 +329,13 @@ def _definitions(model: type[AnyRecipe]) -> dict[str, Any]:
     name = f"{model.__name__}Profile"
     extends = {
         "type": "string",
-        "description": "Another recipe, relative to this file; what it says holds unless said "
-        "otherwise here. Blocks are merged, lists replaced, null takes back.",
+        "description": "A parent recipe, relative to this file, whose settings are inherited. "
+        "Blocks are merged, lists are replaced, and null resets a setting.",
     }
     profiles = {
         "type": ["object", "null"],
-        "description": "Settings for a class of hardware, over all others; --profile auto picks "
-        "the largest that fits the machine.",
+        "description": "Settings for a class of hardware, which override all others; --profile "
+        "auto picks the largest that fits the machine.",
         "additionalProperties": False,
         "properties": {profile: {"$ref": f"#/$defs/{name}"} for profile in PROFILES},
     }
@@ -353,13 +355,13 @@ def _definitions(model: type[AnyRecipe]) -> dict[str, Any]:
 
 
 def _for_editors(schema: Any) -> Any:
-    """A part of pydantic's schema without its noise, with null allowed as the value of a key."""
+    """A part of pydantic's schema without needless keywords, with null allowed for every key."""
     if isinstance(schema, list):
         return [_for_editors(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
     noise = {"title", "required", "discriminator", "format"}
-    # 1 is both a share and a number of steps, and oneOf would refuse what fits both.
+    # 1 is both a fraction and a number of steps, and oneOf refuses a value that fits both.
     clean = {
         {"oneOf": "anyOf"}.get(key, key): _for_editors(value)
         for key, value in schema.items()

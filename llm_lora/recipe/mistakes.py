@@ -1,7 +1,7 @@
-"""What a settings model (pydantic) finds wrong with plain data, in plain sentences.
+"""Mistakes that a settings model (pydantic) finds in plain data, as readable sentences.
 
-The sentences are built from the model's JSON schema, never from pydantic's wording, so every
-setting is explained in the same words that an editor shows for it.
+The sentences are built from the model's JSON Schema, not from pydantic's wording, so that messages
+explain a setting in the words that an editor shows for it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Schema = dict[str, Any]
 _SHOWN = 60
 
 _SWITCHES = {"yes": "true", "y": "true", "on": "true", "no": "false", "n": "false", "off": "false"}
-"""Text that YAML 1.1 took for a truth value, and YAML 1.2 does not."""
+"""Words that are truth values in YAML 1.1 but not in YAML 1.2."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing wrong: `path` is the way to the key or value, in the data's own keys.
+    """One mistake: `path` leads to the key or value in the data.
 
     `meant` is the dotted name of the setting that an unknown key probably stands for.
     """
@@ -46,11 +46,11 @@ class Checker:
 
     Attributes:
         model: the settings.
-        synonyms: names that other tools use, each with the dotted name here.
-        others: models of other kinds, by what to call them, whose settings are no misspellings.
-        more: names at the top that a user may write and the model does not have.
+        synonyms: names in other tools, each with the dotted name here.
+        others: models of other kinds, by a phrase for messages; their settings are recognised.
+        more: top-level names that a user may write though the model does not have them.
         hidden: names of the model that a user does not write.
-        prefix: what comes before every dotted name in messages ("profiles.cpu.").
+        prefix: put before every dotted name in messages ("profiles.cpu.").
     """
 
     model: type[BaseModel]
@@ -61,7 +61,7 @@ class Checker:
     prefix: str = ""
 
     def mistakes(self, data: Mapping[str, Any]) -> list[Mistake]:
-        """Everything wrong, in the order of the model's own checks."""
+        """All mistakes, in the order of the model's checks."""
         try:
             self.model.model_validate(data)
         except ValidationError as error:
@@ -70,7 +70,7 @@ class Checker:
                 self._mistake(one["type"], one["loc"], data, schema)
                 for one in error.errors(include_url=False, include_context=False)
             ]
-            # Of a list whose items are wrong nothing more is to be said.
+            # If an item of a list is reported, the list itself is not.
             around = {mistake.path[:-1] for mistake in found if mistake.kind == "value"}
             return [one for one in dict.fromkeys(found) if one.path not in around]
         return []
@@ -132,7 +132,7 @@ class Checker:
             meant = near
             fix = f"did you mean {near}?"
         else:
-            where = f"{dotted(parent)} has" if parent else "there are"
+            where = f"{dotted(parent)} has" if parent else "the settings are"
             fix = f"{where} {', '.join(map(_last, siblings))}"
         what = f"{self.prefix}{dotted(path)} is not a setting"
         return Mistake(path, what, fix, kind="unknown", meant=meant)
@@ -149,7 +149,7 @@ def _schema_of(model: type[BaseModel]) -> Schema:
 
 
 def dotted(path: KeyPath) -> str:
-    """A path as a user writes it.
+    """A path in dotted form.
 
     >>> dotted(("data", "train", 0))
     'data.train[0]'
@@ -161,7 +161,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def show(value: object) -> str:
-    """A value as the user wrote it, near enough, and short."""
+    """A short form of a value, close to what the user wrote."""
     if isinstance(value, dict):
         return "a block of settings" if value else "an empty block"
     if isinstance(value, list | tuple):
@@ -171,7 +171,7 @@ def show(value: object) -> str:
 
 
 def describe(schema: Schema, root: Schema) -> str:
-    """What a value must be, as a noun phrase."""
+    """The kind of value that a schema requires, as a noun phrase."""
     schema = _resolved(schema, root)
     if "patternErrorMessage" in schema:
         return str(schema["patternErrorMessage"])
@@ -197,14 +197,14 @@ def describe(schema: Schema, root: Schema) -> str:
 
 
 def _count(schema: Schema) -> str:
-    """How many items a list may have, where there is a limit."""
+    """The number of items that a list may have, if it is limited."""
     if "maxItems" not in schema:
         return ""
     return f"{schema.get('minItems', 0)} to {schema['maxItems']} "
 
 
 def _shown(value: object, expected: Schema) -> str:
-    """A value that is refused: a list by its length, where a list is wanted."""
+    """A refused value; a list of the wrong length is described by its length."""
     if isinstance(value, list) and value and expected.get("type") == "array":
         return f"one of {len(value)}"
     return show(value)
@@ -263,7 +263,7 @@ def _hint(value: object, expected: Schema, root: Schema) -> str | None:
 
 
 def _real_path(location: tuple[int | str, ...], data: Any) -> KeyPath:
-    """The part of pydantic's location that exists in the data: unions add parts of their own."""
+    """The part of pydantic's location that exists in the data; unions add extra parts."""
     path: list[str | int] = []
     for part in location:
         has_key = isinstance(data, dict) and part in data
@@ -291,21 +291,21 @@ def _without_ref(schema: Schema) -> Schema:
 
 
 def _options(schema: Schema) -> list[Schema]:
-    """The alternatives of a union; null is none, for it only means "not set"."""
+    """The alternatives of a union without null, which only means "not set"."""
     options = schema.get("anyOf") or schema.get("oneOf") or []
     flat = [inner for option in options for inner in (_options(option) or [option])]
     return [option for option in flat if option.get("type") != "null"]
 
 
 def _at(schema: Schema, root: Schema, path: KeyPath) -> Schema:
-    """The schema of the value at a path; empty where it is not known."""
+    """The schema of the value at a path; empty if unknown."""
     schema = _resolved(schema, root)
     for part in path:
         inner = [_resolved(one, root) for one in (schema, *_options(schema))]
         key = "items" if isinstance(part, int) else "properties"
         found: Schema = next((one[key] for one in inner if key in one), {})
         if not isinstance(part, int):
-            # A setting by its name, or one under a name of the user's own.
+            # A named setting, or an entry whose name the user chooses.
             named = (one["additionalProperties"] for one in inner if part not in found
                      and isinstance(one.get("additionalProperties"), dict))  # fmt: skip
             found = found.get(part) or next(named, {})
@@ -325,7 +325,7 @@ def _last(name: str) -> str:
 
 
 def _nearest(wanted: str, names: list[str]) -> str | None:
-    """The name that is most like what was written, by its last part or as a_b for a.b."""
+    """The closest name, compared by its last part or written as a_b for a.b."""
     spelled = {name.replace(".", "_"): name for name in reversed(names)}
     spelled |= {_last(name): name for name in reversed(names)}
     near = difflib.get_close_matches(wanted, spelled, n=1, cutoff=0.75)

@@ -1,4 +1,4 @@
-"""What recipes of every task have in common: name, base, digest, paths, the way to YAML."""
+"""The part that recipes of all tasks share: name, base, digest, paths, conversion to YAML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_lora.recipe.scalars import Block, NotEmpty
 from llm_lora.recipe.yaml import KeyPath
 
 TASKS = ("text", "image")
-"""What can be trained."""
+"""The kinds of training."""
 
 _PATHS = (
     ("data", "train"),
@@ -25,10 +25,10 @@ _PATHS = (
     ("data", "regularisation"),
     ("train", "start_from"),
 )
-"""Settings that are paths, or lists of them."""
+"""Settings that hold a path or a list of paths."""
 
 _MODELS = (("base",), ("judge", "embedder"), ("judge", "likeness"))
-"""Settings that name a model: by a path, or in another way."""
+"""Settings that name a model, by path or otherwise."""
 
 _SYNONYMS = {
     "gradient_accumulation_steps": "train.accumulate",
@@ -48,49 +48,49 @@ _SYNONYMS = {
 
 
 def one_of_tasks(schema: dict[str, Any]) -> None:
-    """Tell of every task, where a recipe's own model knows but one."""
+    """List all tasks in a schema whose model allows only one."""
     del schema["const"]
     schema["enum"] = list(TASKS)
 
 
 class RecipeRoot(Block):
-    """One recipe, resolved: the value that every stage takes."""
+    """One resolved recipe, the input of every stage."""
 
     SYNONYMS: ClassVar[Mapping[str, str]] = _SYNONYMS
-    """What other trainers call our settings, for suggestions only."""
+    """Names of these settings in other trainers; used for suggestions only."""
 
     task: str = Field(
-        description="What is trained. text: text answers to text prompts. image: pictures of a "
-        "style or a subject to text prompts."
+        description="What to train, text or image. text: a language model that answers prompts. "
+        "image: a diffusion model that paints a style or a subject."
     )
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
         json_schema_extra={"patternErrorMessage": "made of lower-case letters, digits, - and _"},
-        description="Names runs and adapters; the file's own name where not given.",
+        description="Name of runs and adapters; by default, the name of this file.",
     )
     base: NotEmpty = Field(
-        description="The model to start from. tiny (embedded), a folder (starting with ./, ../, "
+        description="The base model. tiny (embedded), a folder (starting with ./, ../, "
         "~/ or /, relative to this YAML file), or a hub id such as Qwen/Qwen3-4B-Instruct-2507.",
     )
     revision: str | None = Field(
         default=None,
-        description="Commit, tag or branch of the base on the hub; a commit never changes.",
+        description="Commit, tag or branch of the base on the hub; only a commit never changes.",
     )
 
     def contradictions(self) -> Iterator[tuple[KeyPath, str, str]]:
-        """Settings that cannot hold together: (which to blame, what is wrong, what to do)."""
+        """Settings that contradict each other: (the setting, what is wrong, what to do)."""
         raise NotImplementedError
 
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed and seldom meant, one sentence each."""
+        """Allowed settings that are seldom intended, a sentence each."""
         raise NotImplementedError
 
     def settings(self, folder: Path | None = None) -> dict[str, Any]:
         """The recipe as plain data under the keys of the YAML file.
 
         Args:
-            folder: paths below the working directory are written relative to it; without one,
-                all paths are written whole.
+            folder: paths below the working directory are written relative to this folder;
+                without it, all paths are absolute.
         """
         return map_paths(
             self.model_dump(mode="json", by_alias=True), lambda path: written(path, folder)
@@ -100,33 +100,31 @@ class RecipeRoot(Block):
         """YAML that `recipe.load` reads back to an equal recipe.
 
         Args:
-            folder: where the text will be kept. With it, data below the working directory is
-                named relative to the folder, so that the whole project can move and no home
-                directory is told to others; without it paths are whole, so the text can be
-                kept anywhere.
+            folder: the folder that the text will be saved in. Data below the working directory is
+                then named relative to it, so that the project can be moved and no home directory
+                is disclosed. Without it paths are absolute, so the text can be saved anywhere.
         """
         return yaml_text(self.settings(folder))
 
     def digest(self) -> str:
-        """Identity of the recipe: equal settings on any machine give equal digests.
+        """Identity of the recipe: equal settings give equal digests on any machine.
 
-        Paths count by file name only: where the data lies says nothing about it, and what it
-        holds is the dataset's fingerprint.
+        Of paths only the file name counts, as the dataset's fingerprint identifies the content.
         """
         data = self.model_dump(mode="json", by_alias=True)
         return sha256(json.dumps(map_paths(data, lambda path: Path(path).name), sort_keys=True))
 
     def _unpinned(self) -> dict[str, bool]:
-        """The warning about a base of the hub that may change, and whether it holds."""
+        """The warning about a hub base that may change, and whether it applies."""
         return {
-            f"base {self.base} has no revision; what the hub holds under that name may change": (
+            f"base {self.base} has no revision, so the model on the hub may change": (
                 self.base != "tiny" and not is_path(self.base) and self.revision is None
             )
         }
 
 
 def yaml_text(settings: Mapping[str, Any]) -> str:
-    """Plain settings as YAML, in their order."""
+    """Plain settings as YAML, in their given order."""
     # Imported on use, as in yaml_source.
     from io import StringIO
 
@@ -134,7 +132,7 @@ def yaml_text(settings: Mapping[str, Any]) -> str:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.width = 2**20  # Folded lines would lose one of two spaces.
+    yaml.width = 2**20  # Folding a line at a double space would lose one of the two.
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = StringIO()
     yaml.dump(settings, text)
@@ -142,12 +140,12 @@ def yaml_text(settings: Mapping[str, Any]) -> str:
 
 
 def is_path(base: str) -> bool:
-    """Whether a model is written as a folder: hub ids look like relative paths."""
+    """Whether a model name is a path; hub ids look like relative paths without ./."""
     return base.startswith(("./", "../", "~/", "/")) or base in (".", "..")
 
 
 def map_paths(settings: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """A copy of a recipe's plain settings, whole or partial, with every path changed."""
+    """A copy of plain settings, complete or partial, with every path changed."""
     copy = dict(settings)
     for way in (*_PATHS, *_MODELS):
         block, key = copy, way[-1]
@@ -164,7 +162,7 @@ def map_paths(settings: Mapping[str, Any], change: Callable[[str], str]) -> dict
 
 
 def written(path: str, folder: Path | None) -> str:
-    """A path as it reads from a folder; whole, where there is none."""
+    """A path relative to a folder, or absolute without one."""
     if folder is None or Path(path).is_absolute():
         return str(Path(path).absolute())
     relative = os.path.relpath(path, folder)

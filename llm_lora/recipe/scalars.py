@@ -1,4 +1,4 @@
-"""The kinds of values that a recipe's settings take, and what all its blocks have in common."""
+"""The types of a recipe's settings, and the base class of its blocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import (
 
 Profile = Literal["cpu", "gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-48gb", "gpu-80gb"]
 PROFILES: tuple[str, ...] = get_args(Profile)
-"""Hardware classes, smallest first; a number is the nominal memory of the card in GB."""
+"""Hardware classes, smallest first; the number is the nominal GPU memory in GB."""
 
 
 def _not_empty(path: Path) -> Path:
@@ -31,7 +31,7 @@ def _one_as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-# The branch of a union is chosen by what was written, so a mistake is told for one branch only.
+# The written type chooses the branch of a union, so that a mistake is reported for one branch only.
 _by_point = Discriminator(lambda value: "share" if isinstance(value, float) else "other")
 _by_text = Discriminator(lambda value: "text" if isinstance(value, str) else "other")
 
@@ -75,5 +75,6 @@ Strengths = Annotated[
 
 
 class Block(BaseModel):
-    # Building the validators takes longer than importing all this; most commands need none.
+    # Validators are built on first use: it takes longer than the imports, and most commands need
+    # none.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)

@@ -1,8 +1,8 @@
-"""YAML 1.2 with positions: plain data, the line of every key, mistakes told in plain words.
+"""YAML 1.2 with positions: plain data, the line of every key, readable error messages.
 
-ruamel.yaml reads the grammar. The meaning of plain text (which of it is a number, a truth value
-or null) is the core schema of YAML 1.2.2, section 10.3.2, kept here because ruamel still takes
-numbers with underscores and dates, which the core schema does not have.
+ruamel.yaml parses the syntax. Whether unquoted text is a number, a truth value or null is decided
+here by the core schema of YAML 1.2.2, section 10.3.2, because ruamel also accepts dates and numbers
+with underscores, which the core schema does not have.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from llm_lora.errors import Problem, UserError
 
 KeyPath = tuple[str | int, ...]
-"""The way to a value: keys of mappings and indices of lists."""
+"""The path to a value: keys of mappings and indices of lists."""
 
 _MAX_DEPTH = 32
-_MAX_VALUES = 10_000  # Aliases may multiply: nine lines can hold a billion values.
+_MAX_VALUES = 10_000  # Nested aliases multiply: nine lines can expand to a billion values.
 
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
@@ -35,7 +35,7 @@ class Source:
     Attributes:
         data: None, bool, int, float, str, list, dict (keys are always text).
         lines: the line (from 1) of every key and list item; the root is `()`.
-        problems: what is wrong besides syntax (duplicate keys, tags); the first value was kept.
+        problems: problems other than syntax (duplicate keys, tags); the first value is kept.
     """
 
     data: Any
@@ -48,13 +48,12 @@ def parse(text: str, name: str) -> Source:
 
     Args:
         text: the document; an empty one gives None.
-        name: what to call it in messages, usually its path.
+        name: its name in messages, usually its path.
 
     Raises:
-        UserError: a syntax error ("name:line:column"), several documents, absurd size.
+        UserError: a syntax error ("name:line:column"), several documents or too many values.
     """
-    # Imported on use: it takes as long as everything else here together, and most commands
-    # (--help, validate) read no YAML.
+    # Imported on use: the import is slow, and --help and most commands read no YAML.
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
@@ -77,7 +76,7 @@ def parse(text: str, name: str) -> Source:
 
 
 def scalar(text: str) -> bool | int | float | str | None:
-    """What unquoted text means in the core schema of YAML 1.2.
+    """The value of unquoted text in the core schema of YAML 1.2.
 
     >>> [scalar(text) for text in ("2e-4", "no", "0o17", "017", "~")]
     [0.0002, 'no', 15, 17, None]
@@ -123,7 +122,7 @@ class _Reader:
         node = self._node(next(self.events), depth=0)
         next(self.events)  # the end of the document
         if second := self._next_is_document():
-            raise self._error("a second document starts here", second, "keep one document a file")
+            raise self._error("a second document starts here", second, "keep one document per file")
         data = self._plain(node, (), 1)
         return Source(data, self.lines, tuple(self.problems))
 
@@ -139,13 +138,13 @@ class _Reader:
             if event.anchor in self.anchors:
                 return self.anchors[event.anchor]
             raise self._error(
-                f"*{event.anchor} is used, but no &{event.anchor} stands above",
+                f"*{event.anchor} is used, but there is no &{event.anchor} above it",
                 event,
                 "quote the text if it is meant to start with *",
             )
         if event.tag is not None and str(event.tag) != "!":
             tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
-            self._problem(f"the tag {tag} is not used here", line, "quote text instead")
+            self._problem(f"the tag {tag} is not supported", line, "quote text instead")
         if kind == "SequenceStartEvent":
             node = _Node(line, [self._node(item, depth + 1) for item in self._until_end()])
         elif kind == "MappingStartEvent":
@@ -158,11 +157,11 @@ class _Reader:
         return node
 
     def _text(self, text: str, line: int) -> str:
-        r"""Quoted text; an emoji may be written as JSON does, in two halves: "\ud83d\ude00"."""
+        r"""Quoted text; an emoji may be a surrogate pair, as in JSON: "\ud83d\ude00"."""
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            self._problem("half of an escaped sign", line, "write the sign itself, or both halves")
+            self._problem("half of a surrogate pair", line, "write the character itself")
             return ""
 
     def _mapping(self, depth: int) -> dict[str, tuple[int, _Node]]:
@@ -172,13 +171,13 @@ class _Reader:
             key = self._node(event, depth + 1).value
             value = self._node(next(self.events), depth + 1)
             if isinstance(key, list | dict):
-                self._problem("a key must be plain text", line, "quote text that holds { or [")
+                self._problem("a key must be plain text", line, "quote text that contains { or [")
                 continue
-            # A key is its text, whatever that text would mean as a value: `no: 1` has the key "no".
+            # A key is always its text, even if that text would be a number or null as a value.
             key = event.value if hasattr(event, "value") else str(key)
             if key in entries:
                 first = entries[key][0]
-                self._problem(f"{key} is given twice, first in line {first}", line, "keep one")
+                self._problem(f"{key} is set twice, first in line {first}", line, "keep one")
             else:
                 entries[key] = (line, value)
         return entries
@@ -211,8 +210,8 @@ class _Reader:
 
 
 _SAID_PLAINLY = (
-    # (what ruamel says, what it means, what to do); the first that fits is told.
-    (r"character '\\t'", "a tab stands where YAML wants spaces", "indent with spaces"),
+    # (ruamel's message, its meaning, what to do); the first match is reported.
+    (r"character '\\t'", "there is a tab where YAML needs spaces", "indent with spaces"),
     (
         r"found character '[@`%]'",
         "text must not start with @, ` or %",
@@ -220,32 +219,32 @@ _SAID_PLAINLY = (
     ),
     (
         r"mapping values are not allowed",
-        'a ": " stands where no key can be',
-        'quote text that holds ": ", and align keys with those above',
+        'there is a ": " where a key is not allowed',
+        'quote text that contains ": ", and align keys with those above',
     ),
     (
         r"could not find expected ':'",
         "this line has no key",
         'write "key: value", with a space after the colon',
     ),
-    (r"unexpected end of stream", "a quote is opened and never closed", "close it"),
+    (r"unexpected end of stream", "a quote is never closed", "close it"),
     (
         r"expected ',' or '[\]}]'",
-        "a bracket is opened and never closed",
+        "a bracket is never closed",
         "close it, or add a comma",
     ),
     (r"did not find expected '-' indicator", "a list item is missing its dash", 'write "- item"'),
     (
         r"expected <block end>|did not find expected key|expected '<document start>'",
-        "the indentation does not fit the lines above",
-        "align keys of one block in one column",
+        "the indentation does not match the lines above",
+        "align the keys of a block in one column",
     ),
     (
         r"sequence entries are not allowed",
-        "a list starts in the line of its key",
+        "a list starts on the line of its key",
         "start a new line",
     ),
-    (r"unknown escape character", "this escape is unknown in double quotes", "double the \\"),
+    (r"unknown escape character", "unknown escape sequence in double quotes", "double the \\"),
     (
         r"expected alphabetic|expected the node content",
         "a value is missing or malformed",
@@ -259,10 +258,10 @@ def _syntax_error(error: Any, text: str, name: str) -> UserError:
     mark = error.problem_mark or error.context_mark
     unknown = ("", f"not YAML: {said}", "see yaml.org/spec/1.2.2")
     _, what, fix = next((one for one in _SAID_PLAINLY if re.search(one[0], said)), unknown)
-    # The reader notices late: mend it where the quote, bracket or key began.
+    # ruamel notices these late: report the place where the quote, bracket or key began.
     if ("never closed" in what or "no key" in what) and error.context_mark is not None:
         mark = error.context_mark
     line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
     if what.startswith("the indentation") and "\t" in line[: len(line) - len(line.lstrip())]:
-        what, fix = "a tab stands where YAML wants spaces", "indent with spaces"
+        what, fix = "there is a tab where YAML needs spaces", "indent with spaces"
     return UserError(what, where=f"{name}:{mark.line + 1}:{mark.column + 1}", fix=fix)

@@ -1,8 +1,8 @@
-"""Many JSON texts read at once: what `jsontext.parse` makes of each, at three times its speed.
+"""Batch parsing of JSON texts: the results of `jsontext.parse` at three times its speed.
 
-A fast parser reads what it can. It differs from strict JSON in two things, which are checked for
-all texts together: it takes a key twice in one object, and deeper nesting. Whatever is in doubt is
-read again by `jsontext`, which also says what is wrong.
+A fast parser reads what it can. It is laxer than strict JSON in two ways, duplicate keys in an
+object and deep nesting, which are checked for all texts together. Doubtful texts are read again by
+`jsontext`, which also reports what is wrong.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from llm_lora.schema import json_text as jsontext
 from llm_lora.schema.json_text import MAX_DEPTH, Flaw, NotJson
 
 _FEW = 64
-"""Texts that are read sooner than the fast parser is imported."""
+"""Number of texts up to which importing the fast parser does not pay off."""
 
 
 @functools.cache
 def _fast() -> tuple[Callable[[bytes], object], Callable[[object], bytes], type[Exception]]:
-    """The fast parser, its writer, and what it raises."""
+    """The fast parser, its encoder and its exception."""
     import msgspec
 
     return msgspec.json.Decoder().decode, msgspec.json.Encoder().encode, msgspec.MsgspecError
@@ -31,7 +31,7 @@ def _fast() -> tuple[Callable[[bytes], object], Callable[[object], bytes], type[
 def parse_all(texts: Sequence[bytes]) -> list[object]:
     """The value of each text, or the `NotJson` that `jsontext.parse` raises for it.
 
-    A text that is not UTF-8 is not JSON either, nor is one that begins with a byte order mark.
+    A text that is not UTF-8 or starts with a byte order mark is not JSON.
     """
     if len(texts) <= _FEW:
         return [_strictly(text) for text in texts]
@@ -68,11 +68,11 @@ def _strictly(text: bytes) -> object:
 
 
 def _alike(texts: Sequence[bytes], values: list[object]) -> bool:
-    """Whether the values hold every member of the texts, and none of the texts nests too deep.
+    """Whether the values hold every member of the texts, and no text nests too deep.
 
-    Written again, a value has as many colons as its text, inside strings and between keys and
-    values alike, unless members were lost because their key came twice (or a colon was escaped).
-    The number of opening brackets bounds the depth.
+    Encoded again, a value has as many colons as its text, inside strings and between keys and
+    values alike, unless members were lost to duplicate keys (or a colon was escaped). The number of
+    opening brackets is an upper bound of the depth.
     """
     opening = max(map(bytes.count, texts, repeat(b"{")), default=0)
     opening += max(map(bytes.count, texts, repeat(b"[")), default=0)
@@ -87,7 +87,9 @@ def _alike(texts: Sequence[bytes], values: list[object]) -> bool:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Spare the search for cycles, which JSON values do not have; it takes a third of the time."""
+    """Turn off cyclic garbage collection: JSON values have no cycles, and it takes a third of the
+    time.
+    """
     if not gc.isenabled():
         yield
         return

@@ -1,7 +1,8 @@
-"""Strict JSON text: reading it, saying what is wrong with it, finding a place in it.
+"""Strict JSON: parsing, diagnosis of errors, and positions in a text.
 
-Strict means RFC 8259 and what two readers cannot disagree on: no NaN, no key twice in one object,
-no half of a surrogate pair, no number outside the range of a double, no nesting beyond `MAX_DEPTH`.
+Strict means RFC 8259 without anything that parsers treat differently: no NaN, no duplicate key in
+an object, no half of a surrogate pair, no number outside the range of a double, no nesting beyond
+`MAX_DEPTH`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 MAX_DEPTH = 128
-"""Deepest nesting that is read; the limit of serde_json, on which the servers' parsers rest."""
+"""Maximum nesting depth; the limit of serde_json, which the servers' parsers use."""
 
 PathParts = Sequence[str | int]
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """One thing that keeps a text from being JSON.
+    """One reason why a text is not JSON.
 
-    `position` counts characters from 0; `place` says the same as line and column, where it helps.
+    `position` counts characters from 0; `place` gives line and column where that helps.
     """
 
     keyword: str
@@ -36,7 +37,7 @@ class Flaw:
 
 
 class NotJson(ValueError):
-    """A text is not JSON; carries every flaw that was found."""
+    """Raised for a text that is not JSON; carries every flaw found."""
 
     def __init__(self, flaws: tuple[Flaw, ...]) -> None:
         super().__init__("; ".join(map(str, flaws)))
@@ -44,13 +45,13 @@ class NotJson(ValueError):
 
 
 class Literal(str):
-    """A number as it was written."""
+    """A number as written in the source."""
 
     __slots__ = ()
 
 
 class _Found(ValueError):
-    """Raised by the decoder's hooks, which know what is wrong but not where."""
+    """Raised by the decoder's hooks, which know the error but not its position."""
 
     def __init__(self, keyword: str, what: str, search: str) -> None:
         super().__init__(what)
@@ -69,7 +70,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> NoReturn:
-    raise _Found("not_a_number", f"{name} is no JSON number; expected a number or null", name)
+    raise _Found("not_a_number", f"{name} is not a JSON number; expected a number or null", name)
 
 
 def _finite(literal: str) -> float:
@@ -86,8 +87,8 @@ _CAREFUL = json.JSONDecoder(
 _VERBATIM = json.JSONDecoder(
     object_pairs_hook=_unique, parse_constant=_constant, parse_float=Literal, parse_int=Literal
 )
-# Numbers that may be out of range and halves of surrogate pairs are rare: a quick scan decides who
-# needs a second look.
+# Numbers out of range and halves of surrogate pairs are rare, so a quick scan decides which texts
+# need a closer check.
 _HUGE = re.compile(r"[0-9](?:[eE]\+?[0-9]{3}|[0-9]{308})")
 _HALF = re.compile("[\ud800-\udfff]")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]|-?[A-Za-z]+|-?\d[\d.eE+-]*', re.DOTALL)
@@ -107,7 +108,7 @@ def parse(text: str) -> object:
     if not text.isascii() or "\\u" in text:
         half = _HALF.search(text) or ("\\u" in text and _HALF.search(dumps(value)))
         if half:
-            what = f"half of a surrogate pair (\\u{ord(half[0]):04x}) is no character"
+            what = f"half of a surrogate pair (\\u{ord(half[0]):04x}) is not a character"
             raise NotJson((Flaw("surrogate", what, 0),))
     if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise NotJson((_too_deep(),))
@@ -130,7 +131,7 @@ def dumps(value: object) -> str:
 
 
 def depth(text: str) -> int:
-    """How deep the brackets of a text nest, strings left out."""
+    """The nesting depth of the brackets in a text, ignoring strings."""
     deepest = level = 0
     for token in _TOKEN.finditer(text):
         if token[0] in "[{":
@@ -153,7 +154,7 @@ def excerpt(text: str, limit: int = 60) -> str:
 
 
 def format_path(parts: PathParts) -> str:
-    """A place in a value, for people: `medications[0].dose`; empty for the whole value."""
+    """A readable path to a place in a value: `medications[0].dose`; empty for the whole value."""
     path = ""
     for part in parts:
         if isinstance(part, int):
@@ -171,7 +172,7 @@ def line_column(text: str, position: int) -> tuple[int, int]:
 
 
 def locate(text: str, parts: PathParts) -> int:
-    """Where the value at a path starts in a JSON text; as far along the path as it goes."""
+    """The start of the value at a path in a JSON text, following the path as far as it exists."""
     at = _skip(text, 0)
     for part in parts:
         starts = (start for key, start in _members(text, at) if key == part)
@@ -183,7 +184,7 @@ def locate(text: str, parts: PathParts) -> int:
 
 
 def path_at(text: str, position: int) -> list[str | int]:
-    """The path of the innermost value of a JSON text in which, or behind which, a character is."""
+    """The path of the innermost value in a JSON text that contains or precedes a character."""
     path: list[str | int] = []
     at = _skip(text, 0)
     while True:
@@ -195,7 +196,7 @@ def path_at(text: str, position: int) -> list[str | int]:
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str | int, int]]:
-    """Key and start of each member of the object or array that starts at `at`."""
+    """Key and start of each member of the object or array at `at`."""
     if text[at] not in "[{" or text[_skip(text, at + 1)] in "]}":
         return
     index, is_object = 0, text[at] == "{"
@@ -211,17 +212,17 @@ def _members(text: str, at: int) -> Iterator[tuple[str | int, int]]:
 
 
 def _skip(text: str, at: int) -> int:
-    """The first character from `at` on that is no white space."""
+    """The first position from `at` on that is not white space."""
     while text[at] in " \t\n\r":
         at += 1
     return at
 
 
-# --- what is wrong --------------------------------------------------------------------------------
+# --- diagnosis ------------------------------------------------------------------------------------
 
 
 def _diagnose(text: str, error: Exception) -> tuple[Flaw, ...]:
-    """Why a text is not JSON: what surrounds the JSON first, then what is wrong inside."""
+    """Why a text is not JSON: first text around the JSON, then errors inside it."""
     if not text.strip():
         return (Flaw("empty", "expected JSON, got nothing", 0),)
     if isinstance(error, RecursionError):
@@ -234,7 +235,7 @@ def _diagnose(text: str, error: Exception) -> tuple[Flaw, ...]:
     if start is None:
         if isinstance(error, _Found):
             return (_inside(text, 0, error),)
-        return (Flaw("prose", f"no JSON in it: {excerpt(text)}", 0),)
+        return (Flaw("prose", f"no JSON in the text: {excerpt(text)}", 0),)
     flaws = _around(text, start, end)
     if end is None:
         try:
@@ -242,15 +243,15 @@ def _diagnose(text: str, error: Exception) -> tuple[Flaw, ...]:
         except (ValueError, RecursionError) as inner:
             flaws.append(_inside(text, start, inner))
     if not flaws and (space := _OTHER_SPACE.search(text)):
-        what = f"white space that JSON does not have: U+{ord(space[0]):04X}"
+        what = f"white space that JSON does not allow: U+{ord(space[0]):04X}"
         flaws.append(Flaw("white_space", what, space.start(), _place(text, space.start())))
     return tuple(flaws)
 
 
 def _inner(text: str) -> tuple[int | None, int | None]:
-    """Start and end of the longest JSON value in a text; no end where none is complete."""
+    """Start and end of the longest JSON value in a text; no end if none is complete."""
     first = len(text) - len(text.lstrip())
-    # More candidates than this are no answer with words around it but something else altogether.
+    # A text with more candidates than this is not an answer with words around it.
     brackets = [match.start() for match in re.finditer(r"[{\[]", text)][:50]
     best: tuple[int, int] | None = None
     for start in [first, *brackets]:
@@ -272,7 +273,7 @@ def _inner(text: str) -> tuple[int | None, int | None]:
 
 
 def _around(text: str, start: int, end: int | None) -> list[Flaw]:
-    """Flaws for what precedes the JSON at `start` and what follows its `end`."""
+    """Flaws for text before the JSON at `start` and after its `end`."""
     before = text[:start].strip()
     after = text[end:].strip() if end is not None else ""
     if "```" in before or "```" in after:
@@ -295,7 +296,7 @@ _TRAILING = re.compile(r"\s*,?\s*[}\]]")
 
 
 def _inside(text: str, start: int, error: Exception) -> Flaw:
-    """What is wrong in the JSON that begins at `start`."""
+    """The error in the JSON that starts at `start`."""
     if isinstance(error, _Found):
         at = _search(text, error.search, start)
         return Flaw(error.keyword, str(error), at, _place(text, at))
@@ -306,14 +307,14 @@ def _inside(text: str, start: int, error: Exception) -> Flaw:
     place = f"{_place(text, at)}, near {excerpt(text[max(start, at - 20) : at + 20])}"
     if error.msg.startswith("Unterminated string") or _LITERAL_CUT.match(rest.rstrip()):
         end = len(text.rstrip())
-        what = f"the JSON breaks off after {end} characters: {excerpt(_tail(text[start:end]))}"
+        what = f"the JSON is cut off after {end} characters: {excerpt(_tail(text[start:end]))}"
         return Flaw("truncated", what, end)
     keyword, what = _mistake(error.msg, text[start:at].rstrip(), rest)
     return Flaw(keyword, what, at, place)
 
 
 def _mistake(message: str, before: str, rest: str) -> tuple[str, str]:
-    """Keyword and sentence for what the decoder stumbled over, at the start of `rest`."""
+    """Keyword and message for the decoder's error at the start of `rest`."""
     if before.endswith(",") and rest[0] in "}]":
         return "trailing_comma", f"a comma before the closing {rest[0]}"
     if rest[0] == "," and _TRAILING.match(rest[1:]):  # where Python 3.13 and later point
@@ -324,11 +325,11 @@ def _mistake(message: str, before: str, rest: str) -> tuple[str, str]:
         proper = {"True": "true", "False": "false"}.get(word[0], "null")
         return "python_literal", f"{word[0]}; expected {proper}"
     if rest.startswith(("//", "/*", "#")):
-        return "comment", "a comment, which JSON does not have"
+        return "comment", "a comment, which JSON does not allow"
     if message.startswith("Invalid control character"):
         return "control_character", f"a raw {_name(rest[0])} inside a string"
     if message.startswith("Invalid \\"):
-        return "escape", f"an unknown escape \\{rest.lstrip(chr(92))[:1]}"
+        return "escape", f"an unknown escape sequence \\{rest.lstrip(chr(92))[:1]}"
     return "syntax", _expected(message)
 
 
@@ -352,7 +353,10 @@ def _name(character: str) -> str:
 
 
 def _search(text: str, token: str, start: int) -> int:
-    """Where a token stands in a text: its last whole occurrence, else the start."""
+    """The position of a token in a text, or `start` if it is not found.
+
+    Of a quoted key the last occurrence counts, because a duplicate is the later one.
+    """
     places = [found.start() for found in _TOKEN.finditer(text, start) if found[0] == token]
     return places[-1 if token.startswith('"') else 0] if places else start
 
@@ -367,7 +371,9 @@ def _too_deep() -> Flaw:
 
 
 def _too_long(text: str) -> Flaw:
-    """An integer beyond Python's limit of 4,300 digits, the only other thing decoding fails by."""
+    """The flaw of an integer beyond Python's limit of 4,300 digits, the only other decoding
+    error.
+    """
     found = re.search(r"\d{4301}", text)
     at = found.start() if found else 0
     return Flaw("number_range", "an integer with more digits than can be read", at)

@@ -1,7 +1,7 @@
-"""Mending the text of an answer where it is certain what was meant.
+"""Repair of answers where only one repair is possible.
 
-Characters are only ever taken away: a byte order mark, a code fence, text around the one object,
-commas before a closing bracket. What breaks off, or holds two objects, is left as it is.
+Repairs only remove characters: a byte order mark, a code fence, text around the one object, commas
+before a closing bracket. An answer that is cut off or holds two objects is left as it is.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _KEY = re.compile(r'"\s*:\s*\Z')
 
 @dataclass(frozen=True)
 class Mended:
-    """A text that is JSON now, and what was taken away: the keywords of the flaws it had."""
+    """A repaired text, now JSON, and the keywords of the flaws that were removed."""
 
     text: str
     removed: tuple[str, ...]
 
 
 def mend(text: str) -> Mended | None:
-    """The JSON in a text that is none; None where more than one repair is thinkable."""
+    """The JSON in a text that is not JSON; None unless exactly one repair is possible."""
     removed: list[str] = []
     body = text.strip()
     if body.startswith("\ufeff"):
@@ -60,7 +60,7 @@ def _is_json(text: str) -> bool:
 
 
 def _unfenced(text: str) -> tuple[str, str] | None:
-    """What is around the only code fence of a text and what is in it."""
+    """The text around the only code fence of a text, and the text inside it."""
     found = _FENCED.search(text)
     if found is None or text.count("```") > 2:
         return None
@@ -70,7 +70,7 @@ def _unfenced(text: str) -> tuple[str, str] | None:
 
 
 def _object(text: str) -> str | None:
-    """The only object of a text, if it is whole."""
+    """The only object in a text, if it is complete."""
     start = text.find("{")
     depth, end = 0, -1
     for token in _TOKEN.finditer(text, max(start, 0)):
@@ -84,13 +84,13 @@ def _object(text: str) -> str | None:
     if start < 0 or end < 0:
         return None
     before, after = text[:start], text[end:]
-    # What follows a key is a part of an object that lost its beginning.
+    # An object that follows a key is part of one whose beginning is missing.
     part = _KEY.search(before) or _BRACKETS.search(before + after)
     return None if part else text[start:end]
 
 
 def _useless_commas(text: str) -> list[int]:
-    """Where commas stand between a value and a closing bracket."""
+    """Positions of commas between a value and a closing bracket."""
     tokens = [(token[0], token.start(), token.end()) for token in _TOKEN.finditer(text)]
     found = []
     for index, (token, start, end) in enumerate(tokens[:-1]):

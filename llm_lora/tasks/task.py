@@ -1,4 +1,4 @@
-"""Tasks: what the pipeline asks of a module that knows text, or pictures."""
+"""Tasks: the interface between the pipeline and the modules for text and images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AnyBase(Protocol):
 
 
 class AnyPrepared(Protocol):
-    """A recipe with everything that it names, read and checked."""
+    """A recipe with its base, schema and data, read and checked."""
 
     @property
     def recipe(self) -> AnyRecipe: ...
@@ -35,17 +35,17 @@ class AnyPrepared(Protocol):
     def dataset(self) -> AnyDataset: ...
 
     def inputs(self) -> dict[str, str | None]:
-        """Digests of all that the run works on, by what to call it."""
+        """Digests of all inputs of the run, by name."""
 
 
 class Task(Protocol):
-    """What the module of a task does; `prepared` is what its own `prepare` gave."""
+    """The module of a task; `prepared` is the result of its own `prepare`."""
 
     def prepare(self, recipe: Any) -> AnyPrepared:
-        """Read and check the base and the data; no heavy import.
+        """Read and check the base and the data, without heavy imports.
 
         Raises:
-            UserError: whatever is wrong with any of them.
+            UserError: a mistake in any of them.
         """
 
     def learn(self, prepared: Any, here: Run, watch: Watcher, *, resume: bool) -> Fit:
@@ -53,11 +53,11 @@ class Task(Protocol):
 
         Raises:
             Interrupted: the user stopped it.
-            UserError: whatever the engine cannot do.
+            UserError: the engine cannot train it.
         """
 
     def seal(self, prepared: Any, here: Run, scores: dict[str, Any] | None = None) -> Adapter:
-        """Put into the adapter folder what using it faithfully needs, then verify it from disk."""
+        """Complete the adapter folder with all files needed to use it, and verify it from disk."""
 
     def evaluate(
         self,
@@ -69,7 +69,7 @@ class Task(Protocol):
         started: float,
         store: Path,
     ) -> dict[str, Any]:
-        """Measure the adapter on what it never saw, and write the report.
+        """Evaluate the adapter on held-out data, and write the report.
 
         Returns:
             the document written to `report.json`; every task's has `scores`, `gates`, `passed`,
@@ -80,21 +80,21 @@ class Task(Protocol):
         """
 
     def headline(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The few figures of a report that travel with the adapter."""
+        """The main scores of a report, which are stored with the adapter."""
 
     def compare(self, ours: Run, theirs: Run) -> dict[str, Any]:
-        """How the figures of two runs of this task differ.
+        """The differences between the scores of two runs of this task.
 
         Raises:
-            UserError: one of them was not measured, or they have nothing in common.
+            UserError: one of them was not evaluated, or they have nothing in common.
         """
 
     def reopen(self, here: Run) -> AnyPrepared:
-        """What a trained run was made from, read from its own folder.
+        """The inputs of a trained run, read from its own folder.
 
         Raises:
             UserError: training is not finished, the run is of another task, or the base or a file
-                of the run is gone or changed.
+                of the run is missing or changed.
         """
 
 
@@ -104,16 +104,16 @@ def of(task: str) -> Task:
 
 
 def compare(ours: Run, theirs: Run) -> dict[str, Any]:
-    """How the figures of two runs differ.
+    """The differences between the scores of two runs.
 
     Raises:
-        UserError: they are of different tasks, or one was not measured.
+        UserError: they are of different tasks, or one was not evaluated.
     """
     if ours.task != theirs.task:
         raise UserError(
-            f"one run is of task {ours.task}, the other of task {theirs.task}",
+            f"the runs have different tasks: {ours.task} and {theirs.task}",
             where=f"{ours.folder}, {theirs.folder}",
-            fix="compare runs of one task; llm-lora runs lists them",
+            fix="compare runs of the same task; llm-lora runs lists them",
         )
     return of(ours.task).compare(ours, theirs)
 

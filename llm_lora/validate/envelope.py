@@ -1,4 +1,4 @@
-"""Where an answer stands in a line: alone, or in a record; told by the properties of its schema."""
+"""Detection of records: whether a line is an answer itself, or a record that holds one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_lora.errors import UserError
 from llm_lora.schema import AnswerSchema, Node, Place, Reason, Verdict, quote
 from llm_lora.validate.intake import RECORD_KEYS
 
-# Keywords whose subschemas tell what the value itself may hold; `not` tells what it may not.
+# Keywords whose subschemas say what the value itself may hold; `not` says what it may not.
 _ALL = ("allOf",)
 _ANY = ("anyOf", "oneOf", "then", "else")
 _IN_PLACE = (*_ALL, *_ANY, "if", "dependentSchemas", "dependencies")
@@ -24,10 +24,11 @@ _OPEN = ("additionalProperties", "unevaluatedProperties")
 
 
 class Envelope:
-    """Tells records that hold an answer from answers.
+    """Distinguishes records that hold an answer from answers.
 
-    A record holds it under `column`, by default under `answer`, `response` or `text`, unless the
-    schema names a property so, wherever it does: behind a `$ref`, in a branch of `anyOf`.
+    A record holds its answer under `column`, by default `answer`, `response` or `text`. A default
+    key does not count if the schema has a property of that name, even behind a `$ref` or in a
+    branch of `anyOf`.
     """
 
     def __init__(self, schema: AnswerSchema, column: str | None = None) -> None:
@@ -35,25 +36,25 @@ class Envelope:
 
     @cached_property
     def arrays(self) -> bool:
-        """Whether answers may be arrays themselves."""
+        """Whether answers may be arrays."""
         return self._array(self._parts.root) is True
 
     @cached_property
     def keys(self) -> list[str]:
-        """Where a record may hold its answer, the likeliest key first."""
+        """The keys that may hold the answer of a record, the likeliest first."""
         if self.column is not None:
             return [self.column]
         return [key for key in RECORD_KEYS if key not in self._names]
 
     def lacking(self, record: dict[str, Any]) -> Verdict | None:
-        """The verdict on a record without the column that was asked for."""
+        """The verdict on a record that lacks the requested column."""
         if self.column is None or self.column in record:
             return None
         what = f"no {quote(self.column)} in the record; its keys: {_some(record)}"
         return Verdict("invalid", (Reason("", "column", what),))
 
     def key(self, record: dict[str, Any]) -> str | None:
-        """The key under which a record holds its answer; None where it is the answer itself."""
+        """The key that holds the answer of a record; None if the record is the answer itself."""
         for key in self.keys:
             if key in record:
                 itself = key in self._claimed and self._is_answer(record, record[key])
@@ -61,7 +62,7 @@ class Envelope:
         return None
 
     def _is_answer(self, record: dict[str, Any], held: object) -> bool:
-        """Whether a record is an answer, where the schema allows the key, but does not name it."""
+        """Whether a record is an answer, if the schema allows the key without naming it."""
         if not isinstance(held, str | dict | list):
             return True
         text = isinstance(held, str) and held.lstrip().startswith(("{", "["))
@@ -69,7 +70,7 @@ class Envelope:
 
     @cached_property
     def _nodes(self) -> list[Node]:
-        """The schema, and every subschema that looks at the whole answer."""
+        """The schema, and every subschema that applies to the whole answer."""
         found: dict[Place, Node] = {}
         waiting = [self._parts.root]
         while waiting:
@@ -91,22 +92,22 @@ class Envelope:
 
     @cached_property
     def _claimed(self) -> set[str]:
-        """Keys of records that an answer may have, too, though the schema does not name them."""
+        """Keys of records that an answer may have as well, though the schema does not name them."""
         if self.column is not None:
             return set()
         nodes = [node.schema for node in self._nodes if self._counts(node)]
-        # What is merely not forbidden is no sign, else any record would do for an answer.
+        # Keys that are merely not forbidden prove nothing, or any record could be an answer.
         told = [schema[keyword] for schema in nodes for keyword in _OPEN if keyword in schema]
         if any(held not in (True, False, {}) or (held is not False and not self._names)
                for held in told):  # fmt: skip
             return set(self.keys)
         patterns = [name for schema in nodes for name in _listed(schema.get("patternProperties"))]
-        # The validator has its own regular expressions: it is asked instead of Python's.
+        # The validator decides, because its regular expressions differ from Python's.
         closed = {"patternProperties": dict.fromkeys(patterns, False)}
         return {key for key in self.keys if not jsonschema_rs.is_valid(closed, {key: 0})}
 
     def _array(self, node: Node) -> bool | None:
-        """Whether a subschema is for arrays; None where it does not say."""
+        """Whether a subschema requires an array; None if it does not say."""
         schema = node.schema
         if self._counts(node):
             if "type" in schema:
@@ -122,14 +123,14 @@ class Envelope:
         return False if some and None not in some else None
 
     def _counts(self, node: Node) -> bool:
-        """Whether keywords beside a `$ref` count."""
+        """Whether keywords of this node count; older drafts ignore those beside a `$ref`."""
         return self._parts.siblings or "$ref" not in node.schema
 
     def _in(self, node: Node, keyword: str) -> list[Node]:
         return self._parts.below(node, keyword) if self._counts(node) else []
 
     def _beside(self, node: Node, keywords: tuple[str, ...]) -> Iterator[Node]:
-        """Where a node refers to, and its subschemas in some keywords."""
+        """The targets of a node's references, and its subschemas under some keywords."""
         targets = (self._parts.target(node, keyword) for keyword in _REFERENCES)
         yield from (target for target in targets if target is not None)
         for keyword in keywords:
@@ -137,7 +138,7 @@ class Envelope:
 
 
 def no_column(where: Path, column: str, found: Iterable[str]) -> UserError:
-    """What to tell where no record of a file has the column that was asked for."""
+    """The error for a file in which no record has the requested column."""
     fix = f"--column NAME; keys of the records: {_some(found)}"
     return UserError(f"no record has {quote(column)}", where=str(where), fix=fix)
 

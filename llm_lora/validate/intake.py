@@ -1,7 +1,7 @@
-"""Answers from a file of any kind and size, in blocks that are judged one by one.
+"""Reading of answers from files of any supported format and size, block by block.
 
-Read are JSON Lines, one JSON array, one JSON document, each plain or packed with gzip or zstd, a
-text column of a Parquet file, and standard input. No more than a few blocks are in memory.
+Supported are JSON Lines, one JSON array or one JSON document, each plain or compressed with gzip or
+zstd, a text column of a Parquet file, and standard input. Only a few blocks are in memory at once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from llm_lora.schema import json_text as jsontext
 
 STDIN = Path("-")
 BLOCK = 1 << 20
-"""Bytes of one block."""
+"""Size of a block in bytes."""
 
 LARGEST = 64 << 20
-"""Bytes of the largest line, array item or document that is read."""
+"""Maximum size of a line, array item or document in bytes."""
 
 RECORD_KEYS = ("answer", "response", "text")
-"""Where a record holds its answer: our own answers.jsonl, training data, plain dumps of models."""
+"""Keys for the answer of a record: in answers.jsonl, training data and plain model output."""
 
 _HEAD = 1 << 16
 _YOUNG = 8 << 20
@@ -43,7 +43,7 @@ _TEXT_TYPES = ("string", "binary")
 
 
 class Readable(Protocol):
-    """What is read from here: a file, a stream that unpacks one, a pipe."""
+    """A source of bytes: a file, a decompressing stream or a pipe."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -51,19 +51,19 @@ class Readable(Protocol):
 
 
 class Block(Protocol):
-    """Some answers of a file, in its order."""
+    """Consecutive answers of a file."""
 
     @property
     def size(self) -> int:
-        """About how many bytes it holds."""
+        """Approximate size in bytes."""
 
     def read(self) -> Lines | Items:
-        """The answers themselves."""
+        """Read the answers."""
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Whole lines, each with an answer or a record, or blank."""
+    """Complete lines, each an answer, a record or blank."""
 
     data: bytes
 
@@ -77,7 +77,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Items:
-    """Texts with their lines (rows, in a Parquet file); `bare` where each is an answer's text."""
+    """Texts with their lines (rows in a Parquet file); `bare` if each is just an answer's text."""
 
     texts: list[bytes]
     lines: Sequence[int]
@@ -93,7 +93,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Span:
-    """The lines of a plain file that begin in a range of bytes; read by whoever judges them."""
+    """The lines of a plain file that start in a range of bytes; read by the judging process."""
 
     path: Path
     start: int
@@ -106,7 +106,7 @@ class Span:
     def read(self) -> Lines:
         with self.path.open("rb") as file:
             if self.start:
-                # Up to here goes the line that began in the span before.
+                # Skip the rest of the line that started in the previous span.
                 file.seek(self.start - 1)
                 file.readline()
             length = self.stop - file.tell()
@@ -126,11 +126,11 @@ def blocks(path: Path, *, column: str | None, arrays: bool) -> Iterator[Block]:
 
     Args:
         path: the file.
-        column: the column of a Parquet file that holds the answers; None where it is plain.
-        arrays: whether answers are arrays themselves, so that one line with an array is an answer.
+        column: the column of a Parquet file that holds the answers; None to choose it by name.
+        arrays: whether answers may be arrays, so that a line with an array is one answer.
 
     Raises:
-        UserError: the file cannot be read, or is damaged (where, as far as it can be told).
+        UserError: the file cannot be read, or is damaged (with the place, if known).
     """
     try:
         yield from _blocks(path, column, arrays)
@@ -140,10 +140,14 @@ def blocks(path: Path, *, column: str | None, arrays: bool) -> Iterator[Block]:
         what = f"not UTF-8: byte 0x{error.object[error.start]:02x}"
         raise UserError(what, where=str(path), fix="save the file as UTF-8") from None
     except (EOFError, zlib.error) as error:
-        raise UserError(f"damaged: {error}", where=str(path), fix="pack the file again") from None
+        raise UserError(
+            f"damaged: {error}", where=str(path), fix="compress the file again"
+        ) from None
     except OSError as error:
         what = f"cannot read: {error.strerror or error}"
-        raise UserError(what, where=str(path), fix="name a whole file that you may read") from None
+        raise UserError(
+            what, where=str(path), fix="check that the file is complete and readable"
+        ) from None
 
 
 def _blocks(path: Path, column: str | None, arrays: bool) -> Iterator[Block]:
@@ -179,7 +183,7 @@ def _open(path: Path) -> AbstractContextManager[Readable]:
 
 
 class _Rewound(io.RawIOBase):
-    """A stream whose first bytes were read already, from its beginning again."""
+    """A stream that starts again with bytes that were already read from it."""
 
     def __init__(self, head: bytes, rest: Readable) -> None:
         self._head, self._rest = head, rest
@@ -209,7 +213,7 @@ def _unpacked(stream: io.BufferedReader, magic: bytes) -> Readable:
 
 
 def _head(stream: Readable) -> bytes:
-    """The beginning of a stream, as far as it takes to tell its form."""
+    """As much of the start of a stream as is needed to detect its format."""
     head = b""
     while len(head) < _HEAD and (piece := stream.read1(_HEAD)):
         head += piece
@@ -220,7 +224,10 @@ def _head(stream: Readable) -> bytes:
 
 
 def _form(head: bytes, arrays: bool) -> Literal["lines", "array", "document"]:
-    """An array begins on a line that does not end it, or has only one line; so does a document."""
+    """Detect the format: an array or a document starts on a line that does not end it.
+
+    A file with a single line that holds an array is an array too.
+    """
     first, _, rest = head.removeprefix(_MARK).lstrip().partition(b"\n")
     first, more = first.rstrip(), bool(rest.strip())
     if first == b"{":
@@ -231,7 +238,7 @@ def _form(head: bytes, arrays: bool) -> Literal["lines", "array", "document"]:
 
 
 def _document(path: Path, text: bytes) -> Items:
-    """One answer over several lines."""
+    """One answer that spans several lines."""
     if len(text) == LARGEST:
         raise _too_large(path, "a document")
     blank = len(text) - len(text.lstrip())
@@ -239,7 +246,7 @@ def _document(path: Path, text: bytes) -> Items:
 
 
 def _lines(path: Path, stream: io.BufferedReader) -> Iterator[Lines]:
-    """Whole lines, as soon as they come while a stream is young (someone may be typing)."""
+    """Complete lines; at the start of a stream without delay, as someone may be typing."""
     parts: list[bytes] = []
     total = held = 0
     while piece := (stream.read1(BLOCK) if total < _YOUNG else stream.read(BLOCK)):
@@ -257,7 +264,7 @@ def _lines(path: Path, stream: io.BufferedReader) -> Iterator[Lines]:
 
 
 class _Array:
-    """The items of a JSON array, read through a window that slides over the text."""
+    """The items of a JSON array, read through a sliding window over the text."""
 
     def __init__(self, path: Path, text: io.TextIOWrapper) -> None:
         self._path, self._text = path, text
@@ -278,7 +285,7 @@ class _Array:
             raise self._broken(f"text after the array: {rest}")
 
     def _more(self) -> bool:
-        """Slide the window on, and double it; false at the end of the text."""
+        """Slide and double the window; false at the end of the text."""
         if self._ended:
             return False
         kept = len(self._window) - self._at
@@ -295,7 +302,7 @@ class _Array:
         self._counted = self._at
 
     def _peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
+        """The next character that is not white space; empty at the end."""
         while True:
             self._at = _SPACE.match(self._window, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._window):
@@ -306,7 +313,7 @@ class _Array:
     def _next(self, wanted: str) -> str:
         found = self._peek()
         if not found:
-            raise self._broken("the array breaks off")
+            raise self._broken("the array is cut off")
         if found not in wanted:
             expected = " or ".join(wanted)
             raise self._broken(f"expected {expected} after an item, got {jsontext.quote(found)}")
@@ -322,7 +329,7 @@ class _Array:
                 if not self._more():
                     raise self._flawed() from None
                 continue
-            # A number at the edge of the window may go on behind it.
+            # A number at the edge of the window may continue beyond it.
             if end < len(self._window) or not self._more():
                 break
         self._count()
@@ -337,11 +344,11 @@ class _Array:
             flaw = error.flaws[0]
             self._at += flaw.position
             return self._broken(f"not JSON: {flaw.message}")
-        raise AssertionError("what jsontext parses, the decoder does")
+        raise AssertionError("the decoder accepts whatever jsontext does")
 
     def _broken(self, what: str) -> UserError:
         self._count()
-        fix = "mend it, or save one answer a line (JSON Lines): then only that answer is lost"
+        fix = "correct it, or save one answer per line (JSON Lines): then only that answer is lost"
         return UserError(what, where=f"{self._path}:{self._line}", fix=fix)
 
 
@@ -352,12 +359,12 @@ def _items(path: Path, text: io.TextIOWrapper) -> Iterator[Items]:
 
 
 def _column(path: Path, column: str | None) -> Iterator[Items]:
-    """A text column of a Parquet file; its rows count as lines."""
+    """A text column of a Parquet file; row numbers count as line numbers."""
     import pyarrow
     from pyarrow import parquet
 
     if path == STDIN:
-        fix = "name the file; Parquet is read from both ends"
+        fix = "name the file; reading Parquet needs random access"
         raise UserError("Parquet cannot be read from standard input", fix=fix)
     try:
         with parquet.ParquetFile(path) as file:
@@ -377,7 +384,7 @@ def _bytes(text: str | bytes | None) -> bytes:
 
 
 def _chosen(path: Path, schema: Any, column: str | None) -> str:
-    """The column to read: the one asked for, else one that is named like an answer's."""
+    """The column to read: the one asked for, or else one with a usual name for answers."""
     texts = [
         field.name for field in schema if str(field.type).removeprefix("large_") in _TEXT_TYPES
     ]
@@ -385,11 +392,11 @@ def _chosen(path: Path, schema: Any, column: str | None) -> str:
     chosen = column or next(iter(usual), None)
     if chosen in texts:
         return str(chosen)
-    what = f"no column of text named {column}" if column else "which column holds the answers?"
+    what = f"no text column named {column}" if column else "which column holds the answers?"
     names = ", ".join(texts) or "none"
-    raise UserError(what, where=str(path), fix=f"--column NAME; columns of text: {names}")
+    raise UserError(what, where=str(path), fix=f"--column NAME; text columns: {names}")
 
 
 def _too_large(path: Path, what: str) -> UserError:
-    fix = "save one answer a line (JSON Lines)"
-    return UserError(f"{what} has more than {LARGEST >> 20} MiB", where=str(path), fix=fix)
+    fix = "save one answer per line (JSON Lines)"
+    return UserError(f"{what} is larger than {LARGEST >> 20} MiB", where=str(path), fix=fix)

@@ -1,6 +1,6 @@
-"""Judging a file of answers, block by block: in memory that does not grow, on every core.
+"""Validation of a file of answers, block by block, with constant memory and on every core.
 
-Blocks are judged here while the input is small; beyond that, by processes, in the file's order.
+A small input is judged in this process; the blocks of a larger one in several, in file order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llm_lora.validate.intake import STDIN, Block, Items
 
 __all__ = ["STDIN", "Judge", "Judged", "LineVerdict", "Summary", "judge_blocks", "judge_file"]
 
-# Names that a model makes up could be without number; what lies beyond is counted together.
+# A model may invent any number of names; reasons beyond this limit are counted together.
 _MOST_REASONS = 1000
 _REST = ("(other places)", "(other rules)")
 _SMALL = 8 << 20
@@ -34,7 +34,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class LineVerdict:
-    """The verdict on the answer of one line, counted from 1; `repairs` is what was mended first."""
+    """The verdict on the answer of one line (from 1); `repairs` lists repairs made before it."""
 
     line: int
     verdict: Verdict
@@ -47,7 +47,7 @@ class LineVerdict:
 
 @dataclass
 class Summary:
-    """What a file of answers came to; grows by `add` and `merge`."""
+    """Totals over a file of answers; grows by `add` and `merge`."""
 
     answers: int = 0
     valid: int = 0
@@ -55,11 +55,11 @@ class Summary:
     not_json: int = 0
     repaired: int = 0
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Answers by place (indices left out, empty for the whole answer) and keyword."""
+    """Answer counts by place (without indices; empty for the whole answer) and keyword."""
 
     first_lines: dict[tuple[str, str], int] = field(default_factory=dict)
     repairs: Counter[str] = field(default_factory=Counter)
-    """Repaired answers by what was taken away."""
+    """Counts of repaired answers by what was removed."""
 
     def add(self, judged: LineVerdict) -> None:
         """Count one more answer."""
@@ -86,7 +86,7 @@ class Summary:
         self.first_lines.setdefault(key, line)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON output, the commonest reason first."""
+        """For JSON output, the most frequent reason first."""
         return {
             "answers": self.answers,
             "valid": self.valid,
@@ -108,33 +108,33 @@ class Summary:
 
 @dataclass
 class Judged:
-    """A block judged. Its summary counts lines from the block's first one, the rest from the
-    file's."""
+    """A judged block. Its summary counts lines from the start of the block, the rest from the
+    start of the file."""
 
     lines: int
-    """How many lines the block has; 0 where its lines are numbered in the file already."""
+    """Number of lines in the block; 0 if they are numbered by the file already."""
 
     before: int = 0
-    """How many lines the file has before the block."""
+    """Number of lines in the file before the block."""
 
     summary: Summary = field(default_factory=Summary)
     bad: list[LineVerdict] = field(default_factory=list)
-    """The first few answers that are not valid, or were repaired."""
+    """The first few answers that are invalid or were repaired."""
 
     with_column: bool = False
-    """Whether any record has the column that was asked for."""
+    """Whether any record has the requested column."""
 
     keys: list[str] = field(default_factory=list)
     """Keys of the first record without it."""
 
     rows: list[tuple[int, str]] = field(default_factory=list)
-    """Line and verdict of every answer, as JSON without its opening brace; if asked for."""
+    """Line and verdict of every answer, as JSON without its opening brace; if requested."""
 
     fixed: bytes = b""
-    """Every line, repaired where that was certain; if asked for."""
+    """Every line, repaired where the repair is unambiguous; if requested."""
 
     def after(self, lines: int) -> None:
-        """Number the lines by the file, in which `lines` came before."""
+        """Renumber lines by the file, which has `lines` lines before the block."""
         self.before = lines
         self.bad = [replace(one, line=one.line + lines) for one in self.bad]
         self.rows = [(line + lines, row) for line, row in self.rows]
@@ -142,12 +142,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges blocks by a schema.
+    """Judges blocks against a schema.
 
-    Lines hold one answer each: as a JSON string, as the answer itself, or as a record with the
-    answer (text or JSON) under `column`, by default under `answer`, `response` or `text`, unless
-    the schema knows a property of that name (see `Envelope`). A line that is no JSON at all
-    is the text of an answer. `rows` asks for the verdict on every answer, `fix` for repairs.
+    Each line holds one answer: a JSON string, the answer itself, or a record with the answer (text
+    or JSON) under `column`. `Envelope` says which keys are the default. A line that is not JSON is
+    the text of an answer. `rows` requests the verdict on every answer, `fix` repairs.
     """
 
     schema: AnswerSchema
@@ -157,7 +156,7 @@ class Judge:
 
     @cached_property
     def envelope(self) -> Envelope:
-        """Tells where the answer of a line stands."""
+        """Finds the answer in a line."""
         return Envelope(self.schema, self.column)
 
     def block(self, block: Block) -> Judged:
@@ -207,7 +206,7 @@ class Judge:
     def _verdicts(
         self, texts: Sequence[bytes], bare: bool, into: Judged
     ) -> tuple[list[Verdict], dict[int, repair.Mended]]:
-        """Verdicts on answers, and what was mended, by the answer's index."""
+        """Verdicts on answers, and repairs by the answer's index."""
         values = bulk.parse_all(texts)
         inner: dict[int, bytes] = {}
         lacking: dict[int, Verdict] = {}
@@ -260,7 +259,7 @@ class Judge:
 
 
 def _texts(block: Block) -> tuple[Sequence[bytes], Sequence[int], int, bool]:
-    """Texts of the answers, their lines, how many lines there are, and whether texts are bare."""
+    """Texts of the answers, their line numbers, the number of lines, and whether texts are bare."""
     held = block.read()
     if isinstance(held, Items):
         return held.texts, held.lines, 0, held.bare
@@ -275,7 +274,7 @@ def _texts(block: Block) -> tuple[Sequence[bytes], Sequence[int], int, bool]:
 
 
 def _one_line(text: bytes) -> bytes:
-    """JSON has line breaks only where white space may stand."""
+    """The text on one line: in JSON, a raw line break is always replaceable white space."""
     return text.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n"
 
 
@@ -311,12 +310,12 @@ def judge_blocks(path: Path, judge: Judge, *, jobs: int | None = None) -> Iterat
 
     Args:
         path: the file; `-` is standard input.
-        judge: what to judge by, and what to bring back.
-        jobs: how many processes may work; None means one for each core.
+        judge: the schema to judge against, and the requested results.
+        jobs: number of processes; None means one per core.
 
     Raises:
-        UserError: the file cannot be read, is damaged, no record has the column that was asked
-            for, or a process was killed.
+        UserError: the file cannot be read or is damaged, no record has the requested column, or a
+            process was killed.
     """
     blocks = intake.blocks(path, column=judge.column, arrays=judge.envelope.arrays)
     before, found, keys = 0, False, list[str]()
@@ -348,7 +347,7 @@ def _judged(blocks: Iterator[Block], judge: Judge, jobs: int) -> Iterator[Judged
     for block in blocks:
         yield judge.block(block)
         seen += block.size
-        # Starting processes takes longer than to judge what is small.
+        # Starting processes takes longer than judging a small input.
         if jobs > 1 and seen >= _SMALL:
             break
     else:
@@ -367,25 +366,25 @@ def _in_processes(blocks: Iterator[Block], judge: Judge, jobs: int) -> Iterator[
     try:
         for block in blocks:
             waiting.append(pool.submit(_work, block))
-            # Enough that nobody waits for work, few enough that memory stays flat.
+            # Enough to keep all processes busy, few enough to keep memory constant.
             if len(waiting) > 2 * jobs:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
         fix = "free some memory, or use fewer processes: --jobs 1"
-        raise UserError("a process that was judging has been killed", fix=fix) from None
+        raise UserError("a worker process was killed", fix=fix) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 _judge: Judge | None = None
-"""What a process judges by; made once, since a compiled schema cannot be sent."""
+"""The judge of a worker process; built there, because a compiled schema cannot be sent."""
 
 
 def _begin(text: str, where: str, column: str | None, rows: bool, fix: bool) -> None:
     global _judge
-    # Ctrl-C is for the process that was started; it ends the others.
+    # The parent process handles Ctrl-C and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _judge = Judge(AnswerSchema.from_text(text, where), column, rows, fix)
 

@@ -18,17 +18,17 @@ LLAMA_CPP = "this is a model for llama.cpp (GGML/GGUF), which cannot be trained"
 
 LLAMA_CPP_FIX = "name the original model that it was made from, with safetensors weights"
 
-# Reading 64 MB takes well under a second; of larger files, samples tell models apart.
+# Reading 64 MB takes well under a second; for larger files, samples distinguish models.
 _HASH_WHOLE = 64 * 2**20
 
 _SAMPLES, _SAMPLE = 64, 64 * 2**10
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, each complete.
+    """The safetensors files of a model, each checked to be complete.
 
     Raises:
-        UserError: there are none, one is missing, or one is cut off.
+        UserError: there are none, one is missing, or one is truncated.
     """
     index = folder / _INDEX
     if index.is_file():
@@ -36,7 +36,7 @@ def weight_files(folder: Path) -> list[Path]:
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing:
             raise UserError(
-                f"{len(missing)} of {len(shards)} weight files are missing, first {missing[0]}",
+                f"{len(missing)} of {len(shards)} weight files are missing, such as {missing[0]}",
                 where=str(folder),
                 fix="download or copy the model again",
             )
@@ -55,13 +55,13 @@ def _no_weights(folder: Path) -> UserError:
         return UserError(LLAMA_CPP, where=str(folder), fix=LLAMA_CPP_FIX)
     if any(list(folder.glob(pattern)) for pattern in ("*.bin", "*.pt", "*.pth")):
         return UserError(
-            "only pickled weights (.bin), which may run code on loading",
+            "only pickled weights (.bin), which may run code when loaded",
             where=str(folder),
             fix="choose a revision with safetensors, or convert them: "
             "AutoModelForCausalLM.from_pretrained(…).save_pretrained(folder)",
         )
     return UserError(
-        "no safetensors weights", where=str(folder), fix="name a model that has model.safetensors"
+        "no safetensors weights", where=str(folder), fix="name a model with model.safetensors"
     )
 
 
@@ -69,13 +69,13 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     """Tensor names with dtype, shape and offsets, checked against the size of the file.
 
     Raises:
-        UserError: the file is cut off or no safetensors file.
+        UserError: the file is truncated or not a safetensors file.
     """
     return safetensors_parts(path)[0]
 
 
 def safetensors_parts(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """As `safetensors_header`, and what the file says of itself.
+    """The result of `safetensors_header`, and the file's metadata.
 
     Format: 8 bytes little-endian header length, JSON header, data
     (https://huggingface.co/docs/safetensors).
@@ -88,13 +88,13 @@ def safetensors_parts(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         tensors = json.loads(header)
         metadata = tensors.pop("__metadata__", None) or {}
-        # Of texts by name, as the format has it.
+        # The format allows only strings as metadata.
         whole = all(isinstance(value, str) for value in metadata.values())
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise _damaged(path) from None
     for name, tensor in tensors.items():
         if not _described(tensor):
-            raise _damaged(path, f": no sound dtype, shape and data_offsets for {name}")
+            raise _damaged(path, f": invalid dtype, shape or data_offsets for {name}")
     end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     if not whole or 8 + length + end != size:
         raise _damaged(path)
@@ -102,7 +102,7 @@ def safetensors_parts(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _described(tensor: Any) -> bool:
-    """Whether a tensor's entry is of the form that the format demands."""
+    """Whether a tensor's entry has the form that the format requires."""
     match tensor:
         case {"dtype": str(), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             return 0 <= begin <= end and all(type(one) is int and one >= 0 for one in shape)
@@ -118,12 +118,12 @@ def _damaged(path: Path, more: str = "") -> UserError:
 
 
 def sampled_sha256(path: Path) -> str:
-    """Hex digest of a file of weights.
+    """Hex digest of a weight file.
 
-    Small ones are read whole. Of a large one, its size, its first 64 KiB (the header) and samples
-    spread over it are read: any full fine-tune changes nearly every weight, so a sample tells two
-    models of the same shape apart, in milliseconds instead of minutes. It is no protection against
-    someone who changes single weights on purpose.
+    A small file is read completely. Of a large one, the first 64 KiB (the header) and samples
+    spread over it are read: any full fine-tuning changes nearly every weight, so samples
+    distinguish two models of the same shape, in milliseconds instead of minutes. This does not
+    protect against deliberate changes of single weights.
     """
     size = path.stat().st_size
     if size <= _HASH_WHOLE:

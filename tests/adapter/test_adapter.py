@@ -137,7 +137,7 @@ def test_damage_is_refused_by_name(
 
 def test_half_a_pair_and_foreign_tensors_are_refused(tmp_path: Path) -> None:
     half = write(tmp_path / "half", tensors={f"{MODULE}.lora_A.weight": (4, 8)})
-    with pytest.raises(UserError, match=r"half a pair is missing for model\.layers\.0"):
+    with pytest.raises(UserError, match=r"half of the pair is missing for model\.layers\.0"):
         adapters.read(half)
     foreign = write(tmp_path / "foreign", tensors={"model.embed_tokens.weight": (4, 8)})
     with pytest.raises(UserError, match=r"unexpected tensor model.embed_tokens.weight"):

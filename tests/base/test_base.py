@@ -122,7 +122,7 @@ def test_a_missing_shard(folder: Path) -> None:
     index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
     (folder / "model.safetensors").rename(folder / "model-1-of-2.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "1 of 2 weight files are missing, first model-2-of-2" in refused(folder)
+    assert "1 of 2 weight files are missing, such as model-2-of-2" in refused(folder)
 
 
 def test_models_that_cannot_be_trained(folder: Path) -> None:
@@ -223,7 +223,7 @@ def ask_for(
         (404, "RepoNotFound", "no such model on the hub"),
         (403, "GatedRepo", "gated"),
         (404, "RevisionNotFound", "no revision 'v9'"),
-        (401, None, "log in anew"),
+        (401, None, "log in again"),
         (503, None, "cannot be reached"),
     ],
 )

@@ -156,13 +156,13 @@ def test_a_template_that_always_thinks_is_refused(tmp_path: Path) -> None:
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     )
     write_folder(tmp_path, FAMILIES["qwen3"], template)
-    with pytest.raises(UserError, match=r"changes the answer.*without thinking aloud"):
+    with pytest.raises(UserError, match=r"changes the answer.*without thinking"):
         Chat.load(tmp_path)
 
 
 def test_a_refused_system_message_says_what_to_do(tmp_path: Path) -> None:
     chat = Chat.load(write_family(tmp_path, "gemma"))
-    with pytest.raises(UserError, match=r"System role not supported; leave out data\.system"):
+    with pytest.raises(UserError, match=r"System role not supported; remove data\.system"):
         chat.encode(make_example((SYSTEM, FIRST), ANSWER, part=None, where=""))
 
 
@@ -195,7 +195,8 @@ def test_control_tokens_in_texts_are_refused(tmp_path: Path, where: str) -> None
         Message("user", bad if where == "user" else "u"),
     )
     answer = bad if where == "assistant" else "a"
-    with pytest.raises(Unencodable, match=rf"the {where} message holds the control token <\|im_"):
+    told = rf"the {where} message contains the control token <\|im_"
+    with pytest.raises(Unencodable, match=told):
         chat.encode(make_example(prompt, answer, part=None, where=""))
 
 

@@ -355,7 +355,7 @@ def test_a_cached_base_is_found_offline(tmp_path: Path) -> None:
 def test_text_models_say_that_a_base_paints(folder: Path) -> None:
     from llm_lora.base import text as base
 
-    with pytest.raises(UserError, match="this is a model that paints; set task: image"):
+    with pytest.raises(UserError, match="this is an image model; set task: image"):
         base.resolve(str(folder))
 
 

@@ -53,10 +53,10 @@ def test_validate_writes_verdicts_and_repairs(run_command: RunCommand, tmp_path:
         'line 4: a: expected an integer, got the string "3"',
         "where  rule  answers  first line  ",
         "a      type  1        4           ",
-        "3 of 4 answers valid (75.0%), 1 of the wrong shape, 0 not JSON",
+        "3 of 4 answers valid (75.0%), 1 not fitting the schema, 0 not JSON",
         "2 repaired: text around the JSON 2, trailing comma 2",
         f"verdicts: {out_file}",
-        f"answers, as repaired: {fixed}",
+        f"repaired answers: {fixed}",
     ]
     assert fixed.read_text().splitlines() == ['{"a":1}', '{"a":1}', '{"a":2}', '{"a":"3"}']
     rows = [json.loads(line) for line in out_file.read_text().splitlines()]
@@ -86,7 +86,7 @@ def test_validate_is_content_with_good_answers(run_command: RunCommand, tmp_path
     good.write_text((TEMPLATE / "train.jsonl").read_text())
     code, out, _ = run_command("validate", good, "--schema", SCHEMA)
     assert code == 0
-    assert out == "900 of 900 answers valid (100.0%), 0 of the wrong shape, 0 not JSON\n"
+    assert out == "900 of 900 answers valid (100.0%), 0 not fitting the schema, 0 not JSON\n"
 
 
 def test_data_check_for_people_and_for_machines(run_command: RunCommand) -> None:
@@ -134,7 +134,7 @@ def test_the_quarantine_is_written_also_where_too_little_is_left(
     recipe.write_text(f"task: {task}\nbase: tiny\ndata: {data}\n")
     code, _, told = run_command("data", "check", recipe, "--quarantine", aside)
     assert code == 2 and "all 60 were set aside" in told
-    assert f"{aside}: here is what was set aside, with the reasons: 60 in all" in told
+    assert f"{aside}: the 60 records set aside, with the reasons, are in this file" in told
     rows = [json.loads(line) for line in aside.read_text().splitlines()]
     assert len(rows) == 60 and all(row.keys() == {"where", "reason", "raw"} for row in rows)
     code, out, _ = run_command("data", "check", recipe, "--quarantine", aside, "--json")
@@ -202,7 +202,7 @@ def test_errors_for_machines(run_command: RunCommand) -> None:
 
 def test_no_runs_yet(run_command: RunCommand, tmp_path: Path) -> None:
     code, out, _ = run_command("runs", "--runs", tmp_path)
-    assert code == 0 and "begin with: llm-lora train recipes/medical_qa.yaml" in out
+    assert code == 0 and "start one: llm-lora train recipes/medical_qa.yaml" in out
     assert json.loads(run_command("runs", "--runs", tmp_path, "--json")[1]) == []
 
 

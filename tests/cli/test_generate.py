@@ -130,7 +130,7 @@ def test_an_exported_file_paints_the_same_and_is_named_in_prompts(
     invoke("generate", here.folder, "a star", "--out", tmp_path / "d")
     assert (pixels(tmp_path / "d" / "0.png") != pictures[0]).any()
 
-    with pytest.raises(UserError, match="there is something here already"):
+    with pytest.raises(UserError, match="this path exists already"):
         invoke("export", here.folder, "--webui", tmp_path / "Lora")
 
 
@@ -166,7 +166,7 @@ def test_strengths_of_a_grid() -> None:
         f"strength=0..1:{'9' * 400}",
         "x",
     ):
-        with pytest.raises(UserError, match="is no grid"):
+        with pytest.raises(UserError, match="is not a grid"):
             painting._strengths(text)
     assert len(painting._strengths("strength=0..0.63:0.01")) == 64
     tiny, endless = f"0.{'0' * 310}1", "9" * 400
@@ -174,7 +174,7 @@ def test_strengths_of_a_grid() -> None:
         *("0..0.64:0.01", "0..1:0.01", f"0..1:{tiny}", f"0..{endless}:0.1"),
         *(f"-{endless}..0:0.1", f"{endless}..{endless}:0.1"),
     ):
-        with pytest.raises(UserError, match="more than 64 strengths are too many; take a larger"):
+        with pytest.raises(UserError, match="a grid has at most 64 strengths; use a larger"):
             painting._strengths(f"strength={text}")
     assert painting._strengths(f"strength=1..1:{tiny}") == [1.0]
 
@@ -201,13 +201,13 @@ def test_an_earlier_step_is_gone_back_to(here: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("{run}", "a star", "--step", "7"), "step 7 was not kept; kept are: 1, 2, 3"),
+        (("{run}", "a star", "--step", "7"), "step 7 was not kept; kept steps: 1, 2, 3"),
         (("{run}/adapter", "a star", "--step", "1"), "--step goes with runs"),
         (("a star",), "nothing tells the base"),
         (("no-such-run", "a star"), "no run here"),
         (("{run}", "a star <lora:small"), "<lora: without >"),
-        (("{run}", "a star", "--size", "30x64"), "'30x64' is no size"),
-        (("{run}", "a star", "--adapter", "x"), "'x' is no adapter"),
+        (("{run}", "a star", "--size", "30x64"), "'30x64' is not a valid size"),
+        (("{run}", "a star", "--adapter", "x"), "'x' is not NAME=PATH"),
         (("{run}", "a star", "--base", "tiny"), "small was trained on"),
         (("{run}", "a star <lora:rain:1>"), "no adapter is named rain"),
     ],

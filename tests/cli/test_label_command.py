@@ -41,7 +41,7 @@ def test_clip_with_the_embedded_model_and_a_review_sheet(pictures: Path, tmp_pat
     code, output = label(*clip, "--trigger", "ohwx", "--review", review)
     assert code == 0, output
     assert f"12 captions written to {pictures}/metadata.csv" in output
-    assert f"read them through: {review}" in output
+    assert f"review page: {review}" in output
     found = texts(pictures)
     assert len(found) == 12
     assert all(text.startswith(("ohwx, a circle", "ohwx, a square")) for text in found.values())
@@ -83,7 +83,7 @@ def test_a_killed_labelling_goes_on_where_it_stopped(pictures: Path) -> None:
         code, output = label(pictures, *vlm)
     assert code == 0, output
     assert len(here.asked) - asked == 40 - len(kept)
-    assert "1 of people" in output and f"{len(kept) - 1} of machines" in output
+    assert "1 by people" in output and f"{len(kept) - 1} by machines" in output
     found = texts(pictures)
     assert len(found) == 40 and found.pop(name) == "mine"
     assert set(found.values()) == {"a tower"}

@@ -131,7 +131,7 @@ def test_a_base_that_is_not_here_is_told(tmp_path: Path) -> None:
         manifest["base"] = {"name": base.name, "digest": base.digest}
         files.write_json(folder / "llm_lora.json", manifest)
         printed = call(publishing.publish, folder, "--as", NAME)
-        assert "is not on this machine: whether the weights fit it is checked when" in printed
+        assert "is not on this machine; whether the weights fit it is checked when" in printed
 
 
 def test_weights_that_do_not_fit_their_base_are_not_published(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_weights_that_do_not_fit_their_base_are_not_published(tmp_path: Path) ->
 @pytest.mark.parametrize("share", ["10", "1", "100%", "-1%", "nan", "ten", "", "1e400"])
 def test_shares_that_are_none(run: Path, share: str) -> None:
     call(publishing.publish, run, "--as", NAME, "--promote")
-    with pytest.raises(click.UsageError, match=r"is no share; write 10% or 0\.1"):
+    with pytest.raises(click.UsageError, match=r"is not a share; write 10% or 0\.1"):
         call(publishing.canary, NAME, 1, "--share", share)
 
 
@@ -154,7 +154,7 @@ def test_versions_that_are_none(number: str) -> None:
 
 
 def test_the_list_of_adapters(run: Path, tmp_path: Path) -> None:
-    assert "nothing in store yet: llm-lora publish RUN --as NAME" in call(publishing.adapters)
+    assert "no adapters in store yet: llm-lora publish RUN --as NAME" in call(publishing.adapters)
     assert json.loads(call(publishing.adapters, "--json")) == []
     for seed in range(1, 6):
         folder = make_run(tmp_path / str(seed), seed=seed)

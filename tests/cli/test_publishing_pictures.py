@@ -142,7 +142,7 @@ def test_the_base_of_an_adapter_is_found_by_what_it_is_for(tmp_path: Path) -> No
 
 def test_an_adapter_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
     made = picture_adapters.write_adapter(tmp_path / "made", task="sound")
-    with pytest.raises(UserError, match="for 'sound', which is unknown here"):
+    with pytest.raises(UserError, match="has the unknown task 'sound'"):
         adapters.read(made)
 
 

@@ -347,9 +347,12 @@ def test_a_folder_for_vllm_has_command_and_request(small_run: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_one_target_must_be_chosen(small_run: Path, tmp_path: Path) -> None:
     for options, message in (
-        ((), "0 of --peft"),
-        (("--peft", tmp_path / "a", "--vllm", tmp_path / "b"), "2 of --peft"),
-        (("--peft", tmp_path / "a", "--merged"), "--merged goes with --gguf and --ollama"),
+        ((), "exactly one of --peft, --gguf, --ollama, --vllm, --webui is needed, not 0"),
+        (
+            ("--peft", tmp_path / "a", "--vllm", tmp_path / "b"),
+            "exactly one of --peft, --gguf, --ollama, --vllm, --webui is needed, not 2",
+        ),
+        (("--peft", tmp_path / "a", "--merged"), "--merged needs --gguf or --ollama"),
     ):
         code, output = Command("export", small_run, *options).finish()
         assert code == 2 and message in output, output

@@ -76,7 +76,7 @@ def test_a_workspace_sweeps_what_the_dead_left_and_spares_the_living(tmp_path: P
     os.close(handle)
     assert (target / "file").read_text() == "x"
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "merged"]
-    with pytest.raises(UserError, match="there is something here already"):
+    with pytest.raises(UserError, match="this path exists already"):
         files.require_new(target)
 
 
@@ -437,7 +437,7 @@ def test_a_run_is_merged_measured_and_loads_in_plain_transformers(
     assert model.dtype == torch.bfloat16
     assert AutoTokenizer.from_pretrained(out).chat_template
     code, output = Command("merge", small_run, "--out", out).finish()
-    assert code == 2 and "there is something here already" in output
+    assert code == 2 and "this path exists already" in output
     code, output = Command("merge", small_run, "--out", tmp_path / "b", "--into", "nf4").finish()
     assert code == 2 and "merging into 4-bit weights is refused" in output
     assert not (tmp_path / "b").exists()

@@ -359,7 +359,7 @@ def test_fit_copies_what_does_not_fit_the_schema_and_tells_how_much(tmp_path: Pa
     rows.write_text("\n".join([unfit[0], fits, *unfit[1:]]) + "\n")
     done = run("fit", str(rows), "--schema", str(file), "--mend", str(out))
     assert done.exit_code == 0 and out.read_text() == rows.read_text()
-    assert "4 rows do not fit the schema: llm-lora validate tells why" in done.output
+    assert "4 rows do not fit the schema: llm-lora validate shows why" in done.output
     rows.write_text(unfit[0] + "\n")
     done = run("fit", str(rows), "--schema", str(file), "--mend", str(out))
     assert done.exit_code == 1, "nothing was checked"

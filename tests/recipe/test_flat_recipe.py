@@ -89,7 +89,7 @@ def test_a_converted_recipe_is_of_our_own_form_and_holds_where_it_is_written() -
     flat = load(Path("style.yaml"))
     moved = load(write("recipes/style.yaml", convert(Path("style.yaml"), Path("recipes"))))
     assert moved == flat
-    with pytest.raises(UserError, match="of our own form already"):
+    with pytest.raises(UserError, match="in llm-lora's format already"):
         convert(Path("recipes/style.yaml"), Path())
 
 
@@ -136,7 +136,7 @@ def test_adapters_that_a_run_keeps_are_weights_alone(place: str) -> None:
     assert isinstance(found.recipe, ImageRecipe) and found.resume is None
     # The folder, not the file: alpha stands in its adapter_config.json.
     assert found.recipe.train.start_from == Path(f"runs/style/1/{place}")
-    with pytest.raises(UserError, match="no checkpoint of llm-lora, and holds no LoRA weights"):
+    with pytest.raises(UserError, match="is not an llm-lora checkpoint and has no LoRA weights"):
         read(write("x.yaml", f"{text}/samples\n"))
 
 
@@ -149,7 +149,7 @@ def test_a_finished_run_is_not_resumed_and_the_key_is_blamed(
     text = "train_data_dir: a\nbase_model: tiny\nresume_from_checkpoint:"
     found = read(write("x.yaml", f"{text} {here.folder}\n"))
     monkeypatch.setattr(tasks, "of", MagicMock())
-    with pytest.raises(UserError, match="run of x; leave resume_from_checkpoint out"):
+    with pytest.raises(UserError, match="run of x; leave out resume_from_checkpoint"):
         pipeline.train(found.recipe, MagicMock(), resume=True, only=found.resume)
 
 
@@ -159,7 +159,7 @@ def test_weights_alone_mean_a_start_from_them() -> None:
     weights = Path("old/checkpoint-500/pytorch_lora_weights.safetensors")
     assert recipe.train.start_from == weights
     text = f"train_data_dir: data/llm_train\nbase_model: tiny\nresume_from_checkpoint: {weights}\n"
-    with pytest.raises(UserError, match="text cannot be trained on from them"):
+    with pytest.raises(UserError, match="text training cannot start from them"):
         load(write("x.yaml", f"task_type: llm\n{text}"))
 
 

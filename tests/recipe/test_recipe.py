@@ -213,7 +213,7 @@ def test_lists_are_replaced_and_null_takes_back() -> None:
 def test_null_for_a_setting_that_must_be_there_is_missing() -> None:
     path = write("x.yaml", MINIMAL)
     assert mistakes(path, overrides=["base="]) == [
-        "x.yaml:2: base is missing; add base: the model to start from"
+        "x.yaml:2: base is missing; add base: the base model"
     ]
 
 
@@ -254,7 +254,7 @@ def test_set_takes_yaml_values_and_tells_its_own_mistakes() -> None:
 def test_weighing_closed_values_needs_a_schema() -> None:
     path = write("x.yaml", f"{MINIMAL}train: {{closed_weight: 4}}\n")
     assert mistakes(path)[0].startswith(
-        "x.yaml:4: train.closed_weight needs data.schema, which tells the closed values"
+        "x.yaml:4: train.closed_weight needs data.schema, which defines the closed values"
     )
 
 
@@ -262,7 +262,7 @@ def test_set_contradicting_the_file_is_told_at_the_place_to_blame() -> None:
     path = write("x.yaml", f"{MINIMAL}train: {{evaluate_every: 50}}\n")
     assert load(path).train.evaluate_every == 50
     assert mistakes(path, overrides=["train.max_steps=20"])[0].startswith(
-        "x.yaml:4: train.evaluate_every is 50 steps, but train.max_steps ends after 20"
+        "x.yaml:4: train.evaluate_every is 50 steps, but train.max_steps stops training after 20"
     )
     assert mistakes(path, overrides=["train.max_steps=20", "train.evaluate_every=30"])[
         0

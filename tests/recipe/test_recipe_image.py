@@ -42,7 +42,7 @@ def test_a_parent_of_another_task_is_told() -> None:
     write("parent.yaml", "task: text\nbase: tiny\ndata: {train: train.jsonl, schema: s.json}\n")
     path = write("child.yaml", f"extends: parent.yaml\n{MINIMAL}")
     assert mistakes(path) == [
-        "parent.yaml:1: task is text, but child.yaml is an image recipe; keep to one task"
+        "parent.yaml:1: task is text, but child.yaml is an image recipe; use one task throughout"
     ]
     write("parent.yaml", MINIMAL)
     path = write("child.yaml", "extends: parent.yaml\nlora: {rank: 4}\n")
@@ -116,7 +116,7 @@ def test_warnings_tell_what_is_seldom_meant() -> None:
     [
         ("judge: {prompts: ['a fox, <lora:detail:0.6>']}", "no adapter is named detail"),
         ("judge: {prompts: ['a fox, lora:x:0.6']}", "lora:x:0.6 without < and >"),
-        ("judge: {prompts: ['a fox, <lora:x:strong>']}", "'strong' is no strength of x"),
+        ("judge: {prompts: ['a fox, <lora:x:strong>']}", "'strong' is not a valid strength for x"),
         ("train: {samples: ['a fox, <lora:x:0.6>']}", "train.samples name an adapter"),
         ("train: {samples: ['a fox, lora:x:1']}", "train.samples name an adapter"),
     ],

@@ -276,7 +276,7 @@ def test_the_page_shows_what_it_must(tmp_path: Path) -> None:
         "prompt: median 12, longest 300",
         "drugs[]",
         "not JSON",
-        "no JSON in it: Sure",
+        "no JSON in the text: Sure",
         "1 min 1 s",
         "1.00 GiB",
     ):

@@ -124,13 +124,15 @@ def said(folder: Path, *, schema: str, samples: int, constrained: str, forced: f
 
 def test_what_the_methods_need_is_asked_for(tmp_path: Path) -> None:
     text = said(tmp_path, schema="", samples=4, constrained="false", forced=0.5)
-    assert "x.yaml:8: train.method needs data.schema, by which answers are judged" in text
-    assert "x.yaml:10: train.forced_weight needs data.schema, which forces tokens" in text
+    assert "x.yaml:8: train.method needs data.schema, which answers are judged by" in text
+    assert (
+        "x.yaml:10: train.forced_weight needs data.schema, which defines the forced tokens" in text
+    )
     text = said(tmp_path, schema="  schema: s.json", samples=3, constrained="true")
     assert "x.yaml:12: prefer.samples 3 does not divide the 8 answers of a step" in text
     assert "x.yaml:13: prefer.constrained is for dpo" in text
     text = said(tmp_path, schema="  schema: s.json", samples=4, constrained="false", forced=0)
-    assert "x.yaml:10: train.forced_weight 0 teaches nothing" in text
+    assert "x.yaml:10: with train.forced_weight 0 the tokens that the schema forces are not" in text
 
 
 def test_settings_without_effect_are_told(tmp_path: Path) -> None:

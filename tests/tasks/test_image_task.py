@@ -120,7 +120,7 @@ def test_a_run_is_reopened_by_its_own_task(made: tuple[Run, Prepared]) -> None:
     assert isinstance(again, Prepared)
     assert replace(again, schema=None) == replace(prepared, schema=None)
     assert again.inputs() == prepared.inputs()
-    with pytest.raises(UserError, match="this run is of task image, and this command is for text"):
+    with pytest.raises(UserError, match="this run has task image, but this command is for text"):
         text_task.reopen(here)
 
 
@@ -165,7 +165,7 @@ def test_names_that_change_the_order_end_a_run_and_others_do_not(
     listed = second / "train" / "metadata.csv"
     listed.write_text(listed.read_text().replace("000.png", "zzz.png"))
     (second / "train" / "000.png").rename(second / "train" / "zzz.png")
-    with pytest.raises(UserError, match="changed since that run was interrupted: order of pic"):
+    with pytest.raises(UserError, match="changed since this run was interrupted: order of pic"):
         pipeline._begin(prepared(second), here)
 
 
@@ -303,7 +303,7 @@ def test_a_run_leaves_everything_that_was_promised(quick_run: Path) -> None:
 @pytest.mark.slow
 def test_commands_on_a_run_of_pictures(quick_run: Path) -> None:
     output = (quick_run.parent.parent / "output.txt").read_text()
-    for part in ("60 train · 16 held out", "adapter of rank 8", "Judged", "report.html"):
+    for part in ("60 train · 16 held out", "adapter of rank 8", "Evaluation", "report.html"):
         assert part in output, part
     code, output = Command("evaluate", quick_run, "--json").finish()
     document = json.loads(output)
@@ -320,7 +320,7 @@ def test_commands_on_a_run_of_pictures(quick_run: Path) -> None:
     code, output = Command("report", quick_run).finish()
     assert code == 0 and "strength" in output
     code, output = Command("chat", quick_run, "hello").finish()
-    assert code == 2 and "this run is of task image" in output and "Traceback" not in output
+    assert code == 2 and "this run has task image" in output and "Traceback" not in output
 
 
 @pytest.mark.slow

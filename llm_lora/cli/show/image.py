@@ -1,4 +1,4 @@
-"""What people see of pictures: the data check, the six dimensions, where the samples lie."""
+"""Terminal output of image runs: the data check, the six dimensions, paths of the samples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dataset_lines(dataset: PictureDataset) -> str:
     if dataset.quarantine:
         first = dataset.quarantine[0]
         lines.append(
-            f"  [yellow]{len(dataset.quarantine)} pictures or captions set aside[/], the first: "
+            f"  [yellow]{len(dataset.quarantine)} pictures or captions set aside[/]; the first: "
             f"{escape(first.where)}: {escape(first.reason)}"
         )
     for finding in dataset.findings:
@@ -49,7 +49,7 @@ def dataset(checked: PictureDataset) -> None:
     for row in checked.quarantine[:_SHOWN]:
         console.print(f"  [red]set aside[/] {escape(row.where)}: {escape(row.reason)}")
     if (more := len(checked.quarantine) - _SHOWN) > 0:
-        console.print(f"  … and {more} more; see them all: --quarantine FILE")
+        console.print(f"  … and {more} more; list all: --quarantine FILE")
 
 
 def set_aside(dataset: PictureDataset) -> Iterable[Mapping[str, Any]]:
@@ -59,20 +59,20 @@ def set_aside(dataset: PictureDataset) -> Iterable[Mapping[str, Any]]:
 
 
 def figures(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The dimensions that say most, where they were measured."""
+    """The most informative dimensions, if they were measured."""
     scores = document["scores"]
     return {key: scores[key] for key in COLUMNS if scores[key] is not None}
 
 
 def results(run: Run) -> Mapping[str, Path]:
-    """Where pictures lie."""
+    """Paths of the pictures."""
     folders = {"samples": run.samples, "steps": run.steps, "pictures": run.pictures}
     return {what: folder for what, folder in folders.items() if folder.is_dir()}
 
 
 def scores(document: Mapping[str, Any]) -> None:
-    """The six dimensions, with what was noticed of each or why it was not measured."""
-    table = Table(title="Judged", title_justify="left", title_style="bold", box=None)
+    """The six dimensions, each with its findings or the reason why it was not measured."""
+    table = Table(title="Evaluation", title_justify="left", title_style="bold", box=None)
     table.add_column("dimension")
     table.add_column("figure", justify="right")
     table.add_column("", overflow="fold")
@@ -86,8 +86,8 @@ def scores(document: Mapping[str, Any]) -> None:
 
 
 def versus(told: Mapping[str, Any]) -> None:
-    """How two runs' adapters differ, dimension by dimension."""
-    console.print(f"[bold]{escape(told['ours'])}[/] less [bold]{escape(told['theirs'])}[/]")
+    """Compare two runs' adapters, dimension by dimension."""
+    console.print(f"[bold]{escape(told['ours'])}[/] minus [bold]{escape(told['theirs'])}[/]")
     table = Table("dimension", "ours", "theirs", "difference", box=None)
     for name, row in told["scores"].items():
         values = [figure(row[key]) if row[key] is not None else "" for key in ("ours", "theirs")]
@@ -97,10 +97,10 @@ def versus(told: Mapping[str, Any]) -> None:
     console.print(table)
     if told["unlike"]:
         console.print(
-            f"[yellow]note[/] not judged alike: {escape(', '.join(told['unlike']))} differ, so "
-            "the figures say less about the adapters"
+            f"[yellow]note[/] the runs were evaluated differently "
+            f"({escape(', '.join(told['unlike']))}), so the scores are less comparable"
         )
 
 
 def samples(run: Run) -> None:
-    """Pictures are looked at, not printed: `results` tells where they lie."""
+    """Prints nothing: `results` gives the folders of the pictures."""

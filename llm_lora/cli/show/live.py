@@ -1,6 +1,6 @@
-"""What people see: live progress, the data check, the report and the list of runs.
+"""Terminal output: live progress, the data check, the report and the list of runs.
 
-What depends on the task is drawn by a module of its own: `show_text`, `show_image`.
+`show_text` and `show_image` draw whatever depends on the task.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MODULES = {"text": "llm_lora.cli.show.text", "image": "llm_lora.cli.show.image"
 
 
 class Showing(Protocol):
-    """What a task draws its own way."""
+    """The parts of the output that depend on the task."""
 
     COLUMNS: Mapping[str, str]
-    """Figures in the list of runs: the key that `figures` has, and the heading."""
+    """Columns of the list of runs: a key of `figures`, and its heading."""
 
     NEXT: str
-    """What to do with a finished run."""
+    """The command suggested after a finished run."""
 
     def dataset_lines(self, dataset: Any) -> str:
         """The data check as a few lines of text."""
@@ -47,7 +47,7 @@ class Showing(Protocol):
         """Rows for `--quarantine`."""
 
     def scores(self, document: Mapping[str, Any]) -> None:
-        """The figures of a report."""
+        """The scores of a report."""
 
     def samples(self, run: Run) -> None:
         """A few results of the adapter."""
@@ -56,10 +56,10 @@ class Showing(Protocol):
         """How two runs differ."""
 
     def results(self, run: Run) -> Mapping[str, Path]:
-        """Where results lie, by what they are."""
+        """Paths of the results, by label."""
 
     def figures(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The few figures that a list of runs has room for."""
+        """The few figures shown in the list of runs."""
 
 
 def of(task: str) -> Showing:
@@ -105,14 +105,16 @@ class Live:
         self._progress.stop()
 
     def converted(self, recipe: Path, notes: Iterable[str]) -> None:
-        """What a recipe of lora-scripts was converted to; nothing for one of our own."""
+        """How a lora-scripts recipe was converted; prints nothing for any other recipe."""
         for number, note in enumerate(notes):
             if not number:
-                self._console.print(f"[bold]{escape(str(recipe))}[/] is of lora-scripts:")
+                self._console.print(
+                    f"[bold]{escape(str(recipe))}[/] is a lora-scripts recipe; converted:"
+                )
             self._console.print(f"  {escape(note)}")
 
     def profile(self, recipe: AnyRecipe, reason: str) -> None:
-        """Which profile was picked, and why."""
+        """The chosen profile, and the reason."""
         chosen = (
             f"profile [bold]{recipe.profile}[/]: {escape(reason)}"
             if recipe.profile
@@ -125,11 +127,11 @@ class Live:
             self._console.print(f"  [yellow]note[/] {escape(str(warning))}")
 
     def stage(self, title: str) -> None:
-        """A new stage begins; its title appears with its first line or as that of its bar."""
+        """Begin a stage; its title appears above its first line, or on its progress bar."""
         self._task, self._title, self._titled = None, title, False
 
     def say(self, text: str) -> None:
-        """A line below the stage's title."""
+        """Print a line below the stage's title."""
         self._print(f"  {escape(text)}")
 
     def checked(self, task: str, dataset: Any) -> None:
@@ -143,7 +145,7 @@ class Live:
         self._console.print(text)
 
     def progress(self, progress: Moment) -> None:
-        """Move the stage's bar; what is done next within the stage has one of its own."""
+        """Move the stage's bar; each further step within the stage gets a bar of its own."""
         if self._task is None or progress.stage != self._doing:
             first = self._task is None and not self._titled
             title = self._title if first else progress.stage
@@ -154,21 +156,21 @@ class Live:
         )
 
     def began(self, here: Run) -> None:
-        """Where everything will lie."""
+        """Print the folder of the run."""
         self._resumable = True
         self.say(f"run: {here.folder}")
 
     def interrupted(self, stopped: Interrupted | KeyboardInterrupt, command: str) -> None:
-        """Where it stopped and how to go on."""
+        """Print where the run stopped, and the command that continues it."""
         self._progress.stop()
         if not self._resumable:
-            self._console.print("\n[yellow]Stopped[/] before anything was written")
+            self._console.print("\n[yellow]Stopped[/]; nothing was written")
             return
         if isinstance(stopped, Interrupted):
             place = f" at step {stopped.step} of {stopped.total}"
             place += f"; checkpoint saved in {stopped.checkpoint}"
         else:
-            place = "; what was finished is kept"
+            place = "; finished work is kept"
         self._console.print(
             f"\n[yellow]Stopped[/]{place}\nContinue with: [bold]{escape(command)}[/]"
         )
@@ -198,7 +200,7 @@ def _duration(seconds: float) -> str:
 
 
 def outcome(run: Run, document: Mapping[str, Any]) -> None:
-    """The report, samples, where everything lies, and what comes next."""
+    """Print the report, samples, the paths of all results, and the next command."""
     shown = of(run.task)
     shown.scores(document)
     for gate in document["gates"]:
@@ -206,7 +208,7 @@ def outcome(run: Run, document: Mapping[str, Any]) -> None:
         most = "at most " if gate["name"] in gates.AT_MOST else ""
         console.print(
             f"  gate {mark}  {escape(gate['name'])}: {figure(gate['value'])} "
-            f"(wanted {most}{figure(gate['threshold'])})"
+            f"(required: {most}{figure(gate['threshold'])})"
             + (f"; {escape(gate['reason'])}" if gate.get("reason") else "")
         )
     shown.samples(run)
@@ -230,7 +232,7 @@ def _short(run: Run) -> str:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """One run in a few words and figures."""
+    """A short summary of one run."""
     row: dict[str, Any] = {
         "run": str(run.folder),
         "name": run.name,
@@ -248,7 +250,7 @@ def summary(run: Run) -> dict[str, Any]:
 def run_table(rows: list[dict[str, Any]], root: Path) -> None:
     """The list of runs."""
     if not rows:
-        console.print(f"no runs in {root} yet; begin with: llm-lora train recipes/medical_qa.yaml")
+        console.print(f"no runs in {root} yet; start one: llm-lora train recipes/medical_qa.yaml")
         return
     by_task: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""What people see of text: the data check, held-out figures, a few answers."""
+"""Terminal output of text runs: the data check, held-out scores and a few answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dataset_lines(dataset: Dataset) -> str:
     if dataset.rejected:
         first = dataset.rejected[0]
         lines.append(
-            f"  [yellow]{len(dataset.rejected)} records set aside[/], the first: "
+            f"  [yellow]{len(dataset.rejected)} records set aside[/]; the first: "
             f"{escape(first.where)}: {escape(first.reason)}"
         )
     for finding in dataset.findings:
@@ -53,7 +53,7 @@ def dataset(checked: Dataset) -> None:
     for row in checked.rejected[:20]:
         console.print(f"  [red]set aside[/] {escape(row.where)}: {escape(row.reason)}")
     if len(checked.rejected) > 20:
-        console.print(f"  … and {len(checked.rejected) - 20} more; see them all: --quarantine FILE")
+        console.print(f"  … and {len(checked.rejected) - 20} more; list all: --quarantine FILE")
 
 
 def set_aside(dataset: Dataset) -> Iterable[Mapping[str, Any]]:
@@ -63,23 +63,23 @@ def set_aside(dataset: Dataset) -> Iterable[Mapping[str, Any]]:
 
 
 def figures(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The adapter's own, unconstrained, over all held-out answers."""
+    """The adapter's unconstrained scores over all held-out answers."""
     block = document["scores"]["adapter"]["unconstrained"]["all"]
     return {key: block[key] for key in COLUMNS}
 
 
 def results(run: Run) -> Mapping[str, Path]:
-    """Where the answers lie."""
+    """The path of the answers."""
     return {"answers": run.answers}
 
 
 def scores(document: Mapping[str, Any]) -> None:
-    """Base against adapter, free and constrained, on every part of the held-out records."""
+    """Print the table of `score_table`."""
     console.print(score_table(document))
 
 
 def score_table(document: Mapping[str, Any]) -> Table:
-    """Base against adapter, free and constrained, on every part of the held-out records."""
+    """Base and adapter, unconstrained and constrained, on each part of the held-out records."""
     table = Table(title="Held-out answers", title_justify="left", title_style="bold")
     table.add_column("model, form", no_wrap=True)
     table.add_column("part")
@@ -103,9 +103,9 @@ def score_table(document: Mapping[str, Any]) -> Table:
 
 
 def versus(told: Mapping[str, Any]) -> None:
-    """How two runs' adapters differ: figures, then the fields that surely do."""
+    """Compare two runs' adapters: overall scores, then fields that differ significantly."""
     console.print(
-        f"[bold]{escape(told['ours'])}[/] less [bold]{escape(told['theirs'])}[/], "
+        f"[bold]{escape(told['ours'])}[/] minus [bold]{escape(told['theirs'])}[/] on "
         f"{told['prompts']} held-out prompts that both answered"
     )
     table = Table("answers", "figure", "difference", "95% interval", "p", box=None)

@@ -1,4 +1,4 @@
-"""Read, check, split, fingerprint, write: from the recipe's files to a dataset to trust."""
+"""Preparation of a recipe's data: reading, checks, split, fingerprint, and the dataset folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECK = "check.json"
 QUARANTINE = "quarantine.jsonl"
 
 LEAST_TRAIN = 8
-"""Fewer examples than one common batch teach nothing."""
+"""Minimum number of training examples: one common batch."""
 
 _LEAST_SIMILARITY = 0.5
 _SHOWN_REASONS = 5
@@ -36,11 +36,11 @@ _BINS = 20
 
 @dataclass(frozen=True)
 class Dataset:
-    """Checked examples by side, what was set aside, and what was noticed.
+    """Checked examples by side, rows set aside, and findings.
 
-    `fingerprint` identifies which examples are on which side, in any order. `stats` are counts
+    `fingerprint` identifies which examples are on which side, in any order. `stats` holds counts
     and, under "tokens", the lengths in tokens of prompts and answers of train, validation and
-    held-out in that order (empty where no tokenizer was at hand).
+    held-out in that order (empty without a tokenizer).
     """
 
     train: tuple[Example, ...]
@@ -57,7 +57,7 @@ class Dataset:
         return examples
 
     def summary(self) -> dict[str, Any]:
-        """What the data check found, as JSON: counts, parts, lengths, reasons, findings."""
+        """The results of the data check as JSON: counts, parts, lengths, reasons, findings."""
         return {
             "fingerprint": self.fingerprint,
             **self.stats,
@@ -70,7 +70,7 @@ class Dataset:
         """Write train, validation, held_out and quarantine (.jsonl), then check.json.
 
         Raises:
-            UserError: the disk is full or the folder may not be written.
+            UserError: the disk is full or the folder is not writable.
         """
         tokens = self.stats["tokens"]
         place = 0
@@ -84,10 +84,10 @@ class Dataset:
 
     @classmethod
     def read(cls, folder: Path) -> Dataset:
-        """Read a written dataset; equal to the one that wrote it.
+        """Read a written dataset, equal to the original.
 
         Raises:
-            UserError: a file is missing or damaged, or its examples were changed since.
+            UserError: a file is missing or damaged, or its examples were changed.
         """
         try:
             check = json.loads(files.read_text(folder / CHECK))
@@ -119,26 +119,26 @@ class Dataset:
 
 
 def prepare(recipe: Recipe, schema: AnswerSchema | None, chat: Chat | None) -> Dataset:
-    """Read and check everything that a recipe trains on and is judged by.
+    """Read, check and split the data of a recipe.
 
     Args:
-        recipe: names the files, shares and limits.
-        schema: what answers must fit; they are rewritten in its canonical form.
-        chat: measures the examples in tokens and refuses what it cannot encode faithfully.
+        recipe: names the files, fractions and limits.
+        schema: the schema that answers must fit; they are rewritten in its canonical form.
+        chat: measures examples in tokens and refuses those that it cannot encode faithfully.
 
     Raises:
-        UserError: a file cannot be read or the settings make no sense.
+        UserError: a file cannot be read, or the settings make no sense.
         TooFewLeft: too few rows are left.
     """
     data = recipe.data
     if data.near_duplicate < _LEAST_SIMILARITY:
         raise UserError(
-            f"data.near_duplicate {data.near_duplicate:g} would take unrelated rows for duplicates",
+            f"data.near_duplicate {data.near_duplicate:g} would treat unrelated rows as duplicates",
             fix=f"use {_LEAST_SIMILARITY:g} to 1; the default is 0.9",
         )
     share, named = (data.held_out, ()) if isinstance(data.held_out, float) else (0.0, data.held_out)
     sieve = Sieve(recipe, schema, chat)
-    # Held-out files first: of equal rows the first is kept.
+    # Held-out files first, because the first of equal rows is kept.
     held_out, cut = sieve.read(named, data.train)
     parted = split(
         held_out,
@@ -197,7 +197,7 @@ def _require_enough(
     rejected: Sequence[Rejected],
     data: DataRecipe,
 ) -> None:
-    """Stop where too little is left, with what the rows were mostly set aside for."""
+    """Stop if too little is left; reports the most frequent reasons for setting rows aside."""
     problems = []
     where = ", ".join(map(str, data.train))
     train = len(sides["train"])
@@ -206,15 +206,15 @@ def _require_enough(
     elif train < LEAST_TRAIN:
         what = f"only {train} examples" if train else "no example"
         fix = f"at least {LEAST_TRAIN} are needed: add some"
-        fix += ", or mend those that were set aside" if rejected else ""
-        problems.append(Problem(f"{what} to learn from", where, fix))
+        fix += ", or correct those that were set aside" if rejected else ""
+        problems.append(Problem(f"{what} to train on", where, fix))
     elif not sides["held_out"]:
-        what = "no held-out example, so nothing could be judged"
+        what = "no held-out example, so nothing could be evaluated"
         if isinstance(data.held_out, float):
             problems.append(Problem(what, where, "add rows or raise data.held_out"))
         else:
             named = ", ".join(map(str, data.held_out))
-            problems.append(Problem(what, named, "mend the rows of the held-out file"))
+            problems.append(Problem(what, named, "correct the rows of the held-out file"))
     if problems:
         for group in by_reason(rejected)[:_SHOWN_REASONS]:
             more = f" (and {group['count'] - 1} more like it)" if group["count"] > 1 else ""
@@ -228,7 +228,7 @@ def _place(row: Rejected) -> tuple[str, int]:
 
 
 def _spread(lengths: Sequence[int]) -> dict[str, Any]:
-    """Quantiles of lengths in tokens, and counts in bins of equal width from 0 on."""
+    """Quantiles of lengths in tokens, and a histogram with bins of equal width from 0."""
     ordered = sorted(lengths)
     width = -(-(ordered[-1] + 1) // _BINS)
     counts = Counter(length // width for length in ordered)
@@ -268,5 +268,5 @@ def _example(row: Mapping[str, Any]) -> Example:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    # Lines end with "\n" alone: texts may hold other line breaks that splitlines would cut at.
+    # Split at "\n" only: splitlines would also split at other line breaks inside texts.
     return [json.loads(line) for line in files.read_text(path).split("\n") if line]

@@ -1,14 +1,14 @@
-"""Near-duplicates: records that say the same in nearly the same words.
+"""Near-duplicate detection: records that say the same in nearly the same words.
 
-Two records belong together when their prompts have the same words, or when prompts and answers
-both overlap: the Jaccard similarity of their sets of three consecutive words reaches a threshold.
-Asking it of both keeps apart records that share a sentence frame but not their facts. Three words
-that occur in very many prompts (an instruction, a frame) tell nothing about a record and are left
-out, so a long common instruction does not make all records alike.
+Two records belong together if their prompts have the same words, or if prompts and answers both
+overlap: the Jaccard similarity of their word trigrams reaches a threshold. Requiring both keeps
+apart records that share a sentence pattern but not their facts. Trigrams that occur in very many
+prompts (an instruction, a pattern) say nothing about a record and are ignored, so that a long
+common instruction does not make all records similar.
 
-The search is exact, not sampled: similar sets share one of their rarest members (prefix
-filtering, Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search"), so only
-records that do are compared.
+The search is exact, not sampled. Similar sets share one of their rarest members (prefix filtering,
+Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search"), so only records that do are
+compared.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 
-# Three words are common, and say nothing about a record, when more than a tenth of all prompts
-# have them, though never when fewer than 10 have and always when more than 1,000 have.
+# A trigram is common, and says nothing about a record, if more than a tenth of all prompts have it;
+# but never if fewer than 10 have it, and always if more than 1,000 do.
 _COMMON_SHARE, _COMMON_LEAST, _COMMON_MOST = 10, 10, 1000
 
 _PAIRS_AT_ONCE = 2_000_000
@@ -40,7 +40,7 @@ _SKETCH_WORDS = 4
 
 
 class _Sets(NamedTuple):
-    """Sets of shingles, one a record: `members[offsets[i]:offsets[i + 1]]`, sorted."""
+    """Sets of shingles, one per record: `members[offsets[i]:offsets[i + 1]]`, sorted."""
 
     members: Ints
     offsets: Ints
@@ -53,19 +53,19 @@ class _Sets(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, regardless of case, punctuation and Unicode form."""
+    """The words of a text, normalised for case, punctuation and Unicode form."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def clusters(records: Sequence[tuple[str, str]], threshold: float) -> list[int]:
-    """Which records are near-duplicates of each other, directly or through others.
+    """Cluster records that are near-duplicates, directly or through others.
 
     Args:
         records: prompt and answer of each.
-        threshold: the least Jaccard similarity (0 to 1) of both prompts and answers.
+        threshold: the minimum Jaccard similarity (0 to 1) of both prompts and answers.
 
     Returns:
-        for each record the smallest index in its cluster (its own where it has none like it).
+        for each record, the smallest index in its cluster (its own if it has no near-duplicate).
     """
     prompts = [words(prompt) for prompt, _ in records]
     forest = _Forest(len(records))
@@ -104,7 +104,7 @@ class _Forest:
 
 
 def _shingles(texts: Sequence[list[str]]) -> _Sets:
-    """Three consecutive words each, hashed; a shorter text is one shingle."""
+    """Hashed word trigrams; a text of fewer than three words is one shingle."""
     import numpy as np
 
     vocabulary: dict[str, int] = {}
@@ -126,7 +126,7 @@ def _shingles(texts: Sequence[list[str]]) -> _Sets:
 
 
 def _pack(record: Ints, shingle: Ints, n: int) -> _Sets:
-    """Sets from (record, shingle) pairs; shingles are renumbered, the rarest first."""
+    """Sets from (record, shingle) pairs, with shingles renumbered from rarest to most common."""
     import numpy as np
 
     width = int(shingle.max(initial=0)) + 1
@@ -149,7 +149,7 @@ def _without_common(sets: _Sets, n: int) -> _Sets:
 
 
 def _similar(sets: _Sets, threshold: float, forest: _Forest) -> Iterator[Ints]:
-    """Pairs (rows of two indices) of similar sets, except those in one cluster already."""
+    """Pairs (rows of two indices) of similar sets that are not in one cluster already."""
     import numpy as np
 
     sketches = _sketches(sets)
@@ -158,7 +158,8 @@ def _similar(sets: _Sets, threshold: float, forest: _Forest) -> Iterator[Ints]:
         roots = forest.roots()
         pairs = pairs[roots[pairs[:, 0]] != roots[pairs[:, 1]]]
         a, b = pairs[:, 0], pairs[:, 1]
-        # Each differing bit of two sketches stands for at least one differing shingle.
+        # Each differing bit of two sketches means at least one differing shingle, so pairs with
+        # too many can be dropped before the exact comparison.
         apart = np.bitwise_count(sketches[a] ^ sketches[b]).sum(axis=1, dtype=np.int64)
         allowed = (1 - threshold) / (1 + threshold) * (sizes[a] + sizes[b]) + 1e-9
         pairs = np.unique(pairs[apart <= allowed], axis=0)
@@ -166,17 +167,17 @@ def _similar(sets: _Sets, threshold: float, forest: _Forest) -> Iterator[Ints]:
 
 
 def _candidates(sets: _Sets, threshold: float) -> Iterator[Ints]:
-    """Pairs that share one of their rarest shingles and are of similar size, in portions."""
+    """Pairs that share one of their rarest shingles and are of similar size, in batches."""
     import numpy as np
 
     sizes = sets.sizes
-    # Sets as similar as that share a member among this many rarest ones of each.
+    # Sets with this similarity share at least one of this many rarest members of each.
     prefix = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
     record = np.repeat(np.arange(len(sizes)), sizes)
     position = np.arange(len(record)) - sets.offsets[:-1][record]
     chosen = position < prefix[record]
     record, shingle = record[chosen], sets.members[chosen]
-    # Within a shingle by size: partners of a set are those behind it that are not too large.
+    # Sorted by size within a shingle, the partners of a set follow it until they are too large.
     span = int(sizes.max(initial=0)) + 2
     order = np.argsort(shingle * span + sizes[record], kind="stable")
     record, shingle = record[order], shingle[order]
@@ -199,7 +200,7 @@ def _candidates(sets: _Sets, threshold: float) -> Iterator[Ints]:
 
 
 def _sketches(sets: _Sets) -> Words:
-    """A bitmap for each set, in which each member sets one bit."""
+    """A bitmap per set, in which each member sets one bit."""
     import numpy as np
 
     record = np.repeat(np.arange(len(sets.sizes)), sets.sizes)
@@ -212,7 +213,7 @@ def _sketches(sets: _Sets) -> Words:
 
 
 def _overlap(sets: _Sets, pairs: Ints, threshold: float) -> NDArray[np.bool_]:
-    """Which pairs of sets have at least this Jaccard similarity; empty sets are like none."""
+    """Flags of the pairs whose Jaccard similarity reaches the threshold; empty sets match none."""
     import numpy as np
 
     sizes = sets.sizes[pairs].sum(axis=1)

@@ -1,4 +1,4 @@
-"""What the data check noticed that is no mistake, each with a count and an example of its place."""
+"""Findings of the data check that are not errors, each with a count and an example place."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from llm_lora.schema import AnswerSchema
 
 FEW_HELD_OUT = 30
-"""Below this, one answer more or less moves a score by over three points."""
+"""With fewer, a single answer moves a score by more than three points."""
 
 FEW_VALIDATION = 10
-"""Below this, the validation loss jumps with single examples, and early stopping with it."""
+"""With fewer, single examples dominate the validation loss and early stopping."""
 
-# A closed field with one value nearly everywhere is learned as a constant.
+# A closed field with the same value almost everywhere is learned as a constant.
 _ONE_SIDED = 0.98
 _ENOUGH_ANSWERS = 50
 
@@ -39,8 +39,8 @@ def notice(
 
     Args:
         split: the examples by side.
-        tokens: lengths of prompt and answer by the example's id, where they were measured.
-        context_length: most tokens that the base reads and writes, if that is known.
+        tokens: lengths of prompt and answer by the example's id, if they were measured.
+        context_length: the base's maximum context in tokens, if known.
     """
     sides = split.sides
     yield from _near_duplicates(split)
@@ -63,10 +63,13 @@ def notice(
     if schema is not None:
         yield from _closed_fields(sides["train"], schema.document)
     if (few := len(sides["held_out"])) < FEW_HELD_OUT:
-        message = f"held-out examples are few: {FEW_HELD_OUT} or more make scores less coarse"
+        message = f"held-out examples are few; {FEW_HELD_OUT} or more make scores more precise"
         yield Finding("few_held_out", message, few)
     if (few := len(sides["validation"])) < FEW_VALIDATION:
-        message = f"validation examples are few: {FEW_VALIDATION} or more stop training surer"
+        message = (
+            f"validation examples are few; {FEW_VALIDATION} or more make early stopping more "
+            "reliable"
+        )
         yield Finding("few_validation", message, few)
 
 
@@ -93,7 +96,7 @@ def _contradictions(train: Sequence[Example]) -> Iterator[Finding]:
 
 
 def _closed_fields(train: Sequence[Example], document: Mapping[str, Any]) -> Iterator[Finding]:
-    """Closed top-level fields of which training shows one value only, or never shows some."""
+    """Closed top-level fields whose training answers have only one value, or lack some values."""
     properties = document.get("properties")
     answers = [json.loads(example.answer) for example in train]
     if not isinstance(properties, dict) or len(answers) < _ENOUGH_ANSWERS:
@@ -116,7 +119,7 @@ def _closed_fields(train: Sequence[Example], document: Mapping[str, Any]) -> Ite
 
 
 def _closed(field: object) -> list[object]:
-    """The values that a field may take, where they are few and written out."""
+    """The values that a field may take, if the schema lists them."""
     if not isinstance(field, dict):
         return []
     if isinstance(values := field.get("enum"), list):

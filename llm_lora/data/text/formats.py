@@ -1,6 +1,6 @@
-"""Raw rows of any known shape → `Example`, with a plain reason for each row that is set aside.
+"""Conversion of rows in any supported format to `Example`, with a reason for each row set aside.
 
-Shapes (JSON Lines, or one JSON array; UTF-8):
+Formats (JSON Lines, or one JSON array; UTF-8):
 
     prompt-response   {"prompt": "…", "response": "…" or an object, "part": "…"?, "system": "…"?}
                       also question/answer, input/output, prompt/completion
@@ -8,9 +8,9 @@ Shapes (JSON Lines, or one JSON array; UTF-8):
     messages          {"messages": [{"role": "user", "content": "…"}, …]}
     sharegpt          {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", …}, …]}
 
-A conversation of several turns becomes one example: earlier turns belong to the prompt and only
-the last assistant turn is trained. An answer that is not a string is taken as JSON. A row's own
-system text goes before the recipe's; an empty one (`"system": ""`) means none.
+A conversation of several turns becomes one example: earlier turns belong to the prompt, and only
+the last assistant turn is trained on. An answer that is not a string is read as JSON. A row's own
+system text overrides the recipe's; an empty one (`"system": ""`) means none.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _DETECT_ROWS = 20
 
 
 class _Unusable(Exception):
-    """Why a row cannot become an example."""
+    """Raised with the reason why a row cannot become an example."""
 
 
 def detect(path: Path) -> Shape:
-    """The shape of most of a file's first rows.
+    """The most common format among a file's first rows.
 
     Raises:
         UserError: as for `read`.
@@ -60,15 +60,15 @@ def detect(path: Path) -> Shape:
 def read(
     path: Path, *, format: Literal["auto"] | Shape = "auto", system: str | None = None
 ) -> Iterator[Example | Rejected]:
-    """Every row of a file, in its order, as an example or with the reason why it is none.
+    """Every row of a file in order, as an example or with the reason why it is not one.
 
     Args:
         path: JSON Lines, or one JSON array of objects.
-        format: the shape of the rows; "auto" takes the shape that `detect` finds.
-        system: system text for rows that bring none of their own.
+        format: the format of the rows; "auto" uses the one that `detect` finds.
+        system: system text for rows without one of their own.
 
     Raises:
-        UserError: the file cannot be read, is empty, is not UTF-8 text or has no known shape.
+        UserError: the file cannot be read, is empty, is not UTF-8 text or has no known format.
     """
     lines: Iterator[Row] = rows.read(path)
     if format == "auto":
@@ -78,7 +78,7 @@ def read(
 
 
 def read_rows(path: Path) -> tuple[Shape, Iterator[tuple[Row, Example | Rejected]]]:
-    """A file's shape, and what `read` finds, each with the row that it was read from.
+    """A file's format, and the results of `read`, each with its source row.
 
     Raises:
         UserError: as for `read`.
@@ -90,9 +90,9 @@ def read_rows(path: Path) -> tuple[Shape, Iterator[tuple[Row, Example | Rejected
 
 
 def with_answer(row: dict[str, Any], shape: Shape, answer: str) -> dict[str, Any]:
-    """A copy of a row of that shape with another answer, a JSON text; all else stays.
+    """A copy of a row in the given format with another answer, a JSON text.
 
-    What was JSON, not text, stays so where it can be written without a change.
+    An answer that was JSON rather than text stays JSON if that does not change it.
     """
     if shape in ("messages", "sharegpt"):
         turns = "messages" if shape == "messages" else "conversations"
@@ -127,7 +127,7 @@ def _examples(
 
 
 def _printable(path: Path) -> str:
-    """A file name as text that UTF-8 can write, whatever bytes the file system holds."""
+    """A file name as valid UTF-8 text, whatever bytes it consists of."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -136,7 +136,7 @@ def _printable(path: Path) -> str:
 
 def _detect(path: Path, first: Sequence[Row]) -> Shape:
     if not first:
-        raise UserError("the array is empty", where=str(path), fix="put JSON objects into it")
+        raise UserError("the array is empty", where=str(path), fix="add JSON objects to it")
     shapes = (_shape(row.value) for row in first if isinstance(row.value, dict))
     votes = Counter(shape for shape in shapes if shape is not None)
     if votes:
@@ -145,9 +145,9 @@ def _detect(path: Path, first: Sequence[Row]) -> Shape:
     keys = f"keys found: {_names(value)}" if isinstance(value, dict) else f"found {_kind(value)}"
     found = problem or keys
     raise UserError(
-        f"the first rows have no known shape ({found})",
+        f"the first rows have no known format ({found})",
         where=f"{path}:{line}",
-        fix="put one JSON object on each line, with prompt and response (or question and answer, "
+        fix="write one JSON object per line, with prompt and response (or question and answer, "
         "input and output), instruction and output, messages, or conversations",
     )
 
@@ -174,7 +174,7 @@ def _prompt_response(row: dict[str, Any]) -> list[_Turn]:
 
 def _alpaca(row: dict[str, Any]) -> list[_Turn]:
     if row.get("history"):
-        raise _Unusable("'history' is not read: write the turns as messages")
+        raise _Unusable("'history' is not supported: write the turns as messages")
     task = _text(row[_one_of(row, ("instruction",), "instruction")], "the instruction")
     more = "" if row.get("input") is None else _text(row["input"], "the input")
     answer = _as_text(row[_one_of(row, _ANSWER_KEYS, "output")])
@@ -202,7 +202,7 @@ def _turns(items: object) -> list[_Turn]:
             known = ", ".join(_ROLES)
             raise _Unusable(f"unknown role: message {number} has {name!r}; known are {known}")
         if item.get("tool_calls"):
-            raise _Unusable(f"message {number} calls tools, which is not trained")
+            raise _Unusable(f"message {number} calls tools, which is not supported")
         content = item.get("content", item.get("value"))
         if role == "assistant" and isinstance(content, dict):
             content = _as_text(content)
@@ -219,7 +219,7 @@ _READERS: dict[Shape, Callable[[dict[str, Any]], list[_Turn]]] = {
 
 
 def _as_text(answer: object) -> object:
-    """An answer that is no string is JSON (its canonical form comes with the schema)."""
+    """An answer that is not a string, as JSON; the schema's canonical form is applied later."""
     if answer is None or isinstance(answer, str):
         return answer
     return json.dumps(answer, ensure_ascii=False)
@@ -283,7 +283,7 @@ def _filled(content: object, role: Role) -> str:
 
 
 def _text(content: object, what: str) -> str:
-    """Text as it is, or the text parts of OpenAI's list form."""
+    """The text, or the joined text parts of OpenAI's list form."""
     if isinstance(content, str):
         return content
     if isinstance(content, list) and content:

@@ -1,8 +1,8 @@
-"""Rows in; out come the examples that pass every check. Each row kept back has its reason.
+"""Filter from rows to examples that pass every check; each row set aside has a reason.
 
-What TRL would silently train on ends here: empty or missing answers, answers that do not fit the
+It stops what TRL would silently train on: empty or missing answers, answers that do not fit the
 schema or that the decoder would not write, control tokens inside texts, examples longer than the
-context (TRL cuts their answers off), templates that change a text.
+context (TRL truncates their answers), and templates that change a text.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class Sieve:
-    """Reads files and remembers what it kept back and what it changed.
+    """Reads files and records what it set aside and what it changed.
 
-    `rows` counts the rows read; `rejected` are those set aside; `equal` and `changed` are the
-    places of rows that repeat another and of answers rewritten in canonical form; `shapes` are the
-    shapes of the files; `tokens` the lengths of prompt and answer by the example's id.
+    `rows` counts the rows read; `rejected` holds those set aside; `equal` and `changed` are the
+    places of duplicate rows and of answers rewritten in canonical form; `shapes` holds the formats
+    of the files; `tokens` the lengths of prompt and answer by the example's id.
     """
 
     def __init__(self, recipe: Recipe, schema: AnswerSchema | None, chat: Chat | None) -> None:
-        """Nothing is read yet.
+        """Prepare the checks without reading a file.
 
         Raises:
             UserError: the decoder refuses the schema.
@@ -53,10 +53,10 @@ class Sieve:
     ) -> tuple[list[Example], list[Example]]:
         """The examples of held-out files and of train files.
 
-        Of equal examples the first stays; one of train that is also held out is set aside.
+        The first of equal examples is kept; a train example that is also held out is set aside.
 
         Raises:
-            UserError: the problems of all files that cannot be read.
+            UserError: one or more files cannot be read; carries the problems of all of them.
         """
         problems: list[Problem] = []
         judged: dict[str, Example] = {}
@@ -83,7 +83,7 @@ class Sieve:
         self.rejected.append(_rejected(example, reason))
 
     def findings(self) -> Iterator[Finding]:
-        """What was noticed while reading."""
+        """Findings from reading the files."""
         if self.changed:
             message = "answers were rewritten in canonical form (the schema's order, compact)"
             yield Finding("canonical", message, len(self.changed), self.changed[0])
@@ -95,7 +95,7 @@ class Sieve:
             message = "rows are equal to an earlier one and were dropped"
             yield Finding("equal", message, len(self.equal), self.equal[0])
         if self._chat is not None and "strftime_now" in self._chat.variables:
-            message = "the chat template writes today's date: training on another day differs"
+            message = "the chat template inserts today's date, so prompts differ from day to day"
             yield Finding("dated_template", message, 1)
 
     def _read(self, path: Path) -> Iterator[Example]:
@@ -148,7 +148,7 @@ class Sieve:
 
 
 def _reason(verdict: Verdict) -> str:
-    """One line; what stands before the colon is what rows are counted by."""
+    """The reason on one line; rows are grouped by the part before the colon."""
     first = verdict.reasons[0]
     if not verdict.parsed:
         return f"the answer is not JSON: {first}"

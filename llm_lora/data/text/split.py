@@ -1,14 +1,14 @@
-"""Which side each example is on: train, validation or held_out.
+"""Train/validation/held-out split.
 
-- Rows of a file named as held-out are held out; from train files, shares are cut by a hash of the
-  prompt's words alone. So a record never changes its side, whatever rows are added, removed or
-  reordered, and also when its answer is corrected or the system text changes.
-- Near-duplicates never straddle. Each cluster of them lives on one side: held_out when one of them
-  is in a held-out file, else the side of the member with the smallest hash. Members whose own side
-  is another are set aside, never moved. With a tenth held out that loses some 18% of the rows that
-  *have* near-duplicates (2 · 0.1 · 0.9); of each cluster at least one row is kept.
-- Where the validation share catches no row of a small file, the nearest cluster is taken: the one
-  exception, and only between train and validation.
+- Rows of a held-out file are held out; train files are split by a hash of the prompt's words alone.
+  So a record never changes sides when rows are added, removed or reordered, when its answer is
+  corrected, or when the system text changes.
+- Near-duplicates are never on two sides. A cluster belongs to held_out if one of its members is in
+  a held-out file, else to the side of the member with the smallest hash. Members that fall on
+  another side are set aside, not moved. With a tenth held out, this loses about 18% of the rows
+  that *have* near-duplicates (2 · 0.1 · 0.9); at least one row of each cluster is kept.
+- If the validation fraction of a small file selects no row, the cluster with the smallest hash is
+  used. This is the only exception, and only between train and validation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIDES: tuple[Side, ...] = ("train", "validation", "held_out")
 
 @dataclass(frozen=True)
 class Aside:
-    """An example that is too like one on another side."""
+    """An example that is a near-duplicate of one on another side."""
 
     example: Example
     like: Example
@@ -36,7 +36,7 @@ class Aside:
 
 @dataclass(frozen=True)
 class Split:
-    """Examples by side in their order, those set aside, and rows that have near-duplicates."""
+    """Examples by side in order, those set aside, and clusters of near-duplicates."""
 
     sides: Mapping[Side, list[Example]]
     aside: list[Aside]
@@ -51,11 +51,11 @@ def split(
     validation_share: float,
     near_duplicate: float,
 ) -> Split:
-    """Give every example its side.
+    """Assign every example to a side.
 
     Args:
-        held_out: examples of held-out files; they stay whatever they are like.
-        cut: examples of train files, from which the shares (0 to 1) are cut.
+        held_out: examples of held-out files; always held out.
+        cut: examples of train files, from which the fractions (0 to 1) are split off.
         near_duplicate: similarity from which two examples must share a side.
     """
     examples = [*held_out, *cut]
@@ -92,15 +92,15 @@ def split(
 
 
 def prompt_text(example: Example) -> str:
-    """What a person said, and was told before, without the system text."""
+    """The text of all turns before the answer, without the system text."""
     return "\n".join(message.content for message in example.prompt if message.role != "system")
 
 
 def side_of(text: str, held_out_share: float, validation_share: float) -> Side:
-    """The side of a row of a train file by the words of its prompt alone.
+    """The side of a row in a train file, decided by the words of its prompt alone.
 
-    Validation is a share of what is not held out. Each share has its own hash, so changing one
-    of them leaves the other cut as it was.
+    Validation is a fraction of what is not held out. Each fraction has its own hash, so changing
+    one does not move the other.
     """
     if _unit("held_out", text) < held_out_share:
         return "held_out"
@@ -108,7 +108,7 @@ def side_of(text: str, held_out_share: float, validation_share: float) -> Side:
 
 
 def _unit(purpose: str, text: str) -> float:
-    """A number from 0 to 1, evenly spread, for the words of a text (or its signs, if none)."""
+    """A uniform number from 0 to 1 for the words of a text (or its characters, if it has none)."""
     key = " ".join(duplicates.words(text)) or text
     return chance.unit(f"{purpose}: {key}")
 

@@ -1,8 +1,8 @@
-"""What each token of an answer counts in the loss, and what else could stand in its place.
+"""Loss weights of answer tokens, and the tokens that the grammar allows in their place.
 
-Three kinds of tokens are told apart: those of closed values (`fields.closed_spans`), those that the
-grammar forces, so that decoding under the constraint writes them whatever the model thinks, and all
-others, which count 1 before the whole is scaled to a mean of 1.
+There are three kinds of tokens: those in closed values (`fields.closed_spans`), those that the
+grammar forces, which constrained decoding writes whatever the model predicts, and all others, with
+weight 1. Finally all weights are scaled to a mean of 1, so that the loss keeps its scale.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Course:
-    """What the constraint of a schema lets through along an answer, token by token."""
+    """The tokens that a schema's constraint allows along an answer, token by token."""
 
     def __init__(self, schema: AnswerSchema, chat: Chat) -> None:
         """Compile the constraint that decoding uses, for the chat's tokenizer.
@@ -38,10 +38,11 @@ class Course:
         self._matcher = llguidance.LLMatcher(tokenizer, decoding(schema).grammar, log_level=0)
 
     def allowed(self, answer: Sequence[int]) -> Flags:
-        """For each token of an answer: what may stand in its place, [tokens, vocabulary].
+        """The tokens allowed at each position of an answer, [tokens, vocabulary].
 
-        The last token is the end-of-turn token, whichever of them. The answer's own token may
-        always stand where it stands; from the first one on that the grammar refuses, all may.
+        The last token is one of the end-of-turn tokens. The answer's own token always counts as
+        allowed. From the first token on that the grammar refuses, all tokens do, because the
+        grammar then has no state that the rest of the answer could be checked against.
         """
         rows = np.ones((len(answer), self._size), dtype=bool)
         self._matcher.reset()
@@ -52,6 +53,7 @@ class Course:
             row[:] = mask
             row[token] = True
         mask = self._mask()
+        # The grammar knows only one end token; the answer may end with another of the base's.
         if mask[self._end]:
             mask[self._end] = False
             mask[answer[-1]] = True
@@ -59,12 +61,12 @@ class Course:
         return rows
 
     def forced(self, answer: Sequence[int]) -> list[bool]:
-        """For each token of an answer: is it the only one that the constraint lets through?"""
+        """For each token of an answer, whether it is the only one that the constraint allows."""
         forced: list[bool] = (np.count_nonzero(self.allowed(answer), axis=1) == 1).tolist()
         return forced
 
     def _mask(self) -> Flags:
-        """Which tokens may come next, [vocabulary]."""
+        """Flags of the tokens that may come next, [vocabulary]."""
         if self._matcher.is_stopped():
             mask = np.zeros(self._size, dtype=bool)
             mask[self._end] = True
@@ -82,14 +84,14 @@ def weigh(
     closed: float,
     forced: float,
 ) -> list[list[float]]:
-    """The weights of all tokens of each example; over the tokens of answers their mean is 1.
+    """The weights of all tokens of each example; their mean over answer tokens is 1.
 
     Args:
         examples, encoded: the examples and their token ids.
         chat: the tokenizer that made the ids.
-        schema: tells the closed values, and what is forced.
-        closed: the weight of a token of a closed value.
-        forced: the weight of a token that the grammar forces; it goes before `closed`.
+        schema: defines the closed values and the forced tokens.
+        closed: the weight of a token in a closed value.
+        forced: the weight of a token that the grammar forces; it overrides `closed`.
 
     Raises:
         UserError: the decoder refuses the schema, or no token has any weight.

@@ -1,5 +1,5 @@
-"""A whole recipe of task image: closed, frozen. What a YAML file may say is exactly what stands
-here and in `recipe_image_blocks`; `recipe.load` reads it.
+"""The model of an image recipe: closed and frozen. `recipe_image_blocks` has its blocks, and
+`recipe.load` reads it from YAML.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = [
 
 _LEAST_PRODIGY = 0.1
 _MOST_PASSES = 20
-"""Passes over a style's pictures from which over-fitting is usual."""
+"""Passes over a style's pictures above which overfitting is common."""
 
 
 class ImageRecipe(RecipeRoot):
-    """One recipe for pictures, resolved: the value that every stage takes."""
+    """One resolved image recipe, the input of every stage."""
 
     SYNONYMS: ClassVar[Mapping[str, str]] = {
         **RecipeRoot.SYNONYMS,
@@ -91,26 +91,26 @@ class ImageRecipe(RecipeRoot):
         json_schema_extra=one_of_tasks,
     )
     base: NotEmpty = Field(
-        description="The model to start from. tiny (embedded), a folder in diffusers' layout or a "
+        description="The base model. tiny (embedded), a folder in diffusers' layout or a "
         "single .safetensors file in the original layout (starting with ./, ../, ~/ or /, relative "
         "to this YAML file), or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.",
     )
-    data: ImageData = Field(description="The pictures to learn from, and those to judge by.")
+    data: ImageData = Field(description="Pictures for training and evaluation.")
     lora: ImageLora = Field(default_factory=ImageLora, description="The adapter.")
-    train: ImageTrain = Field(default_factory=ImageTrain, description="How to learn.")
+    train: ImageTrain = Field(default_factory=ImageTrain, description="Training.")
     generate: ImageGenerate = Field(
         default_factory=ImageGenerate,
-        description="How to paint; these defaults travel with the adapter.",
+        description="Generation defaults, stored with the adapter.",
     )
     judge: ImageJudge = Field(
-        default_factory=ImageJudge, description="What the adapter is judged by."
+        default_factory=ImageJudge, description="Models and prompts for the evaluation."
     )
     check: ImageCheck = Field(
         default_factory=ImageCheck,
-        description="Gates on the report; an adapter that misses one has not passed.",
+        description="Gates on the report; an adapter must meet all of them to pass.",
     )
     profile: Profile | None = Field(
-        default=None, description="The profile that was applied; written by llm-lora, not by hand."
+        default=None, description="The applied profile; written by llm-lora, not by hand."
     )
 
     def contradictions(self) -> Iterator[tuple[KeyPath, str, str]]:
@@ -119,39 +119,40 @@ class ImageRecipe(RecipeRoot):
             yield (
                 ("data", "held_out"),
                 f"data.held_out and data.train both name {data.train}",
-                "held-out pictures must never be trained on: cut a share, such as held_out: 0.1",
+                "held-out pictures must never be trained on: split off a fraction, such as "
+                "held_out: 0.1",
             )
         if data.regularisation in (data.train, data.held_out):
             yield (
                 ("data", "regularisation"),
-                f"data.regularisation names {data.regularisation}, whose pictures are learned or "
-                "judged by",
+                f"data.regularisation names {data.regularisation}, which is used for training or "
+                "evaluation",
                 "name a folder of other pictures of the class, or remove it",
             )
         if data.resolution is not None and (data.min_size or 0) > data.resolution:
             yield (
                 ("data", "min_size"),
-                f"data.min_size {data.min_size} is more than data.resolution {data.resolution}",
+                f"data.min_size {data.min_size} is larger than data.resolution {data.resolution}",
                 "lower data.min_size",
             )
         if train.text_encoder_learning_rate is not None and not self.lora.text_encoder:
             yield (
                 ("train", "text_encoder_learning_rate"),
-                "train.text_encoder_learning_rate is set, but no text encoder learns",
+                "train.text_encoder_learning_rate is set, but no text encoder is trained",
                 "set lora.text_encoder: true, or remove it",
             )
         elif train.text_encoder_learning_rate is not None and train.optimizer == "prodigy":
             yield (
                 ("train", "text_encoder_learning_rate"),
-                "train.text_encoder_learning_rate is set, but train.optimizer prodigy finds one "
-                "rate for all parts",
+                "train.text_encoder_learning_rate is set, but train.optimizer prodigy uses one "
+                "learning rate for all parts",
                 "remove it, or set train.optimizer: adamw",
             )
         if train.optimizer == "prodigy" and train.learning_rate < _LEAST_PRODIGY:
             yield (
                 ("train", "optimizer"),
-                "train.optimizer prodigy multiplies the rate that it finds by "
-                f"train.learning_rate, and {train.learning_rate:g} leaves nothing of it",
+                "train.optimizer prodigy multiplies the learning rate that it finds by "
+                f"train.learning_rate, and {train.learning_rate:g} makes it far too small",
                 "set train.learning_rate: 1",
             )
         for key, other in (("width", "height"), ("height", "width")):
@@ -159,26 +160,26 @@ class ImageRecipe(RecipeRoot):
                 yield (
                     ("generate", key),
                     f"generate.{key} is set without generate.{other}",
-                    "set both, or none for the resolution of training",
+                    "set both, or neither to use the training resolution",
                 )
         if any(one >= other for one, other in pairwise(self.judge.strengths)):
             yield (
                 ("judge", "strengths"),
-                "judge.strengths do not rise",
-                "write them from the lowest to the highest, each once",
+                "judge.strengths are not in ascending order",
+                "list them from lowest to highest, each once",
             )
         for what, fix in self._misnamed():
             yield ("judge", "prompts"), f"judge.prompts: {what}", fix
         if any(lora_prompt.without(prompt) != prompt for prompt in train.samples):
             yield (
                 ("train", "samples"),
-                "train.samples name an adapter, but are painted with the one that learns, and "
-                "<lora:…> would be plain text",
-                "leave the names out; `llm-lora generate` paints prompts that name adapters",
+                "train.samples name an adapter, but are painted with the one in training, and "
+                "<lora:…> would be read as plain text",
+                "remove <lora:…>; `llm-lora generate` accepts prompts that name adapters",
             )
 
     def _misnamed(self) -> Iterator[tuple[str, str]]:
-        """What is wrong with the adapters that prompts name; the only one there is the own."""
+        """Mistakes in the adapters that prompts name; only the recipe's own adapter exists."""
         for prompt in self.judge.prompts:
             try:
                 _, picks = lora_prompt.parse(prompt)
@@ -187,21 +188,21 @@ class ImageRecipe(RecipeRoot):
                 continue
             for pick in picks:
                 if pick.name != self.name:
-                    yield f"no adapter is named {pick.name}", f"there is: {self.name}"
+                    yield f"no adapter is named {pick.name}", f"the only adapter is {self.name}"
 
     def warnings(self) -> tuple[str, ...]:
         data, lora, train, generate = self.data, self.lora, self.train, self.generate
         tiny, passes = self.base == "tiny", train.epochs * data.repeats
         checks = {
-            f"lora.alpha / lora.rank is {lora.alpha / lora.rank:g}; from 0.25 to 4 is usual": (
+            f"lora.alpha / lora.rank is {lora.alpha / lora.rank:g}; 0.25 to 4 is usual": (
                 not 0.25 <= lora.alpha / lora.rank <= 4
             ),
             f"train.learning_rate {train.learning_rate:g} is high for {self.base}; "
             "1e-4 to 3e-4 is usual": (
                 not tiny and train.learning_rate > 1e-3 and train.optimizer != "prodigy"
             ),
-            f"{passes:g} passes over every picture are many: from {_MOST_PASSES} on over-fitting "
-            "is usual; compare the samples": (
+            f"{passes:g} passes over every picture are many: above {_MOST_PASSES}, overfitting is "
+            "common; compare the samples": (
                 not tiny and passes > _MOST_PASSES and train.max_steps is None
             ),
             "data.keep_tags has no effect while data.shuffle_tags is off": (
@@ -219,7 +220,7 @@ class ImageRecipe(RecipeRoot):
             "judge.negative_prompt has no effect beside generate.negative_prompt": (
                 bool(self.judge.negative_prompt) and bool(generate.negative_prompt)
             ),
-            f"no prompt of train.samples holds data.trigger, {data.trigger}": (
+            f"no prompt in train.samples contains data.trigger, {data.trigger}": (
                 data.trigger is not None
                 and bool(train.samples)
                 and not any(data.trigger in prompt for prompt in train.samples)

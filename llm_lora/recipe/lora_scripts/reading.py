@@ -1,7 +1,7 @@
-"""Recipes of lora-scripts, flat or in the sections data, model, training and output.
+"""Conversion of lora-scripts recipes, flat or in the sections data, model, training and output.
 
-They are converted key by key before anything is checked, so that every later message names the
-line of the file that the user wrote. What has no counterpart is refused, with the way out.
+They are converted key by key before any check, so that every later message names a line of the
+user's file. A key without a counterpart is refused with advice on what to do instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MARKS = frozenset(
     "train_data_dir metadata_path base_model lora_rank task_type output_dir save_steps "
     "resume_from_checkpoint".split()
 )
-"""Keys by which a flat recipe is known; ours has none of them."""
+"""Keys that identify a flat recipe; an llm-lora recipe has none of them."""
 
 _TASKS = {
     "image": "image text-to-image image-generation stable-diffusion sd image-to-text",
@@ -57,7 +57,7 @@ _ALIASES = {
 
 
 _Rule = dict[str, tuple[str, values.Reader]]
-"""For each task that knows a key: where it goes, and how its value is read."""
+"""For each task that supports a key: the setting it becomes, and the reader of its value."""
 
 
 def _both(name: str, read: values.Reader = values.as_it_is) -> _Rule:
@@ -105,37 +105,37 @@ _RULES: dict[str, _Rule] = {
 }
 
 _STARTS = {"image": "train.start_from"}
-"""Where weights to go on from are named, for tasks that can."""
+"""The setting for weights to start from, for the tasks that support it."""
 
 _WITHOUT = {
-    "hard_negatives": "put pictures that look like it and are not, with captions of their own, "
-    "into reg_data_dir, and what no picture shall show into negative_prompt",
+    "hard_negatives": "put similar pictures that are not of the subject, with captions of their "
+    "own, into reg_data_dir, and what no picture should show into negative_prompt",
     "log_dir": "remove it: every run has its own folder tensorboard",
     "logging_dir": "remove it: every run has its own folder tensorboard",
-    "lr_warmup_steps": "write train.warmup, a share of all steps, in a recipe of our own form",
+    "lr_warmup_steps": "use train.warmup, a fraction of all steps, in an llm-lora recipe",
     "num_workers": "remove it: pictures and texts are encoded once, before training",
     "save_model_as": "remove it: adapters are always safetensors",
-    "warmup_steps": "write train.warmup, a share of all steps, in a recipe of our own form",
+    "warmup_steps": "use train.warmup, a fraction of all steps, in an llm-lora recipe",
 }
-"""Keys that have no counterpart, and what to do instead."""
+"""Keys without a counterpart, and what to do instead."""
 
 _ORDER = ("task", "name", "base", "data", "lora", "train", "generate")
 _REQUIRED = ("base", "data.train")
 _MOST_RANK = 512
-_CONVERT = "llm-lora recipe convert prints a recipe of our own form to go on with"
+_CONVERT = "llm-lora recipe convert prints an llm-lora recipe to work from"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A flat recipe in our own form.
+    """A flat recipe as llm-lora settings.
 
     Attributes:
-        settings: partial settings, paths relative to the working directory.
-        lines: the line of every one of our keys, and of the root.
-        notes: what became of each key, a sentence each.
+        settings: partial settings, with paths relative to the working directory.
+        lines: the line that each resulting key comes from, and that of the root.
+        notes: how each key was converted, a sentence each.
         problems: what cannot be converted.
-        output: the folder of runs, where the recipe names it.
-        resume: the run to go on with, where the recipe names a checkpoint of one.
+        output: the folder of runs, if the recipe names one.
+        resume: the run to continue, if the recipe names a checkpoint of one.
     """
 
     settings: dict[str, Any]
@@ -147,7 +147,7 @@ class Converted:
 
 
 def is_flat(data: object) -> bool:
-    """Whether this is a recipe of lora-scripts rather than one of our own, broken or not."""
+    """Whether this is a lora-scripts recipe rather than an llm-lora one, valid or not."""
     if not isinstance(data, dict) or "task" in data:
         return False
     sections = (data[name] for name in SECTIONS if isinstance(data.get(name), dict))
@@ -155,11 +155,11 @@ def is_flat(data: object) -> bool:
 
 
 def convert(source: Source, label: str, inherited: str | None = None) -> Converted:
-    """A flat recipe in our own form.
+    """Convert a flat recipe to llm-lora settings.
 
     Args:
         source: the file, without its `extends`.
-        label: what to call the file in messages.
+        label: the name of the file in messages.
         inherited: the task of the recipe that it extends.
     """
     return _Conversion(source, label, inherited).run()
@@ -190,7 +190,7 @@ class _Conversion:
         return Converted(settings, lines, notes, problems, output, resume)
 
     def _collect(self) -> dict[str, tuple[Any, int]]:
-        """Every key under its common name with its value and line; contradictions are told."""
+        """Every key under its common name, with value and line; reports contradictions."""
         found: dict[str, tuple[Any, int]] = {}
         for written, value, line in self._entries():
             key = written.lower().replace("-", "_")
@@ -212,7 +212,7 @@ class _Conversion:
             elif key in SECTIONS and value is None:
                 continue
             elif isinstance(value, dict):
-                what = f"{key} is no section of a lora-scripts recipe"
+                what = f"{key} is not a section of a lora-scripts recipe"
                 self._problem(what, lines[(key,)], f"its sections are {', '.join(SECTIONS)}")
             else:
                 yield key, value, lines[(key,)]
@@ -223,17 +223,17 @@ class _Conversion:
             return self.inherited
         if value is None:
             self._put("task", "image", self.source.lines[()])
-            self.notes.append("no task_type: task is image, as in lora-scripts")
+            self.notes.append("no task_type: task is image, the default of lora-scripts")
             return "image"
         said = str(value).lower().replace("_", "-")
         for task, names in _TASKS.items():
             if said in names.split():
                 self._put("task", task, line)
-                wrong = "; lora-scripts calls it so, though it makes pictures from text"
+                wrong = "; that is lora-scripts' name for generating pictures from text"
                 self._note("task_type", "task", task, wrong if said == _WRONG_NAME else "")
                 return task
         known = ", ".join(name for names in _TASKS.values() for name in names.split())
-        self._problem(f"task_type {show(value)} is not known", line, f"there are {known}")
+        self._problem(f"task_type {show(value)} is unknown", line, f"use one of {known}")
         self._put("task", "image", line)
         return "image"
 
@@ -255,8 +255,8 @@ class _Conversion:
             run, weights = values.checkpoint(value)
             if weights is not None and task not in _STARTS:
                 raise Unusable(
-                    f"{weights} holds weights only, and text cannot be trained on from them",
-                    "train anew, or name a checkpoint of an interrupted run",
+                    f"{weights} holds weights only, and text training cannot start from them",
+                    "start a new training, or name a checkpoint of an interrupted run",
                 )
         except Unusable as error:
             self._problem(f"resume_from_checkpoint: {error.what}", line, error.fix)
@@ -264,7 +264,7 @@ class _Conversion:
         if weights is not None:
             home = _STARTS[task]
             self._put(home, str(weights), line)
-            more = "; there is no state of an optimizer, so it is a new training from these weights"
+            more = "; without optimizer state, this is a new training from these weights"
             self._note("resume_from_checkpoint", home, str(weights), more)
         else:
             self.notes.append(f"resume_from_checkpoint → --resume: {run}")
@@ -277,7 +277,7 @@ class _Conversion:
         if key not in _RULES:
             near = difflib.get_close_matches(key, [*_RULES, *_ALIASES, *_MARKS], n=1, cutoff=0.75)
             fix = f"did you mean {near[0]}?" if near else _CONVERT
-            self._problem(f"{key} is not a key of lora-scripts that is known here", line, fix)
+            self._problem(f"{key} is not a known key of lora-scripts", line, fix)
             return
         if task not in _RULES[key]:
             self._problem(f"{key} has no meaning for task {task}", line, "remove it")
@@ -289,7 +289,7 @@ class _Conversion:
             read = reader(value)
         except Unusable as error:
             self._problem(f"{key}: {error.what}", line, error.fix)
-            if home in _REQUIRED:  # One message is enough: it is not missing as well.
+            if home in _REQUIRED:  # Set anyway, so that it is not reported as missing as well.
                 self._put(home, value, line)
             return
         for name, one in {home: read.value, **read.more}.items():
@@ -297,7 +297,7 @@ class _Conversion:
             self._note(key, name, one, read.said)
 
     def _complete(self) -> None:
-        """Alpha, where it is left out: twice the rank is what lora-scripts advises."""
+        """Set a missing alpha to twice the rank, as lora-scripts advises."""
         lora = self.settings.get("lora", {})
         rank = lora.get("rank")
         if isinstance(rank, int) and 0 < rank <= _MOST_RANK and "alpha" not in lora:

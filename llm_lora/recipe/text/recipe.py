@@ -1,5 +1,5 @@
-"""A whole recipe of task text: closed, frozen. What a YAML file may say is exactly what stands here
-and in `recipe_blocks`; `recipe.load` reads it.
+"""The model of a text recipe: closed and frozen. `recipe_blocks` has its blocks, and
+`recipe.load` reads it from YAML.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Contradictions = Iterator[tuple[KeyPath, str, str]]
 
 
 class Recipe(RecipeRoot):
-    """One recipe for text, resolved: the value that every stage takes."""
+    """One resolved text recipe, the input of every stage."""
 
     SYNONYMS: ClassVar[Mapping[str, str]] = {
         **RecipeRoot.SYNONYMS,
@@ -42,27 +42,26 @@ class Recipe(RecipeRoot):
         description=str(RecipeRoot.model_fields["task"].description),
         json_schema_extra=one_of_tasks,
     )
-    data: DataRecipe = Field(description="What to learn from, and what to judge by.")
+    data: DataRecipe = Field(description="Data for training and evaluation.")
     lora: LoraRecipe = Field(default_factory=LoraRecipe, description="The adapter.")
-    train: TrainRecipe = Field(default_factory=TrainRecipe, description="How to learn.")
+    train: TrainRecipe = Field(default_factory=TrainRecipe, description="Training.")
     prefer: PreferRecipe = Field(
         default_factory=PreferRecipe,
-        description="How to learn from judged answers of its own, where train.method is dpo or "
-        "grpo.",
+        description="Training on the adapter's own scored answers, for train.method dpo or grpo.",
     )
     generate: GenerateRecipe = Field(
         default_factory=GenerateRecipe,
-        description="How to answer; these defaults travel with the adapter.",
+        description="Generation defaults, stored with the adapter.",
     )
     check: CheckRecipe = Field(
         default_factory=CheckRecipe,
-        description="Gates on the held-out report; an adapter that misses one has not passed.",
+        description="Gates on the held-out report; an adapter must meet all of them to pass.",
     )
     extra: dict[str, Any] = Field(
-        default_factory=dict, description="Handed to TRL's SFTConfig as it is, and checked there."
+        default_factory=dict, description="Passed to TRL's SFTConfig unchanged and checked there."
     )
     profile: Profile | None = Field(
-        default=None, description="The profile that was applied; written by llm-lora, not by hand."
+        default=None, description="The applied profile; written by llm-lora, not by hand."
     )
 
     def contradictions(self) -> Contradictions:
@@ -71,15 +70,15 @@ class Recipe(RecipeRoot):
         if isinstance(steps, int) and train.max_steps is not None and steps > train.max_steps:
             yield (
                 ("train", "evaluate_every"),
-                f"train.evaluate_every is {steps} steps, but train.max_steps ends after "
-                f"{train.max_steps}, so no checkpoint would be chosen",
+                f"train.evaluate_every is {steps} steps, but train.max_steps stops training after "
+                f"{train.max_steps}, so there would be no checkpoint to choose",
                 "lower train.evaluate_every",
             )
         if isinstance(data.held_out, float) and data.held_out + data.validation > 0.5:
             yield (
                 ("data", "held_out"),
                 f"data.held_out {data.held_out:g} and data.validation {data.validation:g} leave "
-                "less than half of train to learn from",
+                "less than half of the examples for training",
                 "lower one of them",
             )
         held_out = data.held_out if isinstance(data.held_out, tuple) else ()
@@ -87,7 +86,8 @@ class Recipe(RecipeRoot):
             yield (
                 ("data", "held_out"),
                 f"data.held_out and data.train both name {path}",
-                "held-out examples must never be trained on: cut a share, such as held_out: 0.1",
+                "held-out examples must never be trained on: split off a fraction, such as "
+                "held_out: 0.1",
             )
         for key, paths in (("train", data.train), ("held_out", held_out)):
             for path in sorted({one for one in paths if paths.count(one) > 1}):
@@ -97,8 +97,8 @@ class Recipe(RecipeRoot):
         elif train.forced_weight == 0 and train.validation_loss == "free":
             yield (
                 ("train", "forced_weight"),
-                "train.forced_weight 0 teaches nothing of what the schema forces, and the free "
-                "validation loss counts that: an early checkpoint would pass for the best",
+                "with train.forced_weight 0 the tokens that the schema forces are not learned, but "
+                "the free validation loss counts them, so it would choose an early checkpoint",
                 "set train.validation_loss to constrained",
             )
         if train.method == "grpo":
@@ -106,7 +106,7 @@ class Recipe(RecipeRoot):
         if self.profile == "cpu" and train.optimizer == "paged-adamw-8bit":
             yield (
                 ("train", "optimizer"),
-                "train.optimizer paged-adamw-8bit moves GPU memory, and there is no GPU",
+                "train.optimizer paged-adamw-8bit needs a GPU, and the cpu profile has none",
                 "use adamw",
             )
 
@@ -116,14 +116,14 @@ class Recipe(RecipeRoot):
             if getattr(self.check, key) not in (None, {}):
                 yield (
                     ("check", key),
-                    f"check.{key} needs data.schema, the schema to judge by",
+                    f"check.{key} needs data.schema to judge answers by",
                     f"set data.schema, or remove check.{key}",
                 )
         needs = {
-            "closed_weight": (train.closed_weight != 1, "which tells the closed values"),
-            "forced_weight": (train.forced_weight != 1, "which forces tokens"),
-            "validation_loss": (train.validation_loss != "free", "which constrains"),
-            "method": (train.method != "sft", "by which answers are judged"),
+            "closed_weight": (train.closed_weight != 1, "which defines the closed values"),
+            "forced_weight": (train.forced_weight != 1, "which defines the forced tokens"),
+            "validation_loss": (train.validation_loss != "free", "which defines the constraint"),
+            "method": (train.method != "sft", "which answers are judged by"),
         }
         for key, (used, why) in needs.items():
             if used:
@@ -139,26 +139,27 @@ class Recipe(RecipeRoot):
             yield (
                 ("prefer", "samples"),
                 f"prefer.samples {self.prefer.samples} does not divide the {step} answers of a "
-                "step, train.batch_size x train.accumulate; grpo compares all answers to a prompt "
-                "in one",
-                "set it to a divisor",
+                "step (train.batch_size x train.accumulate); grpo compares all answers to a prompt "
+                "in one step",
+                f"set it to a divisor of {step}",
             )
         if self.prefer.constrained:
             yield (
                 ("prefer", "constrained"),
-                "prefer.constrained is for dpo; grpo needs the chances of its own free answers",
+                "prefer.constrained is for dpo; grpo needs the probabilities of unconstrained "
+                "answers",
                 "remove it, or set train.method to dpo",
             )
 
     def warnings(self) -> tuple[str, ...]:
         lora, train, generate = self.lora, self.train, self.generate
         checks = {
-            f"lora.alpha / lora.rank is {lora.alpha / lora.rank:g}; from 0.5 to 4 is usual": (
+            f"lora.alpha / lora.rank is {lora.alpha / lora.rank:g}; 0.5 to 4 is usual": (
                 not 0.5 <= lora.alpha / lora.rank <= 4
             ),
             f"train.learning_rate {train.learning_rate:g} is high for {self.base}; "
-            "2e-4 is the usual start": self.base != "tiny" and train.learning_rate > 1e-3,
-            "train.evaluate_every 1 measures after every step; 1.0 is once an epoch": (
+            "2e-4 is a common start": self.base != "tiny" and train.learning_rate > 1e-3,
+            "train.evaluate_every 1 means every step; write 1.0 for once per epoch": (
                 train.evaluate_every == 1 and isinstance(train.evaluate_every, int)
             ),
             "train.batching is packed, but train.batch_size 1 leaves nothing to pack": (
@@ -170,8 +171,8 @@ class Recipe(RecipeRoot):
             "generate.top_p has no effect while generate.temperature is 0": (
                 generate.temperature == 0 and generate.top_p < 1
             ),
-            f"generate.max_new_tokens {generate.max_new_tokens} is more than the longest example "
-            f"trained on, train.max_tokens {train.max_tokens}": (
+            f"generate.max_new_tokens {generate.max_new_tokens} exceeds the longest training "
+            f"example, train.max_tokens {train.max_tokens}": (
                 generate.max_new_tokens is not None and generate.max_new_tokens > train.max_tokens
             ),
             **self._unpinned(),

@@ -1,4 +1,4 @@
-"""From examples to an adapter: supervised first, then, where the recipe says so, by preference."""
+"""Training of a text adapter: supervised, then, if the recipe says so, on preferences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit
 
     Raises:
         Interrupted: the user stopped it.
-        UserError: whatever the engine cannot do, or no pair to learn from was found.
+        UserError: the engine cannot train it, or there is no pair to train on.
     """
     engine = engines.load(prepared.recipe.task)
     if prepared.recipe.train.method == "sft":
@@ -55,12 +55,15 @@ def _supervise(
 def _with_preference(
     engine: Any, prepared: Prepared, here: Run, watch: Watcher, *, resume: bool
 ) -> Fit:
-    """Supervised training, then dpo or grpo on top of its adapter."""
+    """Supervised training, then dpo or grpo starting from its adapter.
+
+    The end of each stage is recorded in a file, so that a resumed run skips finished stages.
+    """
     schema = prepared.schema
     assert schema is not None, "the recipe's own check"
     recipe = prepared.recipe
     if here.supervised_fit.is_file():
-        watch.say("the supervised training was finished before; its adapter is used")
+        watch.say("supervised training had finished already; using its adapter")
         first = Fit.from_json(here.read(here.supervised_fit), here.supervised_fit)
     else:
         first = _supervise(engine, prepared, here, here.supervised, watch, resume=resume)
@@ -112,7 +115,7 @@ def _pairs(
     here: Run,
     watch: Watcher,
 ) -> list[Pair]:
-    """The pairs of a run: drawn, judged and written down, or read where that was done before.
+    """The pairs of a run: sampled, judged and saved, or read if an earlier attempt saved them.
 
     Raises:
         UserError: no two answers differ enough.
@@ -145,7 +148,7 @@ def _pairs(
     found = preference.pairs(schema, examples, drawn, chosen=prefer.chosen, margin=prefer.margin)
     if not found:
         raise UserError(
-            f"no pair to learn from: no answers to {len(examples)} prompts differ by "
+            f"no pair to train on: no answers to {len(examples)} prompts differ by "
             f"prefer.margin {prefer.margin:g}",
             where="prefer",
             fix="lower prefer.margin, raise prefer.temperature or prefer.samples, or train with "

@@ -1,4 +1,4 @@
-"""A text recipe with everything that it names, read and checked."""
+"""A text recipe with its base, schema and data, read and checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOKENS_HEADROOM = 1.25
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe with everything that it names, read and checked."""
+    """A recipe with its base, schema and data, read and checked."""
 
     recipe: Recipe
     base: Base
@@ -28,7 +28,7 @@ class Prepared:
     dataset: Dataset
 
     def inputs(self) -> dict[str, str | None]:
-        """Digests of all that a run works on."""
+        """Digests of all inputs of a run."""
         return {
             "dataset": self.dataset.fingerprint,
             "schema": self.schema.digest if self.schema else None,
@@ -37,10 +37,10 @@ class Prepared:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Read the base's tokenizer, the schema and the data, and check them; no heavy import.
+    """Read and check the base's tokenizer, the schema and the data, without heavy imports.
 
     Raises:
-        UserError: whatever is wrong with any of them.
+        UserError: a mistake in any of them.
     """
     base = bases.resolve(recipe.base, recipe.revision)
     chat = Chat.load(base.path)
@@ -58,7 +58,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def max_new_tokens(prepared: Prepared) -> int:
-    """The recipe's limit, or else what the longest training answer needs, with a quarter more."""
+    """The recipe's limit, or else 25% more than the longest training answer needs."""
     if prepared.recipe.generate.max_new_tokens is not None:
         return prepared.recipe.generate.max_new_tokens
     answers = prepared.dataset.stats["tokens"]["answer"]

@@ -1,4 +1,4 @@
-"""The live version of an adapter's name, made ready to be asked what the adapter is asked."""
+"""The live version of an adapter's name, prepared for comparison with the adapter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_lora.store import Store, UnknownAdapter, Version
 
 @dataclass(frozen=True)
 class Opponent:
-    """A live version that can be asked by the engine: same base, same chat template."""
+    """A live version that the engine can run: same base, same chat template."""
 
     version: Version
 
@@ -40,7 +40,7 @@ class Opponent:
 
 
 def find(root: Path, name: str, base: Base, chat: Chat) -> tuple[Rival, Opponent | None]:
-    """What is live under a name in the store, and, where it can be asked, the one to ask.
+    """The live version of a name in the store, and an `Opponent` if the engine can run it.
 
     Raises:
         UserError: the name is not allowed.

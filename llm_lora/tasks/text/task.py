@@ -1,4 +1,4 @@
-"""The task of text: held-out prompts answered, judged and reported; what its adapters carry."""
+"""The text task: contents of its adapters, and evaluation on held-out prompts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Prompts = Sequence[tuple[Message, ...]]
 
 
 def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) -> Adapter:
-    """Put into the adapter folder what serving it faithfully needs, then verify it from disk."""
+    """Complete the adapter folder with all files that serving needs, and verify it from disk."""
     recipe, base, chat, schema = (
         prepared.recipe,
         prepared.base,
@@ -95,10 +95,9 @@ def evaluate(
     started: float,
     store: Path = Path("store"),
 ) -> dict[str, Any]:
-    """Answer the held-out prompts with base and adapter, free and constrained; report.
+    """Answer the held-out prompts with base and adapter, free and constrained, and report.
 
-    Where the recipe limits how far figures may drop, the version that is live under the recipe's
-    name in `store` answers them as well.
+    If the recipe sets `check.max_drop`, the live version of its name in `store` answers them too.
 
     Returns:
         the document written to `report.json`.
@@ -206,7 +205,7 @@ def _answerer(engine: Any, prepared: Prepared, adapter: Path, bits: int) -> Any:
 
 
 def headline(document: dict[str, Any]) -> dict[str, Any]:
-    """The few figures of a report that travel with the adapter: its own, over all held-out."""
+    """The adapter's own scores in a report, which are stored with the adapter."""
     keys = ("n", "parsed", "schema_valid", "exact_match", "field_f1")
     return {
         form: {part: {key: block[key] for key in keys} for part, block in parts.items()}
@@ -217,21 +216,21 @@ def headline(document: dict[str, Any]) -> dict[str, Any]:
 def reopen(
     here: Run, *, otherwise: str = "name a run of a text recipe; llm-lora runs lists them"
 ) -> Prepared:
-    """What a trained run was made from, read from its own folder.
+    """The inputs of a trained run, read from its own folder.
 
     Args:
         here: the run.
-        otherwise: what to do with a run of another task.
+        otherwise: advice for a run of another task.
 
     Raises:
         UserError: training is not finished, the run is of another task, or the base or a file of
-            the run is gone or changed.
+            the run is missing or changed.
     """
     here.require_trained()
     recipe = recipes.load(here.recipe)
     if not isinstance(recipe, Recipe):
         raise UserError(
-            f"this run is of task {recipe.task}, and this command is for text",
+            f"this run has task {recipe.task}, but this command is for text",
             where=str(here.folder),
             fix=otherwise,
         )

@@ -1,4 +1,4 @@
-"""How long one answer takes."""
+"""Latency of single answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 PROMPTS = 32
-"""Prompts asked at most, spread over all."""
+"""Maximum number of prompts timed, spread evenly over all."""
 
 _Prompt = TypeVar("_Prompt")
 
@@ -18,12 +18,13 @@ def latency(
     prompts: Sequence[_Prompt],
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any] | None:
-    """Ask prompts one at a time: how many (`n`), median and 95th percentile in milliseconds, by
-    nearest rank; None without prompts. `clock` tells the time in seconds."""
+    """Ask prompts one at a time and measure the latency: the number of prompts (`n`), median and
+    95th percentile in milliseconds, by nearest rank. None without prompts. `clock` returns
+    seconds."""
     if not prompts:
         return None
     chosen = prompts[:: -(-len(prompts) // PROMPTS)]
-    # The first one twice, so that nothing is set up while the clock runs.
+    # A warm-up first, so that no set-up time is measured.
     ask(chosen[0])
     taken = []
     for prompt in chosen:

@@ -196,7 +196,7 @@ def test_findings(tmp_path: Path) -> None:
 
 
 def test_unusable_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.near_duplicate 0\.2 would take unrelated rows"):
+    with pytest.raises(UserError, match=r"data\.near_duplicate 0\.2 would treat unrelated rows"):
         prepare(tmp_path / "t.jsonl", [row(1)], near_duplicate=0.2)
 
 

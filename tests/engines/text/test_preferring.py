@@ -218,6 +218,6 @@ def test_a_dpo_run_goes_on_from_what_it_has_finished(small_recipe: Path, tmp_pat
     pairs = (run / "pairs.jsonl").stat().st_mtime_ns
     code, output = Command("train", small_recipe, *options, "--resume").finish()
     assert code == 0, output
-    assert "the supervised training was finished before" in output
+    assert "supervised training had finished already" in output
     assert (run / "pairs.jsonl").stat().st_mtime_ns == pairs
     assert files.file_sha256(run / "adapter" / WEIGHTS) == before
