@@ -63,7 +63,7 @@ _RELIED_ON = {
     "save_only_model",
     "use_liger_kernel",
 }
-"""What resuming to the same bytes, the planned order and the CPU's loss rely on."""
+"""Arguments that exact resumption, the planned order and the CPU loss rely on."""
 
 
 def fit(
@@ -82,21 +82,21 @@ def fit(
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train a LoRA adapter and leave it, whole, in the folder `adapter`.
+    """Train a LoRA adapter and write it to the folder `adapter`.
 
     Args:
-        recipe: decides everything that is not a path.
+        recipe: all settings except paths.
         train, validation: checked examples; validation decides when to stop and what is best.
         base, chat: the frozen model and its tokenizer with template.
-        schema: tells which values are closed, where the recipe weighs them.
+        schema: determines which values are closed, if the recipe weights them.
         adapter, checkpoints, metrics, tensorboard: where to write.
-        resume: continue from the newest whole checkpoint.
-        listener: told about progress.
-        tell: told every decision, as a sentence, before training begins.
+        resume: continue from the newest complete checkpoint.
+        listener: receives progress.
+        tell: receives every decision, as a sentence, before training begins.
 
     Raises:
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
-        UserError: out of memory, a loss that is not a number, an `extra` key that TRL refuses.
+        UserError: out of memory, a NaN loss, or an `extra` key that TRL refuses.
     """
     tuning.quiet()
     started, cpu_started = time.monotonic(), time.process_time()
@@ -180,7 +180,7 @@ def fit(
         raise Interrupted(state.global_step, steps, saved or checkpoints)
     tuning.save(trainer.model, adapter, base)
     best = state.best_global_step or state.global_step
-    # Model, optimizer and callbacks point at each other; evaluation needs their memory.
+    # Model, optimizer and callbacks form reference cycles; evaluation needs their memory.
     del trainer
     free_memory()
     return Fit(
@@ -201,16 +201,16 @@ def fit(
 
 
 def reinforce(*arguments: Any, **options: Any) -> Fit:
-    """`rewarding.reinforce`, which brings vLLM along: seconds that no other training needs."""
+    """Call `rewarding.reinforce`; its import of vLLM takes seconds that other methods avoid."""
     with warnings.catch_warnings():
-        # TRL names the versions of vLLM that its own use of it was tested with; it is not used.
+        # TRL warns about vLLM versions it was not tested with; its vLLM support is not used.
         warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
         from llm_lora.engines import rewarding
     return rewarding.reinforce(*arguments, **options)
 
 
 def _trainer(**options: Any) -> PlannedTrainer:
-    """The trainer; what it refuses is the recipe's `extra`, for all else was checked before."""
+    """The trainer; it can only refuse the recipe's `extra`: all else was checked before."""
     try:
         return PlannedTrainer(**options)
     except ValueError as error:
@@ -218,7 +218,7 @@ def _trainer(**options: Any) -> PlannedTrainer:
 
 
 def _ended(checkpoint: Path, early: StopEarly, steps: int) -> TrainerState | None:
-    """The state of a checkpoint after which training has nothing left to do."""
+    """The state of a checkpoint of a finished training; None if steps are left."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     return state if early.reached(state) or state.global_step >= steps else None
 
