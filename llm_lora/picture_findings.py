@@ -1,4 +1,4 @@
-"""What the check of pictures noticed that is no mistake, each with a count and an example."""
+"""Findings of the picture check that are not errors, each with a count and an example."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from llm_lora.buckets import Bucket
 
 FEW = 20
-"""Below this a style is learned together with what its few pictures show; 50 to 200 are usual."""
+"""Below this a style is learned together with the content of its pictures; 50 to 200 are usual."""
 
 FEW_HELD_OUT = 5
-"""Below this one picture more or less decides how alike generated pictures are found."""
+"""Below this a single picture changes the measured likeness noticeably."""
 
 _MIXED = 4.0
 _KEPT = 2 / 3
@@ -40,7 +40,7 @@ def notice(
         held_out: pictures to judge by.
         alike: clusters of near-duplicates.
         shapes: the bucket of each training picture by its digest.
-        blur: sharpness below which a picture is told as blurred.
+        blur: sharpness below which a picture is reported as blurred.
     """
     if len(train) < FEW:
         message = f"training pictures are few: {FEW} or more keep style and content apart"

@@ -312,7 +312,9 @@ def test_one_that_knows_the_style_only_for_what_it_saw(
 ) -> None:
     found = judged(narrow)
     assert found["scores"]["fidelity"] > 0.85 and found["scores"]["generalisation"] < 0.3
-    assert "hardly there in “ink sketch style, a big red heart" in findings(found, "generalisation")
+    assert "hardly present in “ink sketch style, a big red heart" in findings(
+        found, "generalisation"
+    )
 
 
 def test_one_that_knows_pictures_by_heart(
@@ -356,7 +358,7 @@ def test_a_negative_prompt_that_does_nothing(judged: Callable[..., dict[str, Any
     found = judged(good, negative_prompt="noise")
     names = ("likeness to it, when not given", "the same, when given")
     free, given = (fact(found, "alignment", name) for name in names)
-    assert given < free and "not beyond chance" in findings(found, "alignment")
+    assert given < free and "no more than by chance" in findings(found, "alignment")
     assert "negative prompt" not in findings(judged(good), "alignment")
 
 

@@ -31,5 +31,5 @@ def load(task: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise UserError(
             f"the library {error.name} is not installed",
-            fix="run `llm-lora doctor`, or make the environment anew: make env",
+            fix="run `llm-lora doctor`, or rebuild the environment: make env",
         ) from error

@@ -156,7 +156,7 @@ class Metrics(TrainerCallback):
             return
         if not all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "validation_loss")):
             raise UserError(
-                f"the loss is not a number any more, at step {state.global_step}",
+                f"the loss became NaN at step {state.global_step}",
                 where="train.learning_rate",
                 fix="divide it by 3 or more and train again",
             )

@@ -196,7 +196,9 @@ def _texts(
     """
     if recipe.lora.text_encoder:
         rate = text_rate(recipe.train)
-        decide(f"text encoders learn at {rate:g}; captions are encoded at every step")
+        decide(
+            f"text encoders are trained at learning rate {rate:g}; captions are encoded every step"
+        )
         return None
     if not recipe.train.cache:
         decide("captions are encoded at every step: train.cache is off")
@@ -215,7 +217,7 @@ def _texts(
     texts.learn(wanted)
     if cut := picture_prompts.cut_off(loaded, wanted):
         limit = loaded.pipe.tokenizer.model_max_length
-        decide(f"{cut} of {len(wanted)} captions are longer than {limit} tokens and are cut off")
+        decide(f"{cut} of {len(wanted)} captions are longer than {limit} tokens and are truncated")
     for encoder in loaded.text_encoders.values():
         encoder.to("cpu")
     return texts

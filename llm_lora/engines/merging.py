@@ -143,13 +143,13 @@ def _require_weights(
         tensor = source.get(name)
         if tensor is None:
             raise UserError(
-                f"{name} is no tensor of its own in the base's files",
+                f"{name} is not a separate tensor in the base's files",
                 where=str(base.path),
                 fix="this architecture cannot be merged tensor by tensor; serve the adapter",
             )
         if tensor.dtype not in _DTYPES:
             raise UserError(
-                f"{name} holds numbers of type {tensor.dtype}; {', '.join(_DTYPES)} can be merged",
+                f"{name} has dtype {tensor.dtype}; only {', '.join(_DTYPES)} can be merged",
                 where=str(tensor.file),
                 fix="name the unquantised original as base",
             )
@@ -158,7 +158,7 @@ def _require_weights(
             halves = (update.b.shape[0], update.a.shape[1])
             if tensor.shape != halves:
                 raise UserError(
-                    f"{name} has shape {tensor.shape}, but the adapter's halves make {halves}",
+                    f"{name} has shape {tensor.shape}, but the adapter's factors give {halves}",
                     where=str(update.a.file),
                     fix="merge it into the base it was trained on",
                 )

@@ -106,9 +106,7 @@ class Painter:
         """
         name = name or picture_sources.own_name(path)
         if name in self._own:
-            raise UserError(
-                f"two adapters are named {name}", where=str(path), fix="name one otherwise"
-            )
+            raise UserError(f"two adapters are named {name}", where=str(path), fix="rename one")
         self._stack.put(name, path)
         self._own[name] = weight
         return name

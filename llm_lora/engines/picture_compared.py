@@ -21,8 +21,8 @@ from llm_lora.vision_models import VisionModel
 T = TypeVar("T")
 
 UNTOLD = (
-    "the embedder cannot tell the dataset's pictures from those of the bare base; name another in "
-    "judge.embedder"
+    "the embedder cannot separate the dataset's pictures from those of the bare base; choose "
+    "another in judge.embedder"
 )
 _AT_ONCE = 32
 _TRAIN = 64
@@ -59,10 +59,10 @@ class Compared:
     train: Floats
     held_out: Floats
     floor: float = -1.0
-    alone: str = "there is one held-out picture alone"
+    alone: str = "there is only one held-out picture"
     alike: str = (
-        "by judge.likeness the bare base's pictures are as like the held-out ones as these are to "
-        "each other; name another model there"
+        "according to judge.likeness, the bare base's pictures are as similar to the held-out ones "
+        "as those are to each other; choose another model there"
     )
     facts: tuple[tuple[str, float], ...] = ()
     findings: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ def compare(seen: Evidence, judges: Judges, listener: Listener) -> Compared:
             sides = (seen.own_held_out, seen.bare_held_out, seen.train, seen.held_out)
             return _by_points(
                 "clip",
-                "Likeness is the cosine of two pictures' points in CLIP's space (CLIP-I).",
+                "Likeness is the cosine of two pictures' CLIP embeddings (CLIP-I).",
                 [one.points for one in sides],
                 UNTOLD,
             )
@@ -128,8 +128,7 @@ def _by_dino(seen: Evidence, model: VisionModel, listener: Listener) -> Compared
     dino = Dino(model)
     return _by_points(
         model.kind,
-        "Likeness is the cosine of two pictures' class tokens, as the model has them that "
-        "judge.likeness names.",
+        "Likeness is the cosine of two pictures' class tokens in the model of judge.likeness.",
         [np.stack(side) for side in _each(seen, dino.points, listener)],
     )
 
@@ -177,9 +176,9 @@ def _by_faces(seen: Evidence, model: FaceModel, listener: Listener) -> Compared:
     owns, bares = likeness(own, 0.0), likeness(bare, 0.0)
     return Compared(
         "faces",
-        "Likeness is one less the distance of the two faces' descriptors, 0 where no face is "
-        f"found; the lower yardstick is at least {1.0 - SAME:g}, from where on two faces are taken "
-        "for one person's.",
+        "Likeness is one minus the distance of the two face descriptors, and 0 if no face is "
+        f"found; the lower yardstick is at least {1.0 - SAME:g}, the likeness from which two faces "
+        "count as one person's.",
         "King, Dlib-ml: A Machine Learning Toolkit, JMLR 10 (2009)",
         owns,
         bares,
@@ -187,8 +186,8 @@ def _by_faces(seen: Evidence, model: FaceModel, listener: Listener) -> Compared:
         likeness(held_out, np.nan),
         floor=1.0 - SAME,
         alone="faces were found in fewer than two held-out pictures",
-        alike="the faces of held-out pictures are no more like each other than the bare base's, or "
-        "are not one person's",
+        alike="the faces of held-out pictures are no more similar to each other than the bare "
+        "base's are to them, or show different people",
         facts=(
             ("share of pictures with a face", share(own)),
             ("share of the bare base's with a face", share(bare)),

@@ -130,11 +130,12 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         most.append(part.start + int(presence[part].argmax()))
         by_prompt.append(float(presence[part].mean()))
     findings = [
-        f"the style is hardly there in “{prompt}”: {there:.2f}"
+        f"the style is hardly present in “{prompt}”: {there:.2f}"
         for prompt, there in zip(seen.prompts, by_prompt, strict=True)
         if there < _PRESENT
     ] + [
-        f"training showed “{prompt}”: it is no new combination" for prompt in seen.shown_in_training
+        f"training showed “{prompt}”: it is not a new combination"
+        for prompt in seen.shown_in_training
     ]
     return Measured(
         value=float(presence.mean()),
@@ -216,7 +217,7 @@ def _breaks(responses: Sequence[Response]) -> tuple[float | None, str]:
                 f"only {one.alignment:.0%} of the bare base's prompt alignment is left"
             )
         if one.change <= before.change:
-            return one.strength, f"it changes no more than at {before.strength:g}"
+            return one.strength, f"pictures change no more than at {before.strength:g}"
     return None, ""
 
 
@@ -238,7 +239,7 @@ def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         without = "without the" if seen.usual_is_negative else "with a"
         shows += f", and the adapter {without} negative prompt"
     if len(seen.texts) < 2:
-        only = "all prompts and held-out captions say the same: add other prompts to judge.prompts"
+        only = "all prompts and held-out captions are the same: add other prompts to judge.prompts"
         return Measured(None, columns, f"{shows}.", reason=only)
     kept = kept_of(
         margins := picture_figures.margins(own, seen.texts, numbers),
@@ -259,8 +260,8 @@ def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     more, findings = _negative(seen)
     return Measured(
         value=kept,
-        reason="the bare base does not follow these prompts itself, as far as the embedder can "
-        "tell, so nothing can be lost",
+        reason="according to the embedder, the bare base itself does not follow these prompts, so "
+        "there is nothing to lose",
         columns=columns,
         shows=f"{shows}.",
         facts=[*facts, *more],
@@ -285,7 +286,7 @@ def _negative(
     # Compared in pairs: both have the same prompt and seed.
     if picture_figures.above_zero(free - given):
         return facts, []
-    return facts, ["the negative prompt does not keep away what it names, or not beyond chance"]
+    return facts, ["the negative prompt does not suppress what it names, or no more than by chance"]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -164,7 +164,7 @@ def gather(
     total += len(trained) + len(learned) + 2 * len(watched)
     tell(
         f"{total} pictures to paint: {len(prompts)} prompts with {judge.seeds} seeds each at "
-        f"{len(strengths)} strengths, {len(trained)} captions of training and {len(watched)} "
+        f"{len(strengths)} strengths, {len(trained)} training captions and {len(watched)} "
         "held-out ones"
     )
     done = 0

@@ -30,7 +30,7 @@ def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     share = max(float(one.mean()) for one in copied.values())
     findings = list(curve.findings) + [
         f"{int(one.sum())} of {len(one)} pictures of {of} captions are copies of training "
-        "pictures: memorised; take more pictures, fewer epochs or a lower rank"
+        "pictures: memorised; use more pictures, fewer epochs or a lower rank"
         for of, one in copied.items()
         if one.any()
     ]

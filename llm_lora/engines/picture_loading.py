@@ -128,7 +128,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
         raise UserError(
             f"cannot load the base: {str(error).strip().splitlines()[0]}",
             where=str(base.path),
-            fix="check that it is whole, and that its configuration is its own",
+            fix="check that the files are complete and that the configuration belongs to them",
         ) from error
     noise = _noise(base, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)

@@ -151,7 +151,7 @@ def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tupl
         names, trained = names + more, trained | frozenset(more)
     if not trained:
         raise UserError(
-            "nothing of it would learn: it changes text encoders only",
+            "nothing would be trained: this adapter changes only text encoders",
             where=str(path),
             fix="set lora.text_encoder: true",
         )
@@ -159,9 +159,9 @@ def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tupl
     with torch.no_grad():
         for name, update in before.items():
             _fill(layers.modules[name], update, alpha / rank)
-    said = f"going on from {path.name}: rank {rank}, alpha {alpha:g}, {len(before)} modules"
+    said = f"continuing from {path.name}: rank {rank}, alpha {alpha:g}, {len(before)} modules"
     if len(set(ranks)) > 1 or len(set(alphas)) > 1:
-        said += "; they had several ranks or alphas, and have the same now"
+        said += "; their ranks or alphas differed and are now the same"
     return layers, said
 
 

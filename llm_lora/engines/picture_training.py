@@ -165,7 +165,7 @@ class Training:
             self._climb()
         if not math.isfinite(total):
             raise UserError(
-                f"the loss is not a number any more, at step {step + 1}",
+                f"the loss became NaN at step {step + 1}",
                 where="train.learning_rate",
                 fix="divide it by 3 or more and train again",
             )
@@ -256,17 +256,19 @@ class Training:
         if not rungs.checkpointing:
             rungs = replace(rungs, checkpointing=True)
             self._checkpoint_activations()
-            self._say("out of memory: gradient checkpointing is on from here")
+            self._say("out of memory: gradient checkpointing is on from here on")
         elif not rungs.cache and self._stays:
             rungs = replace(rungs, cache=True)
             self._latents = self._encoded(True)
-            self._say("out of memory: pictures are encoded once from here, without the VAE beside")
+            self._say(
+                "out of memory: from here on pictures are encoded once, and the VAE is unloaded"
+            )
         elif rungs.split < largest:
             rungs = replace(rungs, split=rungs.split * 2)
             size = -(-largest // rungs.split)
             self._say(
-                f"out of memory: batches go through in {rungs.split} parts of {size} from here; "
-                "what is learned stays the same"
+                f"out of memory: from here on batches run in {rungs.split} parts of {size}; the "
+                "training result stays the same"
             )
         else:
             raise UserError("out of memory", fix=_SMALLER)

@@ -171,7 +171,7 @@ def _encoded(
         )
     rows = [row for row in rows if row["rejected_ids"]]
     if len(rows) < len(pairs):
-        tell(f"{len(pairs) - len(rows)} pairs left out: no answer could be made of their texts")
+        tell(f"{len(pairs) - len(rows)} pairs skipped: their answers could not be encoded")
     if not rows:
         raise UserError("none of the pairs can be encoded", where="prefer", fix="use method: sft")
     return rows

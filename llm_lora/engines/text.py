@@ -271,7 +271,7 @@ def _arguments(
     clashes = sorted((set(options) | _RELIED_ON) & set(recipe.extra))
     if clashes:
         raise UserError(
-            f"extra may not set {', '.join(clashes)}: llm-lora decides it, for exact resumption",
+            f"extra may not set {', '.join(clashes)}: llm-lora sets it, for exact resumption",
             where="extra",
             fix="use the recipe's own keys (train.batching, train.batch_size, …)",
         )
