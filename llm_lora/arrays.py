@@ -64,7 +64,7 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             array = np.frombuffer(data, _KINDS[tensor.dtype])
         else:
             raise UserError(
-                f"{name} has the type {tensor.dtype}, which is not read here", where=str(path)
+                f"{name} has dtype {tensor.dtype}, which is not supported", where=str(path)
             )
         try:
             arrays[name] = array.reshape(tensor.shape)
@@ -73,7 +73,7 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             OverflowError,
         ):  # For example, an empty one with more dimensions than numpy supports.
             raise UserError(
-                f"{name} has the shape {list(tensor.shape)}, which is not read here",
+                f"{name} has the shape {list(tensor.shape)}, which is not supported",
                 where=str(path),
             ) from None
     return arrays, metadata(path)

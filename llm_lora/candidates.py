@@ -50,7 +50,7 @@ def read(path: Path = BUILT_IN) -> tuple[Part, ...]:
         if not found:
             found.append(("caption", number, []))
         if line in found[-1][2]:
-            problems.append(Problem(f"a candidate twice: {line}", f"{path}:{number}", "keep one"))
+            problems.append(Problem(f"duplicate candidate: {line}", f"{path}:{number}", "keep one"))
         found[-1][2].append(line)
     problems += [
         Problem(f"part {name} has {len(texts)} candidates", f"{path}:{line}", "give it at least 2")

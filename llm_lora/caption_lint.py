@@ -132,20 +132,18 @@ def lint(
     written = [where for where, text in texts.items() if _SYNTAX.search(text)]
     if written:
         message = (
-            "captions hold prompt syntax such as <lora:name:1> or (word:1.2), which is plain text "
-            "in training"
+            "captions contain prompt syntax such as <lora:name:1> or (word:1.2), which is plain "
+            "text in training"
         )
         yield Finding("prompt_syntax", message, len(written), written[0])
     blank = {where: found[0] for where, text in texts.items() if (found := _BLANK.search(text))}
     if blank:
         where, first = next(iter(blank.items()))
-        message = f"captions hold a blank of a template, such as {first}; write what is to be seen"
+        message = f"captions contain a template placeholder, such as {first}; describe the picture"
         yield Finding("blanks", message, len(blank), where)
     bare = [where for where, text in texts.items() if len(text.split()) == 1]
     if bare and len(texts) >= _FEW:
-        message = (
-            "captions are a single word; say what is to be seen: subject, pose, colours, light"
-        )
+        message = "captions are a single word; describe the subject, pose, colours, light"
         yield Finding("bare_captions", message, len(bare), bare[0])
 
 
@@ -158,7 +156,7 @@ def _long(texts: Mapping[str, str], trigger: str | None, ruler: Ruler) -> Iterat
         least = "" if ruler.exact else "at least "
         message = (
             f"captions are longer than the {ruler.limit} tokens that the base reads (the longest "
-            f"has {least}{lengths[longest]}); what is over is not learned"
+            f"has {least}{lengths[longest]}); the rest is ignored"
         )
         yield Finding("long_captions", message, len(over), longest)
 
@@ -170,14 +168,14 @@ def _equal(texts: Mapping[str, str]) -> Iterator[Finding]:
     if not equal:
         return
     (common, most), *_ = times.most_common(1)
-    shown = f"the commonest {most} times: {quote(common)}"
+    shown = f"the most common {most} times: {quote(common)}"
     if len(texts) >= _FEW and len(times) <= len(texts) / 2:
         message = (
             f"low variety: {len(times)} different captions for {len(texts)} pictures ({shown})"
         )
         yield Finding("low_variety_captions", message, len(equal), equal[0])
     else:
-        message = f"captions are equal to that of another picture ({shown}); say what differs"
+        message = f"captions are identical to that of another picture ({shown}); say what differs"
         yield Finding("equal_captions", message, len(equal), equal[0])
 
 
@@ -191,7 +189,7 @@ def _place(texts: Mapping[str, str], trigger: str | None) -> Iterator[Finding]:
             if captions.has_trigger(text, trigger) and not text.lower().startswith(words)
         ]
         if late:
-            message = f"captions hold the trigger {quote(trigger)}, but not in front"
+            message = f"captions contain the trigger {quote(trigger)}, but not in front"
             yield Finding("trigger_not_first", message, len(late), late[0])
         yield from _misspelt(texts, trigger)
         return
@@ -222,7 +220,7 @@ def _misspelt(texts: Mapping[str, str], trigger: str) -> Iterator[Finding]:
         matcher.set_seq1(tag.lower())
         if matcher.real_quick_ratio() >= _NEARLY <= matcher.ratio():
             message = (
-                f"captions say {quote(tag)}, which is nearly the trigger {quote(words)}: write "
-                "both alike"
+                f"captions contain {quote(tag)}, which is nearly the trigger {quote(words)}: use "
+                "one spelling"
             )
             yield Finding("trigger_misspelt", message, len(holders), holders[0])

@@ -111,7 +111,7 @@ def decode(path: Path) -> tuple[str, str | None]:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise UserError("this is no text", where=str(path), fix="save it as text in UTF-8")
+        raise UserError("this is not text", where=str(path), fix="save it as text in UTF-8")
     return text, None if encoding == "utf-8-sig" else encoding
 
 
@@ -198,10 +198,10 @@ def _read_csv(path: Path) -> Table:
         message = f"the list of captions was read as {encoding}; save it as UTF-8"
         notes.append(Finding("encoding", message, 1, str(path)))
     if joined:
-        message = "captions with commas have no quotes; their parts were joined again"
+        message = "captions with commas have no quotes; their parts were rejoined"
         notes.append(Finding("unquoted_commas", message, len(joined), f"{path}:{joined[0]}"))
     if broken:
-        message = "rows have quotes without a partner; each was read to the end of its line"
+        message = "rows have unclosed quotes; each was read to the end of its line"
         notes.append(Finding("open_quotes", message, len(broken), f"{path}:{broken[0]}"))
     return Table(path, tuple(header), name, caption, tuple(found), tuple(notes))
 

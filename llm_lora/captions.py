@@ -155,10 +155,10 @@ class _Reader:
     def findings(self) -> Iterator[Finding]:
         """Findings of the reading."""
         if self._unused:
-            message = "captions beside pictures were not used, for another one is there before them"
+            message = "caption files were not used, because their pictures have another caption"
             yield Finding("unused_captions", message, len(self._unused), self._unused[0])
         if self._foreign:
-            message = "captions beside pictures are not UTF-8; their encoding was guessed"
+            message = "caption files are not UTF-8; their encoding was guessed"
             yield Finding("encoding", message, len(self._foreign), self._foreign[0])
 
 

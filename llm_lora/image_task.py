@@ -287,7 +287,7 @@ def reopen(here: Run, *, unchanged: bool = True) -> Prepared:
     recipe = recipes.load(here.recipe)
     if not isinstance(recipe, ImageRecipe):
         raise UserError(
-            f"this run is of task {recipe.task}, and this command is for pictures",
+            f"this run is of task {recipe.task}, but this command needs an image run",
             where=str(here.folder),
             fix="name a run of an image recipe; llm-lora runs lists them",
         )

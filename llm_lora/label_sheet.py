@@ -117,13 +117,13 @@ class Sheet:
             return caption_table.empty(self.folder / captions.LISTS[0])
         table = caption_table.read(path)
         problems = [
-            Problem(row.problem, f"{path}:{row.line}", "mend the row first, for it would be lost")
+            Problem(row.problem, f"{path}:{row.line}", "fix the row first; it would be lost")
             for row in table.rows
             if row.problem is not None
         ]
         for column in table.doubled:
             what = f"is named {column}" if column else "has no name"
-            told = f"more than one column {what}, and values would be lost"
+            told = f"more than one column {what}; values would be lost"
             problems.append(Problem(told, f"{path}:1", "rename or remove one"))
         if problems:
             raise UserError(problems)
@@ -174,7 +174,7 @@ def _read_memory(path: Path) -> dict[str, Written]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"what machines wrote here is damaged: {error!r}",
+            f"the record of machine captions is damaged: {error!r}",
             where=str(path),
-            fix="restore it, or remove it: then all captions count as a person's",
+            fix="restore it, or remove it: then all captions count as written by people",
         ) from None

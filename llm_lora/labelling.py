@@ -207,7 +207,7 @@ def _labelled(
         if isinstance(one, Label) and captions.one_line(one.caption):
             yield item, one
         else:
-            reason = one.reason if isinstance(one, Failure) else "the model said nothing"
+            reason = one.reason if isinstance(one, Failure) else "the model returned no caption"
             failed.append(Rejected(str(item.path), reason, ""))
 
 

@@ -64,8 +64,7 @@ def read(curve: Sequence[Mapping[str, Any]], step: int) -> Reading:
     values = tuple(watched[at] for at in sorted(watched))
     if len(values) < _LEAST:
         short = (
-            "the loss on held-out pictures was measured too seldom to read anything from: lower "
-            "train.save_every"
+            "the loss on held-out pictures was measured too rarely to judge: lower train.save_every"
         )
         return Reading(None, None, None, loss, values, (*broken, short))
     first, best, last = values[0], min(values), max(watched)
@@ -74,7 +73,7 @@ def read(curve: Sequence[Mapping[str, Any]], step: int) -> Reading:
     if fall <= _LEAST_FALL * first or not math.isfinite(fall):
         never = (
             f"the loss on held-out pictures never fell more than {_LEAST_FALL:.1%} below that of "
-            "the bare base: nothing was learned that holds for other pictures; try another "
+            "the bare base: nothing was learned that generalises; try another "
             "train.learning_rate"
         )
         return Reading(0.0, 0.0, 1.0, loss, values, (*broken, never))

@@ -184,7 +184,7 @@ def from_arrays(
     if strange:
         raise _not_lora(strange, where)
     if not halves:
-        raise UserError("no weights in it", where=where, fix="is this a LoRA?")
+        raise UserError("the file has no weights", where=where, fix="is this a LoRA?")
     written = dict.fromkeys(name for name, _ in halves.values())
     names = _all_named(written, lambda name: _from_any(name, family), where, family)
     keys: dict[str, dict[str, str]] = {}
@@ -204,9 +204,9 @@ def from_arrays(
     endless = [name for name, update in lora.items() if not math.isfinite(update.alpha)]
     if endless:
         raise UserError(
-            f"alpha is no number for {len(endless)} modules: {_some(endless)}",
+            f"alpha is not a finite number for {len(endless)} modules: {_some(endless)}",
             where=where,
-            fix="set lora_alpha right in its configuration",
+            fix="correct lora_alpha in its configuration",
         )
     return lora
 
@@ -216,15 +216,15 @@ def _faults(keys: Mapping[str, str], part: Mapping[str, Array]) -> Iterator[str]
     down, up, alpha = (part.get(half) for half in ("down", "up", "alpha"))
     for half, array in (("down", down), ("up", up)):
         if array is None:
-            yield f"{next(iter(keys.values()))} has no {half} half beside it"
+            yield f"{next(iter(keys.values()))} has no matching {half} half"
         elif array.dtype.kind != "f":
-            yield f"{keys[half]} is {array.dtype}, and no floating-point numbers"
+            yield f"{keys[half]} is {array.dtype}, not floating point"
     if down is not None and up is not None:
         both = f"{keys['down']} {down.shape} and {keys['up']} {up.shape}"
         if min(down.ndim, up.ndim) < 2 or down.shape[0] != up.shape[1]:
             yield f"{both} do not belong together"
         elif not (down.size and up.size == up.shape[0] * up.shape[1]):
-            yield f"{both} are no halves of LoRA"
+            yield f"{both} are not LoRA halves"
     if alpha is not None and (alpha.size != 1 or not math.isfinite(alpha.item())):
         yield f"{keys['alpha']} must be one finite number"
 
@@ -290,12 +290,12 @@ def _not_lora(keys: list[str], where: str) -> UserError:
     for sign, kind in _OTHER_KINDS.items():
         if any(sign in key for key in keys):
             return UserError(
-                f"a {kind} adapter, which is not read here: {_some(keys)}",
+                f"a {kind} adapter, which is not supported: {_some(keys)}",
                 where=where,
-                fix="only plain LoRA is",
+                fix="only plain LoRA is supported",
             )
     return UserError(
-        f"{len(keys)} keys are not LoRA's: {_some(keys)}", where=where, fix="is this a LoRA?"
+        f"{len(keys)} keys are not LoRA keys: {_some(keys)}", where=where, fix="is this a LoRA?"
     )
 
 

@@ -47,11 +47,11 @@ _HALVES = "*.fp16.*"
 _OTHERS = ["*.non_ema.*", "*.non_ema-*"]
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _REFUSED = {
-    "Inpaint": "this base fills holes in pictures (inpainting)",
-    "Img2Img": "this base is set up to change pictures",
-    "Upscale": "this base enlarges pictures",
+    "Inpaint": "this base is made for inpainting",
+    "Img2Img": "this base is set up for image-to-image",
+    "Upscale": "this base is an upscaler",
     "InstructPix2Pix": "this base edits pictures (its UNet takes 8 channels)",
-    "Depth2Img": "this base paints after depth maps",
+    "Depth2Img": "this base generates from depth maps",
     "ControlNet": "this base is steered by a ControlNet",
     "StableDiffusion3": "this is Stable Diffusion 3",
     "Flux": "this is FLUX",
@@ -156,7 +156,7 @@ def _single_file(name: str, path: Path, prediction: str) -> PictureBase:
     config = found.config((beside, TINY, CONFIGS / found.family))
     if config is None:
         raise UserError(
-            "the shapes of its UNet are of no known configuration",
+            "the shapes of its UNet match no known configuration",
             where=name,
             fix=f"put its configuration (model_index.json, unet/config.json, …) into {beside}/",
         )
@@ -191,7 +191,7 @@ def _inspect(
     absent = [part for part in parts if not (folder / part).is_dir()]
     if absent:
         raise UserError(
-            f"no {', '.join(absent)} in this folder", where=str(folder), fix="copy it whole"
+            f"no {', '.join(absent)} in this folder", where=str(folder), fix="copy it completely"
         )
     weights, variant = _weights(folder, [part for part in parts if part in _WEIGHTS])
     return PictureBase(
@@ -233,7 +233,7 @@ def _index(name: str, folder: Path) -> dict[str, Any]:
         raise UserError(f"this is only a part of a base ({kind})", where=name, fix=_FOLDER_FIX)
     single = sorted(folder.glob("*.safetensors"))
     raise UserError(
-        "no model_index.json: this is no folder in diffusers' layout",
+        "no model_index.json: this folder is not in diffusers' layout",
         where=str(folder),
         fix=f"name the file itself, such as {single[0]}" if single else _FOLDER_FIX,
     )
@@ -246,9 +246,9 @@ def _family(name: str, folder: Path, pipeline: str, unet: dict[str, Any]) -> Fam
             raise UserError(reason, where=name, fix=NATIVE)
     if pipeline not in _PIPELINES:
         # Others, such as latent consistency models, have the same components but work differently.
-        raise UserError(f"pipelines of {pipeline} are not known here", where=name, fix=NATIVE)
+        raise UserError(f"unknown pipeline class {pipeline}", where=name, fix=NATIVE)
     if not unet:
-        raise UserError("no unet in this folder", where=str(folder), fix="copy it whole")
+        raise UserError("no unet in this folder", where=str(folder), fix="copy it completely")
     if "quantization_config" in unet:
         raise UserError(
             "this base is already quantised, so it cannot be trained",
@@ -322,7 +322,7 @@ def _prediction(name: str, folder: Path, wanted: str) -> Prediction:
     said = told.get("prediction_type", "epsilon")
     if said not in _PREDICTIONS:
         raise UserError(
-            f"the base predicts {said}, and training knows epsilon and v_prediction",
+            f"the base predicts {said}; training supports epsilon and v_prediction",
             where=str(path),
             fix=NATIVE,
         )

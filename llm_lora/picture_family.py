@@ -25,17 +25,17 @@ CANNOT = (
 )
 
 NO_SHARES = (
-    "its noise levels are no shares of signal and noise ({kind}), and this toolkit trains bases "
+    "its noise levels are not shares of signal and noise ({kind}); this toolkit trains only bases "
     "whose levels are"
 )
 """Why EDM (arXiv 2206.00364) and flow matching are refused; a message with their name."""
 
 _CHANNELS = 4
 _OTHER_CHANNELS = {
-    5: "it paints after depth maps",
-    7: "it enlarges pictures",
+    5: "it generates from depth maps",
+    7: "it is an upscaler",
     8: "it edits pictures (InstructPix2Pix)",
-    9: "it fills holes in pictures (inpainting)",
+    9: "it is made for inpainting",
 }
 
 
@@ -59,11 +59,11 @@ def require_plain(name: str, channels: object) -> None:
         UserError: the UNet has another number of input channels.
     """
     if channels != _CHANNELS:
-        why = _OTHER_CHANNELS.get(channels, "it takes more than a picture") if (
+        why = _OTHER_CHANNELS.get(channels, "its input is more than a picture") if (
             isinstance(channels, int)
-        ) else "unet/config.json does not tell them"  # fmt: skip
+        ) else "unet/config.json does not state them"  # fmt: skip
         raise UserError(
             f"the UNet takes {channels} channels instead of {_CHANNELS}: {why}",
             where=name,
-            fix="name the plain model that it was made from",
+            fix="name the text-to-image model that it was made from",
         )

@@ -120,9 +120,9 @@ def head(path: Path) -> Head:
             width, height = image.size
             # Phones add a second view to a photo (MPO).
             if image.format != "MPO" and getattr(image, "is_animated", False):
-                raise Unusable("animated, or of several pages")
+                raise Unusable("animated, or with several pages")
             if image.mode in ("F", "I"):
-                raise Unusable("unsupported pixels: of 32 bits")
+                raise Unusable("unsupported pixels: 32 bits a channel")
             if image.format != "TIFF" and _orientation(image) in _SIDEWAYS:
                 width, height = height, width
     except FileNotFoundError:
@@ -261,7 +261,7 @@ def _stranger(path: Path) -> str:
         return "broken: it begins like a picture, but its header is damaged"
     suffix = path.suffix.lower()
     if suffix in _UNREAD:
-        return f"unsupported format: {suffix}; read are {', '.join(SUFFIXES)}"
+        return f"unsupported format: {suffix}; supported are {', '.join(SUFFIXES)}"
     return f"not a picture: it begins with {start[:8]!r}"
 
 
@@ -280,19 +280,19 @@ def _rgb(image: Any) -> tuple[Image.Image, tuple[str, ...]]:
     turn = _orientation(image)
     image.load()
     if turn in _TURNS:
-        changed.append("turned as the camera held them")
+        changed.append("rotated by their EXIF orientation")
         if image.format != "TIFF":  # Pillow rotates TIFF pixels itself.
             image = image.transpose(Image.Transpose[_TURNS[turn]])
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     if deep:
-        changed.append("cut from 16 bits to 8")
+        changed.append("reduced from 16 bits to 8")
     if image.mode == "CMYK":
-        changed.append("turned from CMYK to RGB")
+        changed.append("converted from CMYK to RGB")
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         if clear.getextrema()[3][0] < 255:
-            changed.append("put on white where they were transparent")
+            changed.append("placed on white where they were transparent")
             image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
     return image if image.mode == "RGB" else image.convert("RGB"), tuple(changed)
 

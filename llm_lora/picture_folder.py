@@ -91,7 +91,7 @@ def read(
             elif name not in told.by_name:
                 aside(name, "no caption: neither in the list nor beside the picture")
             elif head.sha256 in first:
-                aside(name, f"equal to another picture: {first[head.sha256]}")
+                aside(name, f"identical to another picture: {first[head.sha256]}")
             else:
                 first[head.sha256] = name
                 heads[name] = head
@@ -128,7 +128,7 @@ def find(folder: Path, listed: Path | None = None) -> Listing:
 
     def fail(error: OSError) -> None:
         raise UserError(
-            f"cannot read: {error.strerror}", where=str(error.filename), fix="check its mode"
+            f"cannot read: {error.strerror}", where=str(error.filename), fix="check its permissions"
         )
 
     for place, folders, names in os.walk(folder, onerror=fail):
@@ -145,7 +145,9 @@ def find(folder: Path, listed: Path | None = None) -> Listing:
                 where = os.fsencode(path).decode("utf-8", "backslashreplace")
                 rejected.append(Rejected(where, "the name is not UTF-8: rename it", ""))
             elif name in captions.LISTS:
-                reason = "a list of captions within: put its rows into the one of the whole folder"
+                reason = (
+                    "a list of captions in a subfolder: move its rows to the list of the top folder"
+                )
                 rejected.append(Rejected(str(path), reason, ""))
             elif path.suffix.lower() in captions.TEXT_SUFFIXES:
                 texts.append(path)
@@ -187,9 +189,9 @@ def _unfit(head: Head, least: int) -> str | None:
     """The reason why a picture of this size cannot be used."""
     short, long = sorted((head.width, head.height))
     if short < least:
-        return f"too small: {head.width} x {head.height} pixels, the shorter side under {least}"
+        return f"too small: {head.width} x {head.height} pixels, the shorter side is below {least}"
     if long > EXTREME * short:
-        return f"too long a shape: {head.width} x {head.height}, over {EXTREME:g} to 1; crop it"
+        return f"too elongated: {head.width} x {head.height}, over {EXTREME:g} to 1; crop it"
     return None
 
 

@@ -25,13 +25,13 @@ def configured(adapter: Adapter) -> Iterator[Problem]:
     asked = [*more_than_products(config), *(key for key in _OTHERWISE if config.get(key))]
     for key in asked:
         yield Problem(
-            f"{key}={config[key]!r}: pictures are painted with plain LoRA weights alone",
+            f"{key}={config[key]!r}: pictures are generated with plain LoRA weights only",
             str(path),
             "train again without it",
         )
     if adapter.alpha == 0:
         yield Problem(
-            "lora_alpha is 0, so it paints like the base", str(path), "train again with an alpha"
+            "lora_alpha is 0, so the adapter has no effect", str(path), "train again with an alpha"
         )
 
 

@@ -22,7 +22,7 @@ from llm_lora.recipe_image import ImageRecipe
 
 ASKED = {
     "consistency": "Does the style stay the same whatever the seed?",
-    "fidelity": "Are its pictures like those that training never saw?",
+    "fidelity": "Do its pictures resemble those that training never saw?",
     "generalisation": "Does the style hold where training never showed the subject?",
     "learning": "Did it learn, and learn the style rather than the pictures?",
     "strength": "Does the effect follow the strength at which it is applied?",

@@ -45,7 +45,7 @@ def find(path: Path, name: str | None = None, step: int | None = None) -> Source
     """
     if step is not None and (path.is_file() or (path / adapters.WEIGHTS).is_file()):
         raise UserError(
-            "--step goes with runs, and this is an adapter", where=str(path), fix="name the run"
+            "--step needs a run, but this is an adapter", where=str(path), fix="name the run"
         )
     if path.is_file():
         return Source(name or path.stem, path, None)
@@ -58,7 +58,7 @@ def find(path: Path, name: str | None = None, step: int | None = None) -> Source
     manifest = adapters.read(path).manifest
     if "sampling" not in manifest or "steps" not in manifest["sampling"]:
         raise UserError(
-            "this adapter is for text, and pictures are asked for",
+            "this adapter is for text, not for pictures",
             where=str(path),
             fix="talk to it: llm-lora chat RUN",
         )
@@ -87,7 +87,7 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
         )
     else:
         raise UserError(
-            "nothing tells the base to paint with",
+            "no base to generate with",
             fix='name a run before the prompt, as in llm-lora generate RUN "a harbour", or give '
             "--base BASE",
         )

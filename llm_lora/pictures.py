@@ -303,7 +303,7 @@ def _require_enough(
             fix = "add pictures that are not all alike, or name a folder in data.held_out"
             problems.append(Problem(what, str(data.train), fix))
         else:
-            problems.append(Problem(what, str(data.held_out), "mend the pictures of that folder"))
+            problems.append(Problem(what, str(data.held_out), "fix the pictures of that folder"))
     if problems:
         for group in by_reason(rejected)[:_SHOWN_REASONS]:
             more = f" (and {group['count'] - 1} more like it)" if group["count"] > 1 else ""
@@ -355,14 +355,14 @@ def _require_unchanged(pictures: Iterable[Picture]) -> None:
                 return None
             what = "the picture was changed after it was checked"
         except OSError:
-            what = "the picture is gone, or cannot be read any more"
+            what = "the picture is missing or unreadable"
         return Problem(what, str(picture.path), "restore it, or train again")
 
     with ThreadPoolExecutor() as pool:
         problems = [problem for problem in pool.map(look, pictures) if problem is not None]
     if len(problems) > _SHOWN_CHANGES:
         more = Problem(
-            f"and {len(problems) - _SHOWN_CHANGES} other pictures were changed or are gone"
+            f"and {len(problems) - _SHOWN_CHANGES} other pictures were changed or are missing"
         )
         problems = [*problems[:_SHOWN_CHANGES], more]
     if problems:

@@ -42,10 +42,10 @@ _PICKLED = {".ckpt", ".pt", ".pth", ".bin"}
 _OTHERS = (
     # Source of these names: `CHECKPOINT_KEY_NAMES` in diffusers 0.42 (single_file_utils.py).
     (r"joint_blocks\.", f"this is Stable Diffusion 3: {CANNOT}"),
-    (r"double_blocks\.|single_stream_modulation\.", f"this is FLUX or a kin of it: {CANNOT}"),
+    (r"double_blocks\.|single_stream_modulation\.", f"this is FLUX or a relative of it: {CANNOT}"),
     (
         r"transformer_blocks\.|layers\.\d+\.(adaLN|attention)",
-        f"this paints with a transformer: {CANNOT}",
+        f"this generates with a transformer: {CANNOT}",
     ),
 )
 _NO_BASES = (
@@ -126,7 +126,7 @@ def inspect(name: str, path: Path, prediction: str) -> Found:
         raise UserError(
             f"the file has no {part}",
             where=name,
-            fix="name the whole model; a pruned one holds the UNet only",
+            fix="name the whole model; a pruned file has only the UNet",
         )
     return Found(
         family=family,
@@ -154,7 +154,7 @@ def _context(tensors: Mapping[str, Any], name: str) -> int:
 
 
 def _half(name: str) -> UserError:
-    return UserError("its UNet is no whole one", where=name, fix="download or copy it again")
+    return UserError("its UNet is incomplete", where=name, fix="download or copy it again")
 
 
 def _starts(tensors: Mapping[str, Any]) -> set[str]:
@@ -172,7 +172,7 @@ def _no_base(name: str, tensors: Mapping[str, Any]) -> UserError:
         if any(re.match(pattern, key) for key in bare):
             return UserError(what, where=name, fix=fix)
     return UserError(
-        "this file holds no UNet in Stable Diffusion's original layout", where=name, fix=NATIVE
+        "this file contains no UNet in Stable Diffusion's original layout", where=name, fix=NATIVE
     )
 
 
@@ -224,7 +224,7 @@ def ggml(name: str) -> UserError:
 def refiner(name: str) -> UserError:
     """The refusal of the second half of SDXL."""
     return UserError(
-        "this is the refiner of SDXL, which only finishes pictures",
+        "this is the refiner of SDXL, which only refines pictures",
         where=name,
         fix="name the SDXL base model",
     )

@@ -56,14 +56,14 @@ def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
         raise UserError(
             f"this is a model of type {found}, not {' or '.join(kinds)}",
             where=name,
-            fix="leave --model out for the usual one, or choose another --method",
+            fix="omit --model for the default, or choose another --method",
         )
     bases.weight_files(folder)
     if not any((folder / one).is_file() for one in _PREPARES):
         raise UserError(
-            f"there is no {_PREPARES[0]} here, which says how pictures are prepared",
+            f"{_PREPARES[0]} is missing, which defines how pictures are preprocessed",
             where=name,
-            fix="take the model's whole folder",
+            fix="use the model's complete folder",
         )
     return VisionModel(name, folder, found)
 

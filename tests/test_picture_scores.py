@@ -237,7 +237,7 @@ def test_a_good_adapter_and_what_is_told_of_it(
     assert strengths[0]["style"] < 0.2 < 0.8 < strengths[3]["style"]
     assert "present at 0.8" in findings(found, "strength")
     assert "absent at 0 " in findings(found, "strength")
-    assert fact(found, "strength", "breaks at") == 1.5, "it changes no more than at 1"
+    assert fact(found, "strength", "breaks at") == 1.5, "pictures change no more than at 1"
     assert fact(found, "generalisation", "share of the bare base's taken for it") == 0
     assert fact(found, "alignment", "share of pictures less like it when given") == 1
     for told, name in zip(found["dimensions"], DIMENSIONS, strict=True):

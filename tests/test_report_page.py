@@ -238,7 +238,7 @@ def test_a_weighted_loss_says_so(tmp_path: Path) -> None:
     other = section(html, "Loss")
     assert other.startswith("training, weighted validation, not weighted, constrained")
     assert "a token that the schema forces counts 0.3 times as much" in other
-    assert "closed value" not in other and "over what the schema lets through" in other
+    assert "closed value" not in other and "over the tokens that the schema allows" in other
 
 
 def test_a_large_confusion_table_becomes_a_list() -> None:
