@@ -101,10 +101,12 @@ def _nearest(
         shrink = min(1.0, resolution / math.sqrt(width * height))
         sides = (max(int(side * shrink) // step, 1) * step for side in size)
         return Bucket(*sides)
+    # Logarithms make 2:1 and 1:2 equally far from a square.
     ratio = math.log(width / height)
 
     def apart(bucket: Bucket) -> tuple[float, int]:
-        # Of two equally near buckets, the larger one keeps more detail.
+        # Of two equally near buckets, the larger one keeps more detail. Rounded, because equal
+        # ratios differ in the last digits.
         distance = abs(ratio - math.log(bucket.width / bucket.height))
         return round(distance, 9), -bucket.width * bucket.height
 

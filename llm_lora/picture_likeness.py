@@ -57,6 +57,8 @@ def clusters(fields: Sequence[Bytes], threshold: float) -> list[int]:
 
     if len(fields) > 1:
         stacked = np.stack(fields).astype(np.float32)
+        # Against all pictures, then against their mirror images. The lower root stays the label, so
+        # that a cluster is named by its first picture.
         for other in (stacked, stacked[:, :, ::-1]):
             for a, b in _similar(stacked, other, threshold):
                 low, high = sorted((root(a), root(b)))
@@ -83,6 +85,7 @@ def _candidates(fields: Floats, others: Floats, threshold: float) -> Iterator[Pa
     flat, flat_others = fields.reshape(len(fields), -1), others.reshape(len(others), -1)
     for start in range(0, len(fields), _ROWS_AT_ONCE):
         rows = left[start : start + _ROWS_AT_ONCE]
+        # Each pair once: the second picture comes after the first.
         close = np.arange(len(right))[None] > np.arange(start, start + len(rows))[:, None]
         for column in range(left.shape[1]):
             close &= np.abs(rows[:, None, column] - right[None, :, column]) <= bound

@@ -71,6 +71,7 @@ def split(
         if label >= len(held_out) and label not in bound
     }
     ordered = sorted(free, key=lambda label: free[label])
+    # At least one cluster is left to learn from: a bound one, or else that of the largest hash.
     open_to_judge = ordered if bound else ordered[:-1]
     judged = {label for label in open_to_judge if free[label] < share}
     if share and not judged:

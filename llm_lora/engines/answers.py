@@ -150,6 +150,7 @@ class Answerer:
     ) -> list[Answer]:
         longest = max(len(row) for row in rows)
         pad, stops = self._chat.pad_id, set(self._chat.eos_ids)
+        # Padded on the left: every row's answer then starts at the same column.
         ids = torch.full((len(rows), longest), pad, device=self._device)
         mask = torch.zeros_like(ids)
         for i, row in enumerate(rows):

@@ -170,6 +170,8 @@ def _fill(module: Any, update: Module, scale: float) -> None:
     down, up = module.lora_A[_NAME].weight, module.lora_B[_NAME].weight
     factor = update.alpha / update.rank / scale
     rank = update.rank
+    # The rows of `down` beyond the update's rank stay random and those of `up` are zero: the effect
+    # is the update's, yet the added ranks get gradients.
     down[:rank] = _tensor(update.down, down).reshape(rank, *down.shape[1:])
     up.zero_()
     up[:, :rank] = _tensor(update.up, up).reshape(up.shape[0], rank, *up.shape[2:]) * factor

@@ -46,6 +46,8 @@ class Optimizer:
         factor = share(step, self._steps, self._train.warmup, self._train.schedule)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
+        # Clipping needs the true norm, so it comes after unscaling. In fp16 the scaler skips a step
+        # whose gradients overflowed, and lowers its scale.
         scaler.unscale_(self._optimizer)
         length = torch.nn.utils.clip_grad_norm_(self.parameters, self._train.max_grad_norm)
         scaler.step(self._optimizer)

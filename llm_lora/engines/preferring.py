@@ -219,6 +219,7 @@ def go_on(
             trainer.add_callback(callback)
         trainable, total = model.get_nb_trainable_parameters()
         checkpoint = newest_checkpoint(places.checkpoints) if places.resume else None
+        # After a kill between the last checkpoint and saving, only saving is left to do.
         if checkpoint is not None and (ended := _ended(checkpoint, steps)):
             trainer.state = ended
             load_adapter(model, checkpoint)

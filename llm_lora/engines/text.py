@@ -122,6 +122,7 @@ def fit(
         seed=recipe.train.seed,
     )
     micro_per_epoch = -(-len(rows) // recipe.train.batch_size)
+    # Rounded up: the last step may accumulate fewer batches.
     steps = -(-len(order) // recipe.train.accumulate)
     if recipe.train.max_steps is not None:
         steps = min(steps, recipe.train.max_steps)
@@ -168,6 +169,7 @@ def fit(
         )
         record.peak_memory = peak_memory_bytes
         checkpoint = newest_checkpoint(checkpoints) if resume else None
+        # After a kill between the last checkpoint and `tuning.save`, only saving is left to do.
         if checkpoint is not None and (ended := _ended(checkpoint, early, steps)):
             trainer.state = ended
             trainer._load_best_model()

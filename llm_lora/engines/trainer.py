@@ -86,7 +86,8 @@ def _scored(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits [rows, columns, vocabulary] from the first label on, targets, and which count."""
     labels = inputs["labels"]
-    # The label of column i is predicted at column i - 1.
+    # The label of column i is predicted at column i - 1. Columns before the first label of any row
+    # (prompts) need no logits, which are the largest tensor of a step.
     first = int((labels[:, 1:] != batches.IGNORED).any(dim=0).nonzero()[0])
     targets = labels[:, first + 1 :]
     rest = {name: value for name, value in inputs.items() if name != "labels"}
