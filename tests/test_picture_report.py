@@ -338,13 +338,13 @@ def test_little_was_measured(tmp_path: Path) -> None:
     curve = ({"step": 5, "loss": 1.0}, {"step": 10, "loss": 0.5})
     done = fit(curve=curve, steps=10, planned_steps=10, best_step=10, stopped_early=False)
     html = write(tmp_path, told, {}, fit=done)
-    assert "no gates set" in text(html) and "demands nothing" in text(html)
+    assert "no gates set" in text(html) and "sets no bounds" in text(html)
     missing = text(html, "Not measured")
     assert "fidelity" in missing and "the embedder is not at hand" in missing
     assert "strength" not in missing
     assert "All 10 steps were completed" in text(html, "Loss")
     assert "No validation loss was measured" in text(html, "Loss")
-    assert "change of the picture" in text(html, "strength") and "compared by" not in text(html)
+    assert "change of the picture" in text(html, "strength") and "compared with" not in text(html)
 
 
 def test_a_run_without_samples_or_curve_or_pictures_of_its_data(tmp_path: Path) -> None:

@@ -143,9 +143,9 @@ def test_what_can_be_mended_is_mended_and_said(copy: Path) -> None:
     dataset = prepare(copy)
     converted = [one for one in dataset.findings if one.kind == "converted"]
     assert sorted(one.message.partition(" were ")[2] for one in converted) == [
+        "converted from CMYK to RGB",
         "placed on white where they were transparent",
         "rotated by their EXIF orientation",
-        "converted from CMYK to RGB",
     ]
     (turned,) = [one for one in (*dataset.train, *dataset.held_out) if "turned" in one.path.name]
     assert turned.size == (128, 160)
