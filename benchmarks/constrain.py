@@ -1,9 +1,9 @@
-"""Which decoder for constraints? Compiling and masking by backend, in the embedded base's tokens.
+"""Benchmark of constraint backends: compile and mask times, with the embedded base's tokens.
 
     python benchmarks/constrain.py
 
 For each schema and backend: seconds until the first mask, then the mean and the slowest mask of
-random answers. xgrammar and outlines-core are used as Outlines uses them.
+random answers. xgrammar and outlines-core are called in the same way as by Outlines.
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
-"""Steps of LoRA training on pictures: llm-lora beside diffusers' own example script.
+"""Benchmark of image LoRA training steps: llm-lora against diffusers' own example script.
 
 The reference is `examples/text_to_image/train_text_to_image_lora.py` of diffusers' repository, run
-unchanged where `--script` names a copy of it (it is not in the installed package, and wants
-torchvision); and its loop, put together here from the same parts of diffusers, without accelerate
-and datasets, which is as fast or faster. At every step both load the pictures, encode them with
+unchanged if `--script` names a copy of it (it is not in the installed package, and needs
+torchvision); and its loop, rebuilt here from the same parts of diffusers without accelerate and
+datasets, which is as fast or faster. At every step both load the pictures, encode them with
 the VAE and their captions with the text encoder; then forward, backward, clipping, AdamW. All train
 the same base in fp32 on the same folder, in batches of one size, with LoRA of one rank in the 128
-modules that the script adapts. Each way runs in a process of its own; the first steps are left out,
-and so is what llm-lora encodes once before them, whose time is told besides. Memory is the highest
-of the process.
+modules that the script adapts. Each variant runs in its own process; the first steps are not
+counted, nor is llm-lora's one-time encoding before them, which is reported separately. Memory is
+the peak of the process.
 
     python benchmarks/image_step.py                # Stable Diffusion 1.5 at a quarter of its width
     python benchmarks/image_step.py --base tiny    # the embedded base
     python benchmarks/image_step.py --base ./models/sd15 --data ./pictures --resolution 512
     python benchmarks/image_step.py --script train_text_to_image_lora.py
 
-What encoding takes of a step depends on the sizes of VAE and UNet. The embedded base has a small
-VAE; the first form has random weights, but the proportions of Stable Diffusion 1.5.
+The share of encoding in a step depends on the sizes of VAE and UNet. The embedded base has a small
+VAE; the default base has random weights, but the proportions of Stable Diffusion 1.5.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 
 
 class Watch:
-    """Times steps, and tells pictures a second over all but the first ones."""
+    """Times steps; reports pictures per second over all but the first steps."""
 
     def __init__(self) -> None:
         self.begun = time.monotonic()
@@ -80,7 +80,7 @@ def _peak() -> int:
 
 
 def script(arguments: argparse.Namespace, watch: Watch) -> None:
-    """diffusers' example script; its steps are seen where its optimizer steps."""
+    """diffusers' example script; steps are timed through its optimizer."""
     import runpy
 
     import torch
@@ -120,7 +120,7 @@ def base_of(arguments: argparse.Namespace) -> str:
 
 
 def loop(arguments: argparse.Namespace, watch: Watch) -> None:
-    """What the script does at every step."""
+    """One step of the script's loop."""
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -200,7 +200,7 @@ def _rows(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def ours(cache: bool) -> Callable[[argparse.Namespace, Watch], None]:
-    """llm-lora's own training, with or without what it keeps."""
+    """llm-lora's own training, with or without its cache."""
 
     def train(arguments: argparse.Namespace, watch: Watch) -> None:
         from llm_lora.engines.image import engine as image
@@ -264,7 +264,7 @@ def ours(cache: bool) -> Callable[[argparse.Namespace, Watch], None]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
-    """One way, in this process."""
+    """Run one variant in this process."""
     import torch
 
     torch.set_num_threads(arguments.threads)
@@ -338,7 +338,7 @@ def quarter(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run every way by turns, and tell the best of each."""
+    """Run all variants in turn, and return the best result of each."""
     arguments = _arguments()
     if arguments.way:
         print(json.dumps(run(arguments)))
@@ -352,7 +352,7 @@ def main() -> None:
 
 
 def pictures(source: Path, target: Path) -> Path:
-    """A copy of the pictures with the column names that datasets' imagefolder demands."""
+    """Copy the pictures, with the column names that datasets' imagefolder requires."""
     target.mkdir()
     with (target / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -364,7 +364,7 @@ def pictures(source: Path, target: Path) -> Path:
 
 
 def compare(arguments: argparse.Namespace, options: list[str]) -> None:
-    """Run every way in processes of its own, and print what came out."""
+    """Run every variant in its own processes, and print the results."""
     best: dict[str, dict[str, Any]] = {}
     ways = WAYS if arguments.script else WAYS[1:]
     offline = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}

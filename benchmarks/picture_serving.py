@@ -1,7 +1,7 @@
-"""What a server adds to painting, how soon it is there, and how soon a new version paints.
+"""Benchmark of image serving: overhead, start-up time, and time until a new version generates.
 
-The same pictures are painted in turns, A B B A …, by the painter alone, in this process, and
-through a server with one connection, each idle while the other works; their bytes are compared.
+The same pictures are generated in turns, A B B A …, by the painter in this process and through a
+server with one connection, each idle while the other works; their bytes are compared.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def publish(store: Store, adapter: Path, number: int) -> None:
-    """The adapter as one more version, live: its weights with a report that no other has."""
+    """Publish the adapter as a new live version: its weights with a unique report."""
     digest = adapters.digest(adapter)
     report = {"adapter": {"digest": digest}, "gates": [], "passed": True, "number": number}
     version = store.publish(adapter, NAME, report=report, by=BY)
@@ -79,7 +79,7 @@ def publish(store: Store, adapter: Path, number: int) -> None:
 def overhead(
     source: picture_sources.Source, client: httpx.Client, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """Bursts by both, and what they say."""
+    """Run bursts with both, and return the figures."""
     engine = engines.load("image")
     painter = engine.Painter(picture_sources.base_of([source]))
     painter.put(source.path, name=NAME)
@@ -115,12 +115,12 @@ def overhead(
 
 
 def as_pixels(picture: bytes) -> bytes:
-    """What a PNG shows, apart from what it tells beside it."""
+    """The pixels of a PNG, without its metadata."""
     return Image.open(io.BytesIO(picture)).tobytes()
 
 
 def swaps(store: Store, adapter: Path, client: httpx.Client, count: int) -> list[float]:
-    """Seconds from publishing a version to its first picture of one step, for each of some."""
+    """Seconds from publishing a version to its first one-step picture, for several versions."""
     found = []
     for number in range(1, count + 1):
         began = time.monotonic()

@@ -1,8 +1,8 @@
-"""What the layer costs: vLLM with it against vLLM alone; and how soon a new version answers.
+"""Benchmark of the layer: vLLM with it against vLLM alone, and time until a new version answers.
 
-Both servers run at once and are asked in turns, A B B A …, one idle while the other works. The one
-without the layer gets the very requests that the layer makes of a user's: the adapter under its
-served name, its schema, system prompt and sampling; so behind the layer the work is the same.
+Both servers run at once and get requests in turns, A B B A …, one idle while the other works. The
+one without the layer gets the same requests that the layer sends on: the adapter under its served
+name, its schema, system prompt and sampling; so vLLM does the same work in both.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def publish(store: Store, adapter: Path, number: int) -> Version:
-    """The adapter as one more version: its weights with a report that no other version has."""
+    """Publish the adapter as a new version: its weights with a unique report."""
     report = {
         "adapter": {"digest": adapters.digest(adapter)},
         "gates": [],
@@ -107,7 +107,7 @@ def publish(store: Store, adapter: Path, number: int) -> Version:
 def overhead(
     prepared: Prepared, version: Version, with_layer: str, alone: str, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """Bursts against both servers, and what they say."""
+    """Run bursts against both servers, and return the figures."""
     ours: list[dict[str, Any]] = [
         {"model": NAME, "messages": as_json(example.prompt)}
         for example in prepared.dataset.held_out
@@ -162,8 +162,8 @@ def swaps(
 ) -> dict[str, list[float]]:
     """Milliseconds from publishing a new version to the first token of its first answer.
 
-    By the store, as `llm-lora promote` does on the server's machine: the version is loaded when it
-    is first asked for. Over HTTP: it is loaded and probed before the alias moves.
+    Through the store, as `llm-lora promote` on the server's machine: the version is loaded at its
+    first request. Over HTTP: it is loaded and probed before the alias moves.
     """
     messages = as_json(prepared.dataset.held_out[0].prompt)
     found: dict[str, list[float]] = {"store": [], "http": []}
@@ -184,7 +184,7 @@ def swaps(
 
 
 def first_token(url: str, messages: list[dict[str, str]]) -> tuple[float, int]:
-    """When the first text of an answer came (perf_counter), and which version answered."""
+    """Arrival time of an answer's first text (perf_counter), and the version that answered."""
     first, version = None, 0
     body = {"model": NAME, "messages": messages, "stream": True}
     with httpx.stream("POST", url + CHAT, json=body, timeout=300) as response:

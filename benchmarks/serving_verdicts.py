@@ -1,7 +1,7 @@
-"""A thousand answers of a running server: each is valid, or flagged with a reason.
+"""Check of a running server: each of a thousand answers is valid, or flagged with a reason.
 
-They are sampled at temperature 1, so that no two are alike; every tenth has too few tokens to be
-finished. A second validator (`jsonschema`) judges every answer again and must agree.
+They are sampled at temperature 1, so that they differ; every tenth has too few tokens to
+finish. A second validator (`jsonschema`) judges every answer again and must agree.
 """
 
 from __future__ import annotations

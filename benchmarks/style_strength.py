@@ -1,15 +1,15 @@
-"""Is the style there at strength 0.8, absent at 0, and does it rise between? Is the prompt kept?
+"""Check of a style adapter: present at strength 0.8, absent at 0, rising between; prompt kept.
 
-A classifier that knows nothing of any base or adapter answers: softmax regression on the points of
-the embedded judge, learned from pictures drawn plainly and in each of the five styles of
-`pretraining/image`, and tried on others, whose pairs of shape and colour it never saw. Then the
-adapter of a run of `recipes/style_lora.yaml` paints scenes with shapes that its training never
-showed, one for each strength, and the classifier tells how much of the style is in them.
+The classifier is independent of any base or adapter: softmax regression on the embeddings of the
+embedded judge, trained on pictures drawn plainly and in each of the five styles of
+`pretraining/image`, and tested on pictures with unseen pairs of shape and colour. Then the adapter
+of a run of `recipes/style_lora.yaml` generates scenes with shapes that its training never showed,
+one for each strength, and the classifier measures the style in them.
 
     llm-lora train recipes/style_lora.yaml --profile cpu
     python -m benchmarks.style_strength runs/style_lora/latest
 
-Figures are printed, as JSON with --json. The exit code is 1 where one misses its bound.
+Figures are printed, as JSON with --json. The exit code is 1 if one misses its bound.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ NAMES = tuple(STYLES)
 """The classes: "" is plain."""
 
 ACCURACY = 0.95
-"""Least share of held-out drawings that the classifier tells right."""
+"""Lowest accuracy of the classifier on held-out drawings."""
 PRESENT = 0.5
-"""Least share of pictures at 0.8 that are taken for the style, of six; a sixth would be chance."""
+"""Lowest share of pictures classified as the style at 0.8; one in six would be chance."""
 ABSENT = 0.05
-"""Most of them at 0."""
+"""Highest such share at 0."""
 LEVEL = 0.01
-"""A fall below this is none: where nothing of the style is there, the classifier's certainty of it
-scatters by some thousandths around 0.007."""
+"""Smaller falls are ignored: without the style, the classifier's probability for it varies by a few
+thousandths around 0.007."""
 KEPT = 0.7
-"""Least share of the bare base's prompt alignment at 0.8."""
+"""Lowest share of the bare base's prompt alignment at 0.8."""
 DECAY = 1e-5
-"""Of the classifier's weights; of 1e-3, 1e-4 and 1e-5 the one with the least loss on held-out
+"""Weight penalty of the classifier: of 1e-3, 1e-4 and 1e-5 the one with the lowest loss on held-out
 drawings, 0.03."""
 
 
@@ -62,14 +62,14 @@ class Classifier:
     offsets: Floats
 
     def shares(self, points: Floats) -> Floats:
-        """How sure it is of each class: (pictures, classes)."""
+        """The probability of each class: (pictures, classes)."""
         scores = points @ self.weights + self.offsets
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(scores / scores.sum(axis=1, keepdims=True))
 
 
 def drawn(count: int, seed: int, *, unseen: bool) -> tuple[list[Image.Image], list[int]]:
-    """So many scenes of each class, and the numbers of their classes."""
+    """A number of scenes of each class, and their class numbers."""
     rng = random.Random(seed)
     pictures, labels = [], []
     for label, name in enumerate(NAMES):
@@ -81,7 +81,7 @@ def drawn(count: int, seed: int, *, unseen: bool) -> tuple[list[Image.Image], li
 
 
 def learn(points: Floats, labels: list[int]) -> Classifier:
-    """Newton would do as well; L-BFGS is at hand."""
+    """Fit it with L-BFGS, which torch provides."""
     import torch
 
     given, wanted = torch.from_numpy(points), torch.tensor(labels)
@@ -101,7 +101,7 @@ def learn(points: Floats, labels: list[int]) -> Classifier:
 
 
 def asked(count: int, seed: int) -> list[Scene]:
-    """Plain scenes with the shapes that the adapter's training left out."""
+    """Plain scenes with the shapes that the adapter's training did not show."""
     rng = random.Random(seed)
     return [
         replace(draw_scene(rng, plain=1.0), shape=rng.choice(UNSEEN_SHAPES)) for _ in range(count)
@@ -113,7 +113,7 @@ def points_of(clip: Clip, pictures: list[Image.Image]) -> Floats:
 
 
 def measure(run: Path, count: int) -> dict[str, Any]:
-    """Train the classifier, paint, classify."""
+    """Train the classifier, generate pictures, classify them."""
     from llm_lora import pipeline
     from llm_lora import run as runs
     from llm_lora.engines.image.painting import Painter, Settings
@@ -165,7 +165,7 @@ def measure(run: Path, count: int) -> dict[str, Any]:
 
 
 def missed(found: dict[str, Any]) -> list[str]:
-    """The bounds that are missed, as sentences."""
+    """The missed bounds, as sentences."""
     rows = {row["strength"]: row for row in found["strengths"]}
     styles = [row["style"] for row in found["strengths"]]
     bounds = {

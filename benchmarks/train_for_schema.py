@@ -1,14 +1,14 @@
-"""Does training for the schema help? Field scores of several ways to train, at equal steps.
+"""Benchmark of training for the schema: field scores of several methods, at equal steps.
 
-    python benchmarks/train_for_schema.py run                      all that is missing, one by one
+    python benchmarks/train_for_schema.py run                      everything missing, one by one
     python benchmarks/train_for_schema.py run --variant plain --seed 1
-    python benchmarks/train_for_schema.py table                    what is there, as Markdown
+    python benchmarks/train_for_schema.py table                    the results so far, as Markdown
 
 Every run trains the embedded base on recipes/medical_qa.yaml under the profile cpu, and differs
-from the others in its variant and seed alone. Equal steps: where a preference stage follows, the
+from the others only in its variant and seed. Equal steps: if a preference stage follows, the
 supervised training before it is shorter by its steps. Finished runs are kept in --results, so that
-the work can be stopped and continued at any time. About four minutes a run on two cores, twice as
-long for grpo.
+the benchmark can be stopped and continued at any time. About four minutes a run on two cores,
+twice as long for grpo.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STEPS = 268
 """Optimizer steps of the recipe: 855 examples, 8 a step, two epochs and a half."""
 PREFERENCE_STEPS = 32
 EVALUATE_EVERY = 0.5
-"""Epochs: often enough that a validation loss has checkpoints to choose from."""
+"""Epochs; small enough to give the validation loss several checkpoints to choose from."""
 
 _PREFERENCE = {
     "train.max_steps": STEPS - PREFERENCE_STEPS,
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def measure(variant: str, seed: int, overrides: list[str]) -> dict[str, Any]:
-    """One training, and its adapter's held-out answers, in a folder that is not kept."""
+    """Train once and answer the held-out prompts, in a temporary folder."""
     common = {"train.seed": seed, "train.evaluate_every": EVALUATE_EVERY}
     settings = {**common, **VARIANTS[variant]}
     changes = [*(f"{key}={value}" for key, value in settings.items()), *overrides]
@@ -152,7 +152,7 @@ def measure(variant: str, seed: int, overrides: list[str]) -> dict[str, Any]:
 
 
 class Quiet:
-    """A watcher of the work that tells only its stages."""
+    """A watcher that prints only the stages."""
 
     def stage(self, title: str) -> None:
         """Print it."""
@@ -172,7 +172,7 @@ class Quiet:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A row for each variant: the mean over its seeds, and how far they lie apart."""
+    """A row for each variant: the mean over its seeds, and their spread."""
     names = [column[0] for column in _COLUMNS]
     lines = ["| variant | seeds | steps | " + " | ".join(names) + " |"]
     lines.append("|---" * (len(names) + 3) + "|")

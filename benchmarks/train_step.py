@@ -1,6 +1,6 @@
-"""Time QLoRA steps on the tiny base: tokens a second, processor seconds, page faults.
+"""Benchmark of QLoRA steps on the tiny base: tokens a second, processor seconds, page faults.
 
-Each variant runs in a process of its own, since memory settings hold for a whole process.
+Each variant runs in its own process, because memory settings apply to a whole process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXAMPLES = 160
 
 
 def measure(bits: int, keep: bool, batch_size: int) -> dict[str, float]:
-    """Forward and backward over 160 medical examples, after two steps to warm up."""
+    """Forward and backward over 160 medical examples, after two warm-up steps."""
     import torch
     from peft import LoraConfig, get_peft_model
 

@@ -1,8 +1,8 @@
-"""Judge 100,000 answers: `llm-lora validate` beside jsonschema and fastjsonschema.
+"""Benchmark of judging 100,000 answers: `llm-lora validate` against jsonschema and fastjsonschema.
 
-Each way reads the same JSON Lines file, parses and judges every answer, in processes of its own.
-Time is wall time inside the process, start-up left out; memory is the highest sum over all of its
-processes, sampled every 20 ms (memory that forked processes share is counted for each).
+Each variant reads the same JSON Lines file, parses and judges every answer, in its own processes.
+Time is wall time inside the process, without start-up; memory is the highest sum over all of its
+processes, sampled every 20 ms (memory shared by forked processes counts for each).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import psutil
 ROOT = Path(__file__).parent.parent
 ANSWERS = 100_000
 _SLOW = 5_000
-"""jsonschema judges this many of them; its time for each answer is the same."""
+"""The number that jsonschema judges; its time per answer does not depend on it."""
 
 
 def _closed(**properties: Any) -> dict[str, Any]:
-    """An object with just these properties, as pydantic writes it for a closed model."""
+    """An object with only these properties, as pydantic writes it for a closed model."""
     return {
         "type": "object",
         "additionalProperties": False,
@@ -216,7 +216,7 @@ WAYS: dict[str, Callable[[Path, Path], tuple[int, int]]] = {
 
 
 def measure(way: str, path: Path, schema: Path) -> None:
-    """One way, in this process."""
+    """Run one variant in this process."""
     # Starting up is not what is measured here.
     import_module("llm_lora.validate.judging" if way.startswith("llm-lora") else way)
     started = time.perf_counter()
@@ -226,7 +226,7 @@ def measure(way: str, path: Path, schema: Path) -> None:
 
 
 def run(way: str, path: Path, schema: Path, tries: int = 3) -> dict[str, Any]:
-    """The best of several runs in processes of their own, with the highest memory of all."""
+    """The fastest of several runs in separate processes, with the highest memory of all."""
     best: dict[str, Any] = {}
     peak = 0
     for _ in range(tries):

@@ -1,4 +1,4 @@
-"""Randomness that depends on what it is for alone, so that an interrupted run goes on exactly."""
+"""Random numbers that depend only on a key, so that an interrupted run continues exactly."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from llm_lora import files
 
 
 def dice(*key: str | int) -> random.Random:
-    """A generator that is the same wherever and whenever it is asked for with the same key.
+    """A random generator; equal keys give equal generators, anywhere and at any time.
 
     >>> dice("crop", 17, 3).random() == dice("crop", 17, 3).random()
     True
     """
-    # Text seeds go through SHA-512, so keys that are alike give unlike numbers.
+    # String seeds go through SHA-512, so similar keys give independent numbers.
     return random.Random(" ".join(map(str, key)))
 
 
 def unit(key: str) -> float:
-    """A number from 0 to 1, evenly spread over keys; what has the same key always gets the same.
+    """A number from 0 to 1, uniform over keys; equal keys give equal numbers.
 
     >>> unit("held_out: a cat") == unit("held_out: a cat") != unit("held_out: a dog")
     True

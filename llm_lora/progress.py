@@ -1,4 +1,4 @@
-"""What an engine tells its caller while it works; free of torch, for those who draw it."""
+"""Progress events and results of an engine; free of torch, for the code that displays them."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def silent(progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training did. `curve` holds one row per log: step, epoch, loss, validation_loss, …
+    """Result of a training. `curve` holds one row per log: step, epoch, loss, validation_loss, …
 
-    `tokens` or, where pictures are learned from, `pictures` is how many were seen.
+    `tokens` (or `pictures`, for image training) counts what was seen.
     """
 
     steps: int

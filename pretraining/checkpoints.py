@@ -1,4 +1,4 @@
-"""Checkpoints of a pretraining, as safetensors: weights, what optimizers remember, some figures."""
+"""Pretraining checkpoints, as safetensors: weights, optimizer state, some figures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def write(
     facts: Mapping[str, Any],
     average: Sequence[Tensor] = (),
 ) -> None:
-    """Write a checkpoint in one go: a kill leaves the one before or this one.
+    """Write a checkpoint atomically: a kill leaves either the previous one or this one.
 
     Args:
-        facts: figures to go on with, such as the step; anything that JSON can hold.
-        average: a moving average of the weights, where there is one.
+        facts: figures needed to continue, such as the step; any JSON values.
+        average: a moving average of the weights, if there is one.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{number}": value for number, value in enumerate(average)}
@@ -46,9 +46,9 @@ def restore(
     optimizers: Sequence[torch.optim.Optimizer],
     average: Sequence[Tensor] = (),
 ) -> dict[str, Any]:
-    """Take over a checkpoint of the same model and optimizers; its facts.
+    """Load a checkpoint of the same model and optimizers; returns its facts.
 
-    Rates and decays stay as the optimizers have them: who goes on may have changed them.
+    Learning rates and decays stay as set in the optimizers: they may have been changed on purpose.
     """
     weights: dict[str, Tensor] = {}
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]

@@ -1,11 +1,11 @@
-"""Makes llm_lora/assets/picture_configs: what a base in one .safetensors file does not carry.
+"""Makes llm_lora/assets/picture_configs: configurations that single-file bases do not contain.
 
     python pretraining/picture_configs.py bpe_simple_vocab_16e6.txt.gz
 
-A single file holds weights alone. To use it without a network, its configuration and its tokenizer
-must be at hand: for each family the JSON files of a folder in diffusers' layout. The numbers are
-those of the models as they were published; `tests/base/test_picture_base.py` builds each part
-without memory and compares its parameters with the published counts.
+A single file has only weights. Offline use also needs its configuration and tokenizer: for each
+family, the JSON files of a folder in diffusers' layout. The numbers are those of the published
+models; `tests/base/test_picture_base.py` builds each part without
+memory and compares its parameters with the published counts.
 
 The tokenizer of all of them is CLIP's, which OpenAI published under the MIT licence; every package
 that runs CLIP brings the file (open_clip_torch among them). Its merges are kept once, and
@@ -23,7 +23,7 @@ from typing import Any
 
 TARGET = Path(__file__).parent.parent / "llm_lora" / "assets" / "picture_configs"
 MERGES = 49152 - 256 - 2
-"""Merges that CLIP uses of the file: its vocabulary less the bytes, twice, and the two marks."""
+"""Number of merges that CLIP uses: its vocabulary less the bytes (twice) and two special tokens."""
 
 CROSS, PLAIN = "CrossAttn{}Block2D", "{}Block2D"
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",

@@ -107,7 +107,7 @@ def test_what_is_only_noticed_is_told_with_its_place(here: Path, run_command: Ru
     assert (code, err) == (0, "")
     assert "set aside pictures/metadata.csv:26: no such picture: nothere.png" in out
     one_line = " ".join(out.split())
-    assert 'captions say "my stlye", which is nearly the trigger "my style"' in one_line
+    assert 'captions contain "my stlye", which is nearly the trigger "my style"' in one_line
     code, out, _ = run_command("data", "check", "style.yaml", "--json")
     kinds = {finding["kind"] for finding in json.loads(out)["findings"]}
     assert (code, "trigger_misspelt" in kinds) == (0, True)
@@ -117,7 +117,7 @@ def test_what_is_only_noticed_is_told_with_its_place(here: Path, run_command: Ru
     ("arguments", "told"),
     [
         (("label", "my_picturs"), "error: my_picturs: no such folder\n"),
-        (("generate", "runs/style/latest"), "error: nothing tells the base to paint with\n"),
+        (("generate", "runs/style/latest"), "error: no base to generate with\n"),
         (("generate", "runs/style/latest", "a cat"), "error: runs/style/latest: no run here\n"),
         (
             ("export", "runs/style/latest"),

@@ -1,4 +1,4 @@
-"""What is painted with: adapters by run, folder or file, and the base that they were made for."""
+"""Inputs of image generation: adapters (runs, folders or files), and the base they belong to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SETTINGS = ("steps", "guidance", "negative_prompt", "width", "height", "schedul
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter: what prompts call it by, where it lies, and its manifest where it has one."""
+    """An adapter: its name in prompts, its path, and its manifest if it has one."""
 
     name: str
     path: Path
@@ -27,25 +27,25 @@ class Source:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How its recipe paints."""
+        """The generation settings of its recipe."""
         sampling = (self.manifest or {}).get("sampling", {})
         return {key: sampling[key] for key in _SETTINGS if key in sampling}
 
 
 def find(path: Path, name: str | None = None, step: int | None = None) -> Source:
-    """The adapter that a user means by a path.
+    """Find the adapter that a path refers to.
 
     Args:
         path: a run, its folder `adapter`, or a .safetensors file.
-        name: what to call it; what it calls itself, or its file's name, where None.
-        step: of a run: the adapter as it was after so many steps.
+        name: its name; if None, the name in its manifest, or its file's name.
+        step: of a run: the adapter as saved after this many steps.
 
     Raises:
-        UserError: there is none, it is damaged, or it is none for pictures.
+        UserError: there is none, it is damaged, or it is not an image adapter.
     """
     if step is not None and (path.is_file() or (path / adapters.WEIGHTS).is_file()):
         raise UserError(
-            "--step goes with runs, and this is an adapter", where=str(path), fix="name the run"
+            "--step needs a run, but this is an adapter", where=str(path), fix="name the run"
         )
     if path.is_file():
         return Source(name or path.stem, path, None)
@@ -58,7 +58,7 @@ def find(path: Path, name: str | None = None, step: int | None = None) -> Source
     manifest = adapters.read(path).manifest
     if "sampling" not in manifest or "steps" not in manifest["sampling"]:
         raise UserError(
-            "this adapter is for text, and pictures are asked for",
+            "this adapter is for text, not for pictures",
             where=str(path),
             fix="talk to it: llm-lora chat RUN",
         )
@@ -66,18 +66,18 @@ def find(path: Path, name: str | None = None, step: int | None = None) -> Source
 
 
 def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
-    """The base that all these adapters are for.
+    """Find the common base of these adapters.
 
     Args:
         sources: adapters.
-        named: a base that the user names, over what the adapters say.
+        named: a base named by the user, which overrides the adapters' own.
 
     Raises:
-        UserError: nothing tells a base, or an adapter was trained on another one (all of them).
+        UserError: no base is known, or adapters were trained on another one (all of them).
     """
     told = [source.manifest["base"] for source in sources if source.manifest]
     if named is not None:
-        # Some files do not say what they predict, which the adapter knows.
+        # Some base files do not state their prediction type; the adapter knows it.
         prediction = told[0]["prediction"] if told else "auto"
         base = picture_base.resolve(named, prediction=prediction)
     elif told:
@@ -87,7 +87,7 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
         )
     else:
         raise UserError(
-            "nothing tells the base to paint with",
+            "no base to generate with",
             fix='name a run before the prompt, as in llm-lora generate RUN "a harbour", or give '
             "--base BASE",
         )
@@ -106,7 +106,7 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
 
 
 def own_name(path: Path) -> str:
-    """What an adapter calls itself: the name in its folder's manifest, or that of its file."""
+    """An adapter's own name: from its folder's manifest, or its file name."""
     if (path / adapters.MANIFEST).is_file():
         return str(files.read_object(path / adapters.MANIFEST).get("name", path.name))
     return path.name if path.is_dir() else path.stem

@@ -1,8 +1,8 @@
-"""What a base in one .safetensors file does not carry: its configuration and its tokenizers.
+"""Configurations and tokenizers for single-file bases, which do not contain them.
 
-Configurations ship for each family. The tokenizers of all of them are CLIP's and differ only in
-what they pad with, so its merges ship once, and a complete folder in diffusers' layout is put
-together in the cache when it is first asked for. `pretraining/picture_configs.py` made the files.
+Configurations ship for each family. All tokenizers are CLIP's and differ only in the padding token,
+so CLIP's merges ship once, and a complete folder in diffusers' layout is assembled in the cache on
+first use. `pretraining/picture_configs.py` made the files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def folder(family: Family) -> Path:
     content = [f"{path.as_posix()} {files.sha256(data)}" for path, data in shipped.items()]
     mark = files.sha256("\n".join([*content, files.sha256(merges)]))[:16]
     target = files.cache() / "configs" / f"{family}-{mark}"
-    # Each file is whole or not there, and what it holds follows from the folder's name.
+    # Files are written atomically, and their content is determined by the folder's name.
     for path, data in shipped.items():
         _put(target / path, data)
     for part in source.glob("tokenizer*"):
@@ -52,7 +52,7 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def vocabulary(merges: Sequence[str]) -> dict[str, int]:
-    """CLIP's tokens by number: bytes, bytes that end a word, what is merged, two marks.
+    """CLIP's vocabulary: bytes, bytes that end a word, merges, start and end tokens.
 
     Source: simple_tokenizer.py of openai/CLIP.
     """

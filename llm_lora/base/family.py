@@ -1,4 +1,4 @@
-"""Families of bases that paint: how they are told apart, and which are trained here."""
+"""Families of image bases: how they are recognised, and which can be trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm_lora.errors import UserError
 from llm_lora.files import ASSETS
 
 Family = Literal["sd1", "sd2", "sdxl"]
-"""Stable Diffusion 1.x, 2.x and XL: what their UNets and text encoders are made of."""
+"""Stable Diffusion 1.x, 2.x and XL: the architecture of UNet and text encoders."""
 
 Prediction = Literal["epsilon", "v"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022, arXiv 2202.00512)."""
@@ -25,25 +25,25 @@ CANNOT = (
 )
 
 NO_SHARES = (
-    "its noise levels are no shares of signal and noise ({kind}), and this toolkit trains bases "
+    "its noise levels are not shares of signal and noise ({kind}); this toolkit trains only bases "
     "whose levels are"
 )
-"""Why EDM (arXiv 2206.00364) and flow matching are refused, to be told with their name."""
+"""Why EDM (arXiv 2206.00364) and flow matching are refused; a message with their name."""
 
 _CHANNELS = 4
 _OTHER_CHANNELS = {
-    5: "it paints after depth maps",
-    7: "it enlarges pictures",
+    5: "it generates from depth maps",
+    7: "it is an upscaler",
     8: "it edits pictures (InstructPix2Pix)",
-    9: "it fills holes in pictures (inpainting)",
+    9: "it is made for inpainting",
 }
 
 
 def of_unet(config: Mapping[str, Any]) -> Family:
     """The family of a UNet in diffusers' layout.
 
-    SDXL alone is told sizes and crops beside the text; of the others, 2.x has linear projections
-    and takes the text of OpenCLIP, 1,024 numbers a token.
+    Only SDXL is conditioned on sizes and crops besides the text; of the others, 2.x has linear
+    projections and uses OpenCLIP's text encoder, with 1,024 numbers a token.
     """
     if config.get("addition_embed_type") == "text_time":
         return "sdxl"
@@ -53,17 +53,17 @@ def of_unet(config: Mapping[str, Any]) -> Family:
 
 
 def require_plain(name: str, channels: object) -> None:
-    """Refuse a UNet that takes more than the latents of one picture.
+    """Refuse a UNet whose input is more than the latents of one picture.
 
     Raises:
-        UserError: it does.
+        UserError: the UNet has another number of input channels.
     """
     if channels != _CHANNELS:
-        why = _OTHER_CHANNELS.get(channels, "it takes more than a picture") if (
+        why = _OTHER_CHANNELS.get(channels, "its input is more than a picture") if (
             isinstance(channels, int)
-        ) else "unet/config.json does not tell them"  # fmt: skip
+        ) else "unet/config.json does not state them"  # fmt: skip
         raise UserError(
             f"the UNet takes {channels} channels instead of {_CHANNELS}: {why}",
             where=name,
-            fix="name the plain model that it was made from",
+            fix="name the text-to-image model that it was made from",
         )

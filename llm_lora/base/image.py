@@ -1,4 +1,4 @@
-"""The base that paints: the frozen pipeline that an adapter is trained on, found and checked.
+"""Image bases: finding and checking the frozen pipeline that an adapter is trained on.
 
 It is a folder in diffusers' layout, or one .safetensors file in the original layout of Stable
 Diffusion. Only JSON files and the headers of safetensors files are read; nothing is loaded.
@@ -39,7 +39,7 @@ _WEIGHTS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
-"""Parts of a pipeline that have weights, and how the files of each begin."""
+"""Components with weights, and how their file names begin."""
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _PARTS_OF_XL = (*_PARTS, "text_encoder_2", "tokenizer_2")
@@ -51,20 +51,20 @@ _HALVES = "*.fp16.*"
 _OTHERS = ["*.non_ema.*", "*.non_ema-*"]
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _REFUSED = {
-    "Inpaint": "this base fills holes in pictures (inpainting)",
-    "Img2Img": "this base is set up to change pictures",
-    "Upscale": "this base enlarges pictures",
+    "Inpaint": "this base is made for inpainting",
+    "Img2Img": "this base is set up for image-to-image",
+    "Upscale": "this base is an upscaler",
     "InstructPix2Pix": "this base edits pictures (its UNet takes 8 channels)",
-    "Depth2Img": "this base paints after depth maps",
+    "Depth2Img": "this base generates from depth maps",
     "ControlNet": "this base is steered by a ControlNet",
     "StableDiffusion3": "this is Stable Diffusion 3",
     "Flux": "this is FLUX",
 }
-"""Pipelines that are known and not trained, by a part of their class's name."""
+"""Known pipelines that cannot be trained, by a part of their class name."""
 
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 _OTHER_NOISE = ("EDM", "FlowMatch")
-"""How the classes of schedulers begin whose noise levels are no shares of signal and noise."""
+"""Class name prefixes of schedulers whose noise levels do not mix signal and noise by shares."""
 
 _FOLDER_FIX = "name the folder that holds model_index.json, unet/, vae/, …"
 
@@ -74,18 +74,18 @@ class PictureBase:
     """A base that can be trained.
 
     Attributes:
-        name: as the recipe names it.
+        name: its name in the recipe.
         path: a complete folder in diffusers' layout, or one file in the original layout.
         config: a folder in diffusers' layout with the configurations and tokenizers: `path`, or
             for a single file another one, without weights.
         digest: identifies weights, configurations and tokenizers.
         family: the layout of its UNet and text encoders.
-        resolution: side in pixels of the squares that it was trained at.
+        resolution: side in pixels of the square size that it was trained at.
         prediction: what its UNet predicts.
-        zero_snr: whether a single file says that its noise ends in nothing but noise; folders say
-            so in their scheduler's configuration.
-        variant: "fp16" where a folder has weights of half precision only.
-        revision: the commit of the hub, where it came from there.
+        zero_snr: whether a single file is marked as trained with zero terminal SNR; folders state
+            it in their scheduler's configuration.
+        variant: "fp16" if a folder has only half-precision weights.
+        revision: the commit on the hub, if it came from there.
     """
 
     name: str
@@ -118,14 +118,14 @@ def resolve(
     Args:
         base: "tiny" (embedded), a folder, a .safetensors file, or the name of a model on the hub
             ("owner/name").
-        revision: branch, tag or commit on the hub; its main branch where None.
-        prediction: what the UNet predicts, `epsilon` or `v`, over what the base says of itself;
-            `auto` believes the base.
-        download: whether a model of the hub may be fetched; else it must be in the local cache.
+        revision: branch, tag or commit on the hub; the main branch if None.
+        prediction: what the UNet predicts, `epsilon` or `v`, overriding the base's own
+            configuration; `auto` uses that configuration.
+        download: whether a model may be downloaded; if not, it must be in the local cache.
 
     Raises:
-        UserError: it is not there (offline, wrong name, no access), or it does not do: pickled or
-            damaged weights, a text model, a family or a UNet that is not trained here.
+        UserError: it was not found (offline, wrong name, no access), or cannot be used: pickled or
+            damaged weights, a text model, or an unsupported family or UNet.
     """
     if base == "tiny":
         return _inspect("tiny", TINY, None, prediction, embedded=True)
@@ -147,7 +147,7 @@ def resolve(
 
 
 def _fetch(name: str, revision: str | None, *, local_only: bool) -> Path:
-    """Full weights where there are such, for half ones would only double what is fetched."""
+    """Download full-precision weights if there are any; both precisions would be too much."""
     folder = hub.fetch(name, revision, _FILES, without=[_HALVES, *_OTHERS], local_only=local_only)
     if not local_only and not any((folder / "unet").glob("*.safetensors")):
         folder = hub.fetch(name, revision, _FILES, without=_OTHERS, local_only=False)
@@ -160,7 +160,7 @@ def _single_file(name: str, path: Path, prediction: str) -> PictureBase:
     config = found.config((beside, TINY, CONFIGS / found.family))
     if config is None:
         raise UserError(
-            "the shapes of its UNet are of no known configuration",
+            "the shapes of its UNet match no known configuration",
             where=name,
             fix=f"put its configuration (model_index.json, unet/config.json, …) into {beside}/",
         )
@@ -168,7 +168,7 @@ def _single_file(name: str, path: Path, prediction: str) -> PictureBase:
     if config == CONFIGS / found.family:
         config = picture_configs.folder(found.family)
         if found.family == "sd2" and found.prediction == "epsilon":
-            # What ships is the configuration of 768 pixels, which predicts v.
+            # The shipped configuration is that of 768 pixels, which predicts v.
             side = side or 512
     return PictureBase(
         name=name,
@@ -195,7 +195,7 @@ def _inspect(
     absent = [part for part in parts if not (folder / part).is_dir()]
     if absent:
         raise UserError(
-            f"no {', '.join(absent)} in this folder", where=str(folder), fix="copy it whole"
+            f"no {', '.join(absent)} in this folder", where=str(folder), fix="copy it completely"
         )
     weights, variant = _weights(folder, [part for part in parts if part in _WEIGHTS])
     return PictureBase(
@@ -214,7 +214,7 @@ def _inspect(
 
 
 def _index(name: str, folder: Path) -> dict[str, Any]:
-    """What the folder says it is; or why it is none that paints."""
+    """The pipeline index of a folder; refuses a folder that is not an image base."""
     if (folder / "adapter_config.json").is_file():
         raise UserError(
             "this is an adapter, not a base",
@@ -237,7 +237,7 @@ def _index(name: str, folder: Path) -> dict[str, Any]:
         raise UserError(f"this is only a part of a base ({kind})", where=name, fix=_FOLDER_FIX)
     single = sorted(folder.glob("*.safetensors"))
     raise UserError(
-        "no model_index.json: this is no folder in diffusers' layout",
+        "no model_index.json: this folder is not in diffusers' layout",
         where=str(folder),
         fix=f"name the file itself, such as {single[0]}" if single else _FOLDER_FIX,
     )
@@ -249,10 +249,10 @@ def _family(name: str, folder: Path, pipeline: str, unet: dict[str, Any]) -> Fam
             reason = f"{what}: {CANNOT}" if part in ("StableDiffusion3", "Flux") else what
             raise UserError(reason, where=name, fix=NATIVE)
     if pipeline not in _PIPELINES:
-        # Others, such as latent consistency models, have the same parts, and another meaning.
-        raise UserError(f"pipelines of {pipeline} are not known here", where=name, fix=NATIVE)
+        # Others, such as latent consistency models, have the same components but work differently.
+        raise UserError(f"unknown pipeline class {pipeline}", where=name, fix=NATIVE)
     if not unet:
-        raise UserError("no unet in this folder", where=str(folder), fix="copy it whole")
+        raise UserError("no unet in this folder", where=str(folder), fix="copy it completely")
     if "quantization_config" in unet:
         raise UserError(
             "this base is already quantised, so it cannot be trained",
@@ -267,7 +267,7 @@ def _family(name: str, folder: Path, pipeline: str, unet: dict[str, Any]) -> Fam
 
 
 def _weights(folder: Path, parts: Sequence[str]) -> tuple[list[Path], str | None]:
-    """The weight files of all parts, each complete, and the variant that they are."""
+    """The complete weight files of all components, and their variant."""
     for variant in (None, "fp16"):
         found = {part: list(_files_of(folder / part, _WEIGHTS[part], variant)) for part in parts}
         if all(found.values()):
@@ -288,7 +288,7 @@ def _weights(folder: Path, parts: Sequence[str]) -> tuple[list[Path], str | None
 
 
 def _files_of(folder: Path, stem: str, variant: str | None) -> Iterator[Path]:
-    """The files of one part in one variant; nothing where it has no such."""
+    """The files of one component in one variant; none if it lacks the variant."""
     dotted = f".{variant}" if variant else ""
     whole = folder / f"{stem}{dotted}.safetensors"
     index = folder / f"{stem}.safetensors.index{dotted}.json"
@@ -307,7 +307,7 @@ def _files_of(folder: Path, stem: str, variant: str | None) -> Iterator[Path]:
 
 
 def _resolution(config: Path, family: Family) -> int:
-    """Side of the UNet's latents times what the VAE shrinks."""
+    """The side of the UNet's latents times the VAE's downscaling factor."""
     latent = bases.read_config(config / "unet").get("sample_size")
     levels = bases.read_config(config / "vae").get("block_out_channels")
     if isinstance(latent, int) and isinstance(levels, list):
@@ -326,7 +326,7 @@ def _prediction(name: str, folder: Path, wanted: str) -> Prediction:
     said = told.get("prediction_type", "epsilon")
     if said not in _PREDICTIONS:
         raise UserError(
-            f"the base predicts {said}, and training knows epsilon and v_prediction",
+            f"the base predicts {said}; training supports epsilon and v_prediction",
             where=str(path),
             fix=NATIVE,
         )
@@ -334,7 +334,7 @@ def _prediction(name: str, folder: Path, wanted: str) -> Prediction:
 
 
 def _digest(folder: Path, parts: Sequence[str], weights: Sequence[Path]) -> str:
-    """Identity of every part's configuration, tokenizers and weights."""
+    """Digest of the configuration, tokenizers and weights of all components."""
     small = [folder / bases.PIPELINE]
     for part in parts:
         small += sorted(

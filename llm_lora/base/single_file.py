@@ -1,4 +1,4 @@
-"""A base in one .safetensors file: told from the names and shapes of its tensors."""
+"""Single-file bases: recognised by the names and shapes of their tensors."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _TEXT: dict[Family, str] = {
 }
 _REFINER = "conditioner.embedders.0.model."
 _V = "v_pred"
-"""An empty tensor of this name marks an SDXL that predicts v, by custom."""
+"""By convention, an empty tensor of this name marks an SDXL that predicts v."""
 
 _ZERO_SNR = "ztsnr"
-"""One of this name, beside that: its noise ends in nothing but noise (arXiv 2305.08891)."""
+"""In addition to that, a tensor of this name marks zero terminal SNR (arXiv 2305.08891)."""
 
 _EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
-"""Tensors that mark noise levels after Karras and others, by custom."""
+"""Tensors that, by convention, mark noise levels after Karras et al."""
 
 _PICKLED = {".ckpt", ".pt", ".pth", ".bin"}
 _OTHERS = (
     # Source of these names: `CHECKPOINT_KEY_NAMES` in diffusers 0.42 (single_file_utils.py).
     (r"joint_blocks\.", f"this is Stable Diffusion 3: {CANNOT}"),
-    (r"double_blocks\.|single_stream_modulation\.", f"this is FLUX or a kin of it: {CANNOT}"),
+    (r"double_blocks\.|single_stream_modulation\.", f"this is FLUX or a relative of it: {CANNOT}"),
     (
         r"transformer_blocks\.|layers\.\d+\.(adaLN|attention)",
-        f"this paints with a transformer: {CANNOT}",
+        f"this generates with a transformer: {CANNOT}",
     ),
 )
 _NO_BASES = (
@@ -66,9 +66,9 @@ _NO_BASES = (
 
 @dataclass(frozen=True)
 class Found:
-    """What a file says of itself.
+    """Facts from a file.
 
-    `resolution` is None where it does not tell; `zero_snr` as `PictureBase` has it.
+    `resolution` is None if the file does not state it; `zero_snr` is as in `PictureBase`.
     """
 
     family: Family
@@ -93,15 +93,15 @@ class Found:
 
 
 def inspect(name: str, path: Path, prediction: str) -> Found:
-    """Tell what a file holds.
+    """Inspect a file.
 
     Args:
-        name: what to call it in messages.
+        name: its name in messages.
         path: the file.
-        prediction: `epsilon` or `v` over what the file says, or `auto`.
+        prediction: `epsilon` or `v` to override the file's own marks, or `auto`.
 
     Raises:
-        UserError: it is pickled, damaged, no base, or none that is trained here.
+        UserError: it is pickled, damaged, not a base, or not a supported one.
     """
     if path.suffix.lower() in _PICKLED:
         raise UserError(
@@ -127,7 +127,7 @@ def inspect(name: str, path: Path, prediction: str) -> Found:
         raise UserError(
             f"the file has no {part}",
             where=name,
-            fix="name the whole model; a pruned one holds the UNet only",
+            fix="name the whole model; a pruned file has only the UNet",
         )
     return Found(
         family=family,
@@ -140,14 +140,14 @@ def inspect(name: str, path: Path, prediction: str) -> Found:
 
 
 def _matrix(shape: list[int], name: str) -> tuple[int, int]:
-    """What a layer gives out and takes in."""
+    """Output and input width of a layer."""
     if len(shape) < 2:
         raise _half(name)
     return shape[0], shape[1]
 
 
 def _context(tensors: Mapping[str, Any], name: str) -> int:
-    """Numbers a token of what its UNet reads."""
+    """Width of the text embeddings that its UNet reads."""
     for key, tensor in tensors.items():
         if key.startswith(_UNET) and key.endswith(".attn2.to_k.weight"):
             return _matrix(tensor["shape"], name)[1]
@@ -155,11 +155,11 @@ def _context(tensors: Mapping[str, Any], name: str) -> int:
 
 
 def _half(name: str) -> UserError:
-    return UserError("its UNet is no whole one", where=name, fix="download or copy it again")
+    return UserError("its UNet is incomplete", where=name, fix="download or copy it again")
 
 
 def _starts(tensors: Mapping[str, Any]) -> set[str]:
-    """Which of the known parts a file has."""
+    """The known components that a file has."""
     known = (*_TEXT.values(), _REFINER, _VAE)
     return {start for start in known if any(name.startswith(start) for name in tensors)}
 
@@ -173,7 +173,7 @@ def _no_base(name: str, tensors: Mapping[str, Any]) -> UserError:
         if any(re.match(pattern, key) for key in bare):
             return UserError(what, where=name, fix=fix)
     return UserError(
-        "this file holds no UNet in Stable Diffusion's original layout", where=name, fix=NATIVE
+        "this file contains no UNet in Stable Diffusion's original layout", where=name, fix=NATIVE
     )
 
 
@@ -192,7 +192,7 @@ def _prediction(
     if _V in tensors:
         return "v"
     if family == "sd2":
-        # 2.x came in both kinds with the same tensors: 512-base predicts noise, 768 predicts v.
+        # 2.x has both variants with the same tensors: 512-base predicts noise, 768 predicts v.
         raise UserError(
             "a single file of Stable Diffusion 2 does not say whether it predicts noise or v",
             where=name,
@@ -207,7 +207,7 @@ def as_prediction(text: str) -> Prediction:
 
 
 def _resolution(metadata: Mapping[str, str]) -> int | None:
-    """The side that modelspec tells: "1024x1024"."""
+    """The side in the modelspec metadata: "1024x1024"."""
     match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", metadata.get("modelspec.resolution", ""))
     return min(int(match[1]), int(match[2])) if match else None
 
@@ -225,7 +225,7 @@ def ggml(name: str) -> UserError:
 def refiner(name: str) -> UserError:
     """The refusal of the second half of SDXL."""
     return UserError(
-        "this is the refiner of SDXL, which only finishes pictures",
+        "this is the refiner of SDXL, which only refines pictures",
         where=name,
         fix="name the SDXL base model",
     )

@@ -1,4 +1,4 @@
-"""Engines train and answer; only they import torch and the libraries on top of it."""
+"""Engines: training and answering; only they import torch and the libraries built on it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _MODULES = {"text": "llm_lora.engines.text.engine", "image": "llm_lora.engines.i
 
 
 def load(task: str) -> ModuleType:
-    """The engine of a task; this is where the heavy imports happen (seconds).
+    """Import the engine of a task; the heavy imports (seconds) happen here.
 
     Raises:
-        UserError: there is no such task, or a library that it needs is not installed.
+        UserError: the task is unknown, or a library that it needs is not installed.
     """
     if task not in _MODULES:
         raise UserError(f"no engine for task {task}", fix=f"known tasks: {', '.join(_MODULES)}")
-    # Forked data loaders and tokenizers' own threads deadlock; tokenizing is no bottleneck here.
+    # Tokenizer threads can deadlock with forked data loaders; tokenizing is no bottleneck here.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # It warns at import of a faster single-token path, which CPU users cannot get.
+    # Warns at import about a faster single-token path that is not available on CPUs.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # It warns that torchvision is absent, which nothing here needs, when diffusers is imported.
+    # Warns, when diffusers is imported, that torchvision is missing; nothing here needs it.
     logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)
     try:
         return importlib.import_module(_MODULES[task])
     except ModuleNotFoundError as error:
         raise UserError(
             f"the library {error.name} is not installed",
-            fix="run `llm-lora doctor`, or make the environment anew: make env",
+            fix="run `llm-lora doctor`, or rebuild the environment: make env",
         ) from error

@@ -123,7 +123,7 @@ class Describer:
                 fix="check the address; it usually ends with /v1",
             ) from None
         caption = tidy(text) if isinstance(text, str) else ""
-        return Label(caption) if caption else Failure("the model said nothing")
+        return Label(caption) if caption else Failure("the model returned no caption")
 
     def _ask(self, messages: list[dict[str, Any]]) -> httpx.Response:
         """An answer that is no passing trouble.

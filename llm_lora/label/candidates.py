@@ -1,4 +1,4 @@
-"""Candidate captions: what `llm-lora label --method clip` chooses from, part by part."""
+"""Candidate captions for `llm-lora label --method clip`, which chooses one per part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_lora.files import ASSETS
 BUILT_IN = ASSETS / "candidates.txt"
 
 _SURE = 0.5
-"""Least share of a part's winner to be written, except of the first part."""
+"""Lowest share at which a part's winner is written; the first part is always written."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Choice:
-    """A caption put together from parts; `share` is how likely its least sure part is, 0 to 1."""
+    """A caption composed of parts; `share` is the probability of its least certain part, 0 to 1."""
 
     caption: str
     share: float
 
 
 def read(path: Path = BUILT_IN) -> tuple[Part, ...]:
-    """Parts of a file: [name] begins a part, each other line is a candidate, # begins a remark.
+    """Read a file of parts: [name] begins a part, # a comment, any other line is a candidate.
 
     Raises:
-        UserError: it cannot be read, or a part has fewer than two candidates or one of them twice.
+        UserError: it cannot be read, or a part has fewer than two candidates or a duplicate.
     """
     found: list[tuple[str, int, list[str]]] = []
     problems = []
@@ -51,7 +51,7 @@ def read(path: Path = BUILT_IN) -> tuple[Part, ...]:
         if not found:
             found.append(("caption", number, []))
         if line in found[-1][2]:
-            problems.append(Problem(f"a candidate twice: {line}", f"{path}:{number}", "keep one"))
+            problems.append(Problem(f"duplicate candidate: {line}", f"{path}:{number}", "keep one"))
         found[-1][2].append(line)
     problems += [
         Problem(f"part {name} has {len(texts)} candidates", f"{path}:{line}", "give it at least 2")
@@ -70,7 +70,7 @@ def choose(parts: Sequence[Part], shares: Sequence[Sequence[float]]) -> Choice:
 
     Args:
         parts: the candidates.
-        shares: for each part how likely each of its candidates is; they sum to 1.
+        shares: for each part the probabilities of its candidates; they sum to 1.
     """
     chosen, least = [], 1.0
     for number, (part, likely) in enumerate(zip(parts, shares, strict=True)):

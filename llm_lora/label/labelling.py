@@ -1,8 +1,8 @@
-"""Captions by machine: which pictures want one, what is written, and what a person wrote, kept.
+"""Machine captions for the pictures of a folder; captions by people are kept.
 
-Captions go into the folder's list (metadata.csv, or metadata.jsonl where there is one). What a
-person wrote or changed is never touched, also with `redo`. List and memory (`label_sheet`) are
-written as the work goes on, so that what was interrupted goes on where it stopped.
+Captions go into the folder's list (metadata.csv, or metadata.jsonl if there is one). Captions that
+a person wrote or changed are never touched, even with `redo`. The list and the record of machine
+captions (`label_sheet`) are saved regularly, so that an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SAVE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a machine says of a picture; `score`, 0 to 1, is how sure it is, where it tells."""
+    """A machine caption; `score`, 0 to 1, is its confidence, if known."""
 
     caption: str
     score: float | None = None
@@ -42,20 +42,20 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a machine says nothing of a picture."""
+    """Why a picture got no machine caption."""
 
     reason: str
 
 
 Labeller = Callable[[Sequence["Image.Image"]], Sequence[Label | Failure]]
-"""Looks at some pictures in RGB at once."""
+"""Labels a batch of RGB pictures."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done: captions written anew, those kept of people and of machines, failures.
+    """Result of labelling: new captions, those kept of people and of machines, failures.
 
-    `path` is the list with the captions; `items` are all pictures as they stand now.
+    `path` is the list with the captions; `items` are all pictures in their present state.
     """
 
     path: Path
@@ -68,11 +68,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Order:
-    """How to label: what is remembered of the labeller, and what becomes of its captions.
+    """Labelling settings.
 
-    `details` is all else that decides over captions: candidates, instructions. `trigger` is put
-    in front of every caption that lacks it. With `redo`, what a machine labelled under other
-    settings is labelled again; a person's captions stay.
+    `details` is everything else that captions depend on: candidates, instructions. `trigger` is
+    prepended to every caption that lacks it. With `redo`, machine captions from other settings are
+    replaced; captions by people stay.
     """
 
     method: str
@@ -83,7 +83,7 @@ class Order:
     batch_size: int = 16
 
     def settings(self) -> str:
-        """Identity of everything that decides over captions."""
+        """Digest of everything that captions depend on."""
         return files.sha256(json.dumps([self.method, self.model, self.details, self.trigger]))[:16]
 
 
@@ -97,13 +97,13 @@ def label(
 
     Args:
         folder: holds the pictures.
-        make: makes the labeller, and is called only where there is something to label.
-        order: how to label.
-        listener: told how many pictures are done, of how many.
+        make: makes the labeller; called only if there is something to label.
+        order: the labelling settings.
+        listener: receives the number of pictures done and the total.
 
     Raises:
-        UserError: the folder cannot be used, or the labeller cannot go on; what was labelled
-            until then is kept.
+        UserError: the folder cannot be used, or the labeller cannot continue; captions made until
+            then are kept.
     """
     with _claimed(folder), picture_files.bombs_refused():
         sheet = Sheet(folder)
@@ -131,7 +131,7 @@ def _fill(
     failed: list[Rejected],
     listener: Callable[[int, int], None],
 ) -> int:
-    """Label pictures and save as time goes by; how many got a caption."""
+    """Label pictures and save regularly; returns the number of captions written."""
     pending: dict[str, Written] = {}
     written = done = 0
     listener(0, len(todo))
@@ -162,7 +162,7 @@ def _fill(
 
 
 def _wanted(item: Item, digests: Mapping[str, str], order: Order) -> bool:
-    """Whether a picture wants a caption: it has none, or a machine's that is out of date."""
+    """Whether a picture needs a caption: it has none, or an outdated machine caption."""
     if item.origin != "machine" or item.written is None:
         return item.origin == "none"
     current = (
@@ -172,7 +172,7 @@ def _wanted(item: Item, digests: Mapping[str, str], order: Order) -> bool:
 
 
 def _digests(items: Sequence[Item]) -> tuple[dict[str, str], list[Rejected]]:
-    """Digests of the pictures, and those that cannot be looked at."""
+    """Digests of the pictures, and the unusable ones."""
     failed = []
     found = {}
 
@@ -194,7 +194,7 @@ def _digests(items: Sequence[Item]) -> tuple[dict[str, str], list[Rejected]]:
 def _labelled(
     batch: Sequence[Item], labeller: Labeller, failed: list[Rejected]
 ) -> Iterator[tuple[Item, Label]]:
-    """Pictures with what the labeller says of them; `failed` takes those without."""
+    """Pictures with their labels; pictures without one are added to `failed`."""
     loaded = []
     for item in batch:
         try:
@@ -208,13 +208,13 @@ def _labelled(
         if isinstance(one, Label) and captions.one_line(one.caption):
             yield item, one
         else:
-            reason = one.reason if isinstance(one, Failure) else "the model said nothing"
+            reason = one.reason if isinstance(one, Failure) else "the model returned no caption"
             failed.append(Rejected(str(item.path), reason, ""))
 
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the system lets go of it when the process ends.
+    """Lock a folder for this process; the system releases the lock when the process ends.
 
     Raises:
         UserError: another process labels it, or there is no such folder.

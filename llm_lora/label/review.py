@@ -1,4 +1,4 @@
-"""The review sheet: one page with all pictures and captions, to read through and mend."""
+"""The review sheet: one page with all pictures and captions, to check and correct."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from llm_lora.report.text import page
 TEMPLATES = ASSETS / "label_review"
 
 UNSURE = 0.5
-"""Score below which a label needs a look."""
+"""Score below which a label should be reviewed."""
 
 _THUMBNAIL = 192
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is shown of a picture; `unsure` where a person should look."""
+    """The card of a picture; `unsure` if a person should review it."""
 
     name: str
     caption: str
@@ -40,12 +40,12 @@ class Card:
 def write(
     path: Path, folder: Path, findings: Sequence[Finding], failed: Sequence[Rejected]
 ) -> None:
-    """Write the sheet of a folder as one file that needs no other.
+    """Write the sheet of a folder as one self-contained file.
 
     Args:
-        path: where to.
+        path: the file to write.
         folder: holds the pictures.
-        findings: what was noticed about the captions.
+        findings: the findings on the captions.
         failed: pictures that could not be labelled, by their path.
 
     Raises:
@@ -63,7 +63,7 @@ def write(
         list=sheet.table.path.name,
         findings=findings,
         cards=cards,
-        # "<" would end the script that holds it.
+        # "<" could end the script element that contains it.
         table=Markup(json.dumps(_table(sheet), ensure_ascii=False).replace("<", "\\u003c")),
     )
     files.write_text(path, html)
@@ -91,7 +91,7 @@ def _card(item: Item, reasons: dict[str, str]) -> Card:
 
 
 def _table(sheet: Sheet) -> dict[str, object]:
-    """The list as it stands, so that the page can write it anew with all its columns."""
+    """The present list, so that the page can write it back with all its columns."""
     known = {captions.plain_name(name): name for name in sheet.pictures}
     rows = []
     used = set()

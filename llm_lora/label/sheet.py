@@ -1,7 +1,7 @@
-"""A folder's captions as they stand: the list, what machines wrote into it, what people wrote.
+"""The caption list of a folder, with a record of which captions machines wrote.
 
-A hidden file beside the list remembers what a machine wrote for which picture. A caption that is
-not among that was written or changed by a person.
+A hidden file beside the list records what machines wrote for each picture. Any other caption was
+written or changed by a person.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from llm_lora.data.image import folder as picture_folder
 from llm_lora.errors import Problem, UserError
 
 MEMORY = ".labels.json"
-"""What a machine wrote, by picture."""
+"""Name of the record of machine captions, by picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What machines wrote for a picture: all captions, and of the last one how it came about.
+    """Machine captions of a picture: all texts, and the origin of the last one.
 
-    `sha256` is that of the picture labelled; `settings` identifies everything that decided over
-    the caption.
+    `sha256` is that of the labelled picture; `settings` identifies everything that the caption
+    depended on.
     """
 
     sha256: str
@@ -43,7 +43,7 @@ Origin = Literal["machine", "person", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture with its caption, as the folder has it, and what machines wrote for it."""
+    """A picture with its present caption, and its machine captions."""
 
     name: str
     path: Path
@@ -53,10 +53,10 @@ class Item:
 
 
 class Sheet:
-    """The captions of a folder, read and written back; a person may edit the list meanwhile."""
+    """The captions of a folder, read and written back; people may edit the list meanwhile."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the folder, its list and what machines wrote.
+        """Read the folder, its list and the record of machine captions.
 
         Raises:
             UserError: there is no such folder, or its list has rows that could not be written back.
@@ -67,7 +67,7 @@ class Sheet:
         self._memory = _read_memory(folder / MEMORY)
 
     def items(self) -> tuple[Item, ...]:
-        """Every picture with its caption and who wrote it, in the order of names."""
+        """Every picture with its caption and the caption's author, sorted by name."""
         listed: dict[str | None, Row] = {}
         for plain, row in self._rows():
             listed.setdefault(plain, row)
@@ -85,8 +85,8 @@ class Sheet:
     def save(self, labels: Mapping[str, Written]) -> None:
         """Write captions into the list, unless a person wrote one there meanwhile.
 
-        What machines wrote is remembered first: a row that is not yet in the list is asked for
-        again after an interruption, and none is ever taken for a person's.
+        The record of machine captions is written before the list: after an interruption a missing
+        row is labelled again, and no machine caption is ever mistaken for a person's.
 
         Raises:
             UserError: the disk is full, or the list was damaged meanwhile.
@@ -118,20 +118,20 @@ class Sheet:
             return caption_table.empty(self.folder / captions.LISTS[0])
         table = caption_table.read(path)
         problems = [
-            Problem(row.problem, f"{path}:{row.line}", "mend the row first, for it would be lost")
+            Problem(row.problem, f"{path}:{row.line}", "fix the row first; it would be lost")
             for row in table.rows
             if row.problem is not None
         ]
         for column in table.doubled:
             what = f"is named {column}" if column else "has no name"
-            told = f"more than one column {what}, and values would be lost"
+            told = f"more than one column {what}; values would be lost"
             problems.append(Problem(told, f"{path}:1", "rename or remove one"))
         if problems:
             raise UserError(problems)
         return table
 
     def _rows(self) -> Iterator[tuple[str | None, Row]]:
-        """Rows with their pictures' names made comparable."""
+        """Rows with their pictures' normalised names."""
         for row in self.table.rows:
             name = row.values.get(self.table.name)
             yield captions.plain_name(name.strip()) if isinstance(name, str) else None, row
@@ -141,7 +141,7 @@ class Sheet:
         return captions.one_line(text) if isinstance(text, str) else ""
 
     def _beside(self, path: Path) -> str:
-        """The caption in a file beside a picture, which only people write."""
+        """The caption in a file beside a picture; only people write those."""
         for suffix in captions.TEXT_SUFFIXES:
             text = path.with_suffix(suffix)
             if not text.is_file():
@@ -149,7 +149,7 @@ class Sheet:
             try:
                 line = captions.one_line(caption_table.decode(text)[0])
             except UserError:
-                continue  # No text; the data check tells.
+                continue  # Not text; the data check reports it.
             if line:
                 return line
         return ""
@@ -160,10 +160,10 @@ def _plain(name: str) -> str:
 
 
 def _read_memory(path: Path) -> dict[str, Written]:
-    """What machines wrote before.
+    """Read the record of machine captions.
 
     Raises:
-        UserError: the file is damaged; without it edits could not be told from labels.
+        UserError: the file is damaged; without it, edits and labels are indistinguishable.
     """
     if not path.is_file():
         return {}
@@ -175,7 +175,7 @@ def _read_memory(path: Path) -> dict[str, Written]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"what machines wrote here is damaged: {error!r}",
+            f"the record of machine captions is damaged: {error!r}",
             where=str(path),
-            fix="restore it, or remove it: then all captions count as a person's",
+            fix="restore it, or remove it: then all captions count as written by people",
         ) from None

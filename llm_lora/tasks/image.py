@@ -1,4 +1,4 @@
-"""The task of pictures: a base that paints, pictures to learn from, what its adapters carry."""
+"""The image task: base, dataset, training, adapter folder and report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from llm_lora.weights import header
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe for pictures with everything that it names, read and checked."""
+    """An image recipe with everything that it names, read and checked."""
 
     recipe: ImageRecipe
     base: PictureBase
@@ -40,11 +40,11 @@ class Prepared:
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the squares that are trained at."""
+        """Side in pixels of the square size of training."""
         return self.recipe.data.resolution or self.base.resolution
 
     def inputs(self) -> dict[str, str | None]:
-        """Digests of all that a run works on."""
+        """Digests of all inputs of a run."""
         start = self.recipe.train.start_from
         return {
             "dataset": self.dataset.fingerprint,
@@ -59,7 +59,7 @@ def prepare(recipe: ImageRecipe) -> Prepared:
     """Find the base, read and check the pictures; no heavy import.
 
     Raises:
-        UserError: whatever is wrong with any of them.
+        UserError: any problem with them.
     """
     try:
         base = _base(recipe)
@@ -68,7 +68,7 @@ def prepare(recipe: ImageRecipe) -> Prepared:
         if recipe.train.start_from is not None:
             _require_start(recipe.train.start_from)
     except UserError as error:
-        # Folders that cannot be read are told along with it, not after the next attempt.
+        # Unreadable folders are reported together with it, not at the next attempt.
         raise UserError([*error.problems, *pictures.unreadable(recipe.data)]) from None
     resolution = recipe.data.resolution or base.resolution
     dataset = pictures.prepare(
@@ -95,7 +95,7 @@ def _base(recipe: ImageRecipe) -> PictureBase:
 
 
 def _require_start(start: Path) -> None:
-    """See that there are weights to begin with.
+    """Require weights to start from.
 
     Raises:
         UserError: there are none, or they are pickled.
@@ -117,7 +117,7 @@ def _require_start(start: Path) -> None:
 
 
 def _learned(start: Path | None) -> frozenset[str]:
-    """Digests of the pictures that an adapter has learned, where it lies in its run's folder."""
+    """Digests of the pictures that an adapter learned, if it is in its run's folder."""
     homes = (start.parent, start.parent.parent) if start is not None and start.is_dir() else ()
     for home in homes:
         folder = Run(home).dataset
@@ -133,7 +133,7 @@ def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit
 
     Raises:
         Interrupted: the user stopped it.
-        UserError: whatever the engine cannot do.
+        UserError: the engine failed (see `engines.image.fit`).
     """
     fit: Fit = engines.load(prepared.recipe.task).fit(
         prepared.recipe,
@@ -153,8 +153,8 @@ def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit
 
 
 def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) -> Adapter:
-    """Put into the adapter's folder, and into those of the steps that were kept, what painting with
-    them needs; then verify them from disk.
+    """Complete the folders of the adapter and of the kept steps with what generation needs; then
+    verify them from disk.
     """
     for folder in runs.steps_in(here.steps).values():
         _seal(prepared, folder, None)
@@ -208,7 +208,7 @@ def evaluate(
     started: float,
     store: Path = Path("store"),
 ) -> dict[str, Any]:
-    """Paint with the adapter, measure the six dimensions, report.
+    """Generate pictures with the adapter, measure the six dimensions, write the report.
 
     Returns:
         the document written to `report.json`.
@@ -262,27 +262,27 @@ def evaluate(
 
 
 def headline(document: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a report that travel with the adapter: one for each dimension."""
+    """The figures of a report that are stored with the adapter: one for each dimension."""
     scores: dict[str, Any] = document["scores"]
     return scores
 
 
 def reopen(here: Run, *, unchanged: bool = True) -> Prepared:
-    """What a trained run was made from, read from its own folder.
+    """Reopen the inputs of a trained run, read from its own folder.
 
     Args:
         here: the run.
-        unchanged: require its pictures as they were, else only what is told of them.
+        unchanged: require its picture files; otherwise only their metadata is read.
 
     Raises:
         UserError: training is not finished, the run is of another task, or the base or a file of
-            the run is gone or changed.
+            the run is missing or changed.
     """
     here.require_trained()
     recipe = recipes.load(here.recipe)
     if not isinstance(recipe, ImageRecipe):
         raise UserError(
-            f"this run is of task {recipe.task}, and this command is for pictures",
+            f"this run is of task {recipe.task}, but this command needs an image run",
             where=str(here.folder),
             fix="name a run of an image recipe; llm-lora runs lists them",
         )

@@ -1,7 +1,7 @@
-"""The model that tells faces apart, where the user has installed one: dlib's.
+"""The optional model that compares faces: dlib's.
 
-Its author gave the two files that are used to the public domain, while those of the models that
-are used most are not for commercial use. dlib has a format of its own, which holds numbers alone.
+Its author placed the two files used here in the public domain; the weights of the most widely used
+face models exclude commercial use. dlib's file format holds only numbers, so loading runs no code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from llm_lora.errors import UserError
 
 NAME = "faces"
-"""What a recipe says for it."""
+"""Its name in recipes."""
 
 _WEIGHTS = "face_recognition_models"
 _LANDMARKS = "shape_predictor_5_face_landmarks.dat"
@@ -22,14 +22,14 @@ _DESCRIPTOR = "dlib_face_recognition_resnet_model_v1.dat"
 
 @dataclass(frozen=True)
 class FaceModel:
-    """Two files: what finds eyes and nose in a face, and what describes the face by 128 numbers."""
+    """Two files: the landmark detector (eyes and nose), and the descriptor (128 numbers)."""
 
     landmarks: Path
     descriptor: Path
 
 
 def resolve() -> FaceModel:
-    """Find the installed model, without importing anything of it.
+    """Find the installed model, without importing it.
 
     Raises:
         UserError: dlib or its weights are not installed.

@@ -1,4 +1,4 @@
-"""The models that an adapter for pictures is judged by, found before anything is trained."""
+"""The models that judge an image adapter, found before training starts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _DINO = "write faces, or name a DINO model such as facebook/dinov2-small or its 
 
 @dataclass(frozen=True)
 class Judges:
-    """What compares pictures: `likeness` with held-out ones where it is not the embedder."""
+    """Models that compare pictures; `likeness` is None if the embedder also does that."""
 
     embedder: VisionModel
     likeness: VisionModel | FaceModel | None
 
 
 def find(judge: ImageJudge) -> Judges:
-    """Find what a recipe names.
+    """Find the models that a recipe names.
 
     Raises:
-        UserError: a model is not there, is of another kind, or is not whole.
+        UserError: a model is missing, is of another kind, or is incomplete.
     """
     problems: list[Problem] = []
 

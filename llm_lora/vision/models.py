@@ -1,6 +1,5 @@
-"""Models that look at pictures: CLIP, which compares them with texts, BLIP, which describes them,
-and DINO, which compares them with one another; found here or on the hub, and checked before
-anything heavy is imported.
+"""Vision models: CLIP compares pictures with texts, BLIP describes them, DINO compares them with
+one another. They are found locally or on the hub, and checked before any heavy import.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from llm_lora.files import ASSETS
 from llm_lora.weights import header
 
 TINY = ASSETS / "tiny_judge"
-"""The embedded CLIP model, named "tiny": it knows drawn shapes and styles, and nothing else."""
+"""The embedded CLIP model, named "tiny": it knows only drawn shapes and styles."""
 
 DINO = ("dinov2", "dinov2_with_registers", "vit")
-"""Kinds of models that compare pictures without captions. That of the first DINO is plainly a
-vision transformer, so others of this kind pass as well. DINOv3 is not among them: transformers
-prepares its pictures with torchvision only."""
+"""Kinds of models that compare pictures without captions. The first DINO has the generic type of
+vision transformers, so others of this type are accepted too. DINOv3 is missing: transformers
+preprocesses its pictures only with torchvision."""
 
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt"]
 _PREPARES = ("preprocessor_config.json", "processor_config.json")
@@ -30,7 +29,7 @@ _CONVERTED = "Adding `safetensors` variant of this model"
 
 @dataclass(frozen=True)
 class VisionModel:
-    """A model's folder; `kind` is its model_type, as its config.json says."""
+    """A model's folder; `kind` is the model_type in its config.json."""
 
     name: str
     path: Path
@@ -38,15 +37,15 @@ class VisionModel:
 
 
 def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
-    """Find a model of some kind.
+    """Find a model of one of the given kinds.
 
     Args:
         name: "tiny" (embedded), a folder, or the name of a model on the hub.
-        kinds: what it may be: "clip", "blip", or `DINO`.
-        download: whether a model of the hub may be fetched; else it must be in the local cache.
+        kinds: the accepted kinds: "clip", "blip", or `DINO`.
+        download: whether it may be downloaded; if not, it must be in the local cache.
 
     Raises:
-        UserError: it is not there, is of another kind, or has no weights in safetensors.
+        UserError: it is missing, of another kind, or has no weights in safetensors.
     """
     folder = TINY if name == "tiny" else Path(name).expanduser()
     if not folder.is_dir():
@@ -60,14 +59,14 @@ def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
         raise UserError(
             f"this is a model of type {found}, not {' or '.join(kinds)}",
             where=name,
-            fix="leave --model out for the usual one, or choose another --method",
+            fix="omit --model for the default, or choose another --method",
         )
     header.weight_files(folder)
     if not any((folder / one).is_file() for one in _PREPARES):
         raise UserError(
-            f"there is no {_PREPARES[0]} here, which says how pictures are prepared",
+            f"{_PREPARES[0]} is missing, which defines how pictures are preprocessed",
             where=name,
-            fix="take the model's whole folder",
+            fix="use the model's complete folder",
         )
     return VisionModel(name, folder, found)
 
@@ -75,8 +74,8 @@ def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
 def _fetch(name: str, *, download: bool) -> Path:
     """A model's folder in the hub's cache.
 
-    Older models have pickled weights only, which may run code on loading. For most of these the
-    hub's own bot has proposed a conversion to safetensors; that proposal is taken instead.
+    Older models have only pickled weights, which may run code on loading. For most of these the
+    hub's own bot has opened a pull request with safetensors; that revision is used instead.
     """
     try:
         folder = hub.fetch(name, None, _FILES, local_only=not download)
@@ -92,7 +91,7 @@ def _fetch(name: str, *, download: bool) -> Path:
 
 
 def _proposal(name: str) -> str | None:
-    """The revision in which the bot added safetensors, where it did."""
+    """The revision in which the bot added safetensors, if there is one."""
     from huggingface_hub import errors, get_repo_discussions
 
     try:

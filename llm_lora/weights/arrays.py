@@ -38,12 +38,12 @@ _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a file; bf16, which numpy lacks, comes as float32 of equal values.
+    """Read arrays and metadata of a file; bf16, which numpy lacks, becomes float32 of equal values.
 
     Raises:
-        UserError: there is no such file, it is pickled, or it is no whole safetensors file.
+        UserError: the file does not exist, is pickled, or is not a complete safetensors file.
     """
-    # numpy takes a tenth of a second, which commands that read no arrays should not wait for.
+    # Importing numpy takes 0.1 s, which commands that read no arrays should not pay.
     import numpy as np
 
     if path.suffix in _PICKLED:
@@ -58,20 +58,23 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     for name, tensor in tensors.of_file(path).items():
         data = tensor.read()
         if tensor.dtype == "BF16":
-            # The upper half of a float32.
+            # bf16 is the upper half of a float32.
             wide = np.frombuffer(data, np.uint16).astype(np.uint32) << np.uint32(16)
             array = wide.view(np.float32)
         elif tensor.dtype in _KINDS:
             array = np.frombuffer(data, _KINDS[tensor.dtype])
         else:
             raise UserError(
-                f"{name} has the type {tensor.dtype}, which is not read here", where=str(path)
+                f"{name} has dtype {tensor.dtype}, which is not supported", where=str(path)
             )
         try:
             arrays[name] = array.reshape(tensor.shape)
-        except (ValueError, OverflowError):  # An empty one of more dimensions than numpy has, say.
+        except (
+            ValueError,
+            OverflowError,
+        ):  # For example, an empty one with more dimensions than numpy supports.
             raise UserError(
-                f"{name} has the shape {list(tensor.shape)}, which is not read here",
+                f"{name} has the shape {list(tensor.shape)}, which is not supported",
                 where=str(path),
             ) from None
     return arrays, metadata(path)
@@ -81,13 +84,13 @@ def metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file.
 
     Raises:
-        UserError: the file is cut off or no safetensors file.
+        UserError: the file is truncated or not a safetensors file.
     """
     return safetensors_parts(path)[1]
 
 
 def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
         UserError: the disk is full or the folder may not be written.
@@ -96,7 +99,7 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
 
 
 def header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """What stands before the data: its length, and names with types, shapes and places."""
+    """The header before the data: its length, and names with types, shapes and offsets."""
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for name in _order(arrays):
@@ -108,7 +111,7 @@ def header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
             "data_offsets": [begin, end],
         }
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    # Readers map the data, which must begin at a multiple of eight.
+    # Readers memory-map the data, which must start at a multiple of eight.
     text = text.ljust(-(-len(text) // 8) * 8)
     return struct.pack("<Q", len(text)) + text
 
@@ -122,5 +125,5 @@ def body(arrays: Mapping[str, Array]) -> bytes:
 
 
 def _order(arrays: Mapping[str, Array]) -> list[str]:
-    # Wide types first: every array then begins at a multiple of its item's size.
+    # Wide types first: every array then starts at a multiple of its item size.
     return sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))

@@ -1,4 +1,4 @@
-"""Safetensors, one tensor at a time: a model of any size is read and written in little memory."""
+"""Safetensors files, one tensor at a time: models of any size in little memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _PIECE = 16 * 2**20
-"""Bytes that are copied at once."""
+"""Number of bytes copied at once."""
 
 _WIDTHS = dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1)
 _WIDTHS |= dict.fromkeys(("U16", "I16", "F16", "BF16"), 2)
 _WIDTHS |= dict.fromkeys(("U32", "I32", "F32"), 4) | dict.fromkeys(("U64", "I64", "F64"), 8)
-"""Bytes of a number, by dtype; types that are not among them are seldom and not looked into."""
+"""Bytes of a number, by dtype; rarer types are not checked."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: `size` bytes from `start` in `file`; `dtype` as safetensors names it."""
+    """Location of a tensor: `size` bytes from `start` in `file`; `dtype` is safetensors' name."""
 
     name: str
     dtype: str
@@ -37,7 +37,7 @@ class Tensor:
     size: int
 
     def read(self) -> bytearray:
-        """All its bytes, in memory of their own: a mapped file would count whole."""
+        """All its bytes, copied: a mapped file would count fully as used memory."""
         data = bytearray(self.size)
         with self.file.open("rb", buffering=0) as file:
             file.seek(self.start)
@@ -47,7 +47,7 @@ class Tensor:
         return data
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes, a few at a time."""
+        """Its bytes, in pieces."""
         with self.file.open("rb") as file:
             file.seek(self.start)
             for done in range(0, self.size, _PIECE):
@@ -55,11 +55,11 @@ class Tensor:
 
 
 Content = Callable[[Tensor], Iterable[bytes]]
-"""Gives the bytes of a tensor that is being written."""
+"""Returns the bytes of a tensor to write."""
 
 
 def cut(data: memoryview) -> Iterator[bytes]:
-    """The bytes of a buffer, a few at a time."""
+    """The bytes of a buffer, in pieces."""
     for begin in range(0, len(data), _PIECE):
         yield bytes(data[begin : begin + _PIECE])
 
@@ -68,7 +68,7 @@ def of_file(path: Path) -> dict[str, Tensor]:
     """The tensors of one file, in the order of their data.
 
     Raises:
-        UserError: the file is cut off or no safetensors file, or a shape does not fit its bytes.
+        UserError: the file is truncated or not safetensors, or a shape does not fit its bytes.
     """
     header = safetensors_header(path)
     with path.open("rb") as file:
@@ -97,7 +97,7 @@ def of_file(path: Path) -> dict[str, Tensor]:
 
 
 def of_model(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model's folder, sharded or not; as transformers chooses its files.
+    """The tensors of a model's folder, sharded or not; files are chosen as by transformers.
 
     Raises:
         UserError: weights are missing or damaged.
@@ -109,7 +109,7 @@ def of_model(folder: Path) -> dict[str, Tensor]:
 
 
 def shards(tensors: Sequence[Tensor], limit: int) -> list[list[Tensor]]:
-    """Tensors in files of at most `limit` bytes; one that is larger has a file of its own."""
+    """Group tensors into files of at most `limit` bytes; a larger one gets its own file."""
     result: list[list[Tensor]] = []
     room = 0
     for tensor in tensors:
@@ -125,10 +125,10 @@ def write_model(folder: Path, tensors: Sequence[Tensor], content: Content, limit
     """Write weights as transformers reads them: one file, or shards with an index.
 
     Args:
-        folder: an existing one.
-        tensors: name, dtype, shape and size of what is written; their places do not matter.
+        folder: an existing folder.
+        tensors: name, dtype, shape and size of the weights; their locations are ignored.
         content: called once for each tensor, in order.
-        limit: bytes of a shard.
+        limit: the largest size of a shard in bytes.
 
     Raises:
         UserError: the disk is full or the folder may not be written.
@@ -149,7 +149,7 @@ def write_model(folder: Path, tensors: Sequence[Tensor], content: Content, limit
 
 
 def _chunks(tensors: Sequence[Tensor], content: Content) -> Iterator[bytes]:
-    # transformers asks for the format in the metadata.
+    # transformers requires the format in the metadata.
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -160,7 +160,7 @@ def _chunks(tensors: Sequence[Tensor], content: Content) -> Iterator[bytes]:
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    # Readers map the data, which must begin at a multiple of eight.
+    # Readers memory-map the data, which must start at a multiple of eight.
     text = text.ljust(-(-len(text) // 8) * 8)
     yield struct.pack("<Q", len(text)) + text
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""Draws scenes plainly: flat colours, clean edges. The base is trained on these pictures only."""
+"""Plain drawings of scenes: flat colours, clean edges. The base is trained only on these."""
 
 from __future__ import annotations
 

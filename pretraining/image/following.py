@@ -1,6 +1,6 @@
-"""Reads shape and colours off a plain picture, by rule, to tell how far a base follows its prompt.
+"""Rule-based reading of plain pictures (shape, colours), to measure prompt following.
 
-No network is asked: the ground's colour is the median of the rim, the shape's colour the median of
+No neural network: the ground's colour is the median of the rim, the shape's colour the median of
 what differs from it, and the shape is the drawn shape whose outline covers it best. It is meant for
 pictures without patterns.
 """
@@ -26,7 +26,7 @@ _TURNS = (-10.0, -5.0, 0.0, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Seen:
-    """What a picture shows; "" where no shape was found."""
+    """The content of a picture; "" if no shape was found."""
 
     shape: str
     colour: str
@@ -34,7 +34,7 @@ class Seen:
 
 
 def see(picture: np.ndarray) -> Seen:
-    """What a uint8 picture of shape (64, 64, 3) shows."""
+    """Read the content of a uint8 picture of shape (64, 64, 3)."""
     values = picture.astype(np.float32)
     rim = np.ones(values.shape[:2], bool)
     rim[_RIM:-_RIM, _RIM:-_RIM] = False

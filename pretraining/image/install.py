@@ -1,4 +1,4 @@
-"""Puts what was trained into `llm_lora/assets` and tells its figures on held-out pictures."""
+"""Installer of the trained models into `llm_lora/assets`; prints their held-out figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ASSETS = Path(__file__).parents[2] / "llm_lora" / "assets"
 
 
 def figures(base: Path, judge: Path, count: int) -> list[str]:
-    """What base and judge can do, one line each, from `count` pictures for each figure."""
+    """Figures of base and judge, one line each, from `count` pictures for each figure."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     lines = []

@@ -1,11 +1,11 @@
-"""Trains the judge: a small CLIP model that tells shapes, colours, places and styles.
+"""Training of the judge: a small CLIP model that recognises shapes, colours, places and styles.
 
 Two things are learned at once: pictures and captions that belong together are close (CLIP's own
 loss), and linear heads, thrown away later, read each property from both sides. The heads alone
-would not align the sides; the contrast alone would learn the properties far more slowly.
+would not align the sides; the contrastive loss alone would learn the properties far more slowly.
 
-The judge learns all pairs of shape and colour, also those held out from the base: it has to tell
-whether the base has painted them.
+The judge learns all pairs of shape and colour, including those held out from the base: it has to
+recognise whether the base has painted them.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def accuracy(
     styles: Sequence[str],
     name: str,
 ) -> float:
-    """How often the right caption among those that differ in one property is the closest."""
+    """How often the right caption is the closest, among captions that differ in one property."""
     values = PROPERTIES[name]
     image = F.normalize(judge.get_image_features(pixel_values=as_input(pictures)).pooler_output)
     hits = 0

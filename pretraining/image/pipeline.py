@@ -1,4 +1,4 @@
-"""Puts the parts together as a Stable Diffusion pipeline, and judges what it paints."""
+"""Assembly of the parts as a Stable Diffusion pipeline, and evaluation of its pictures."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def new_unet(seed: int) -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise, but with an end that is noise alone, predicting v.
+    """Stable Diffusion's noise schedule with zero terminal SNR, predicting v.
 
-    With the usual end a little of the picture is left in the noise, and a tiny model takes the mean
-    colour from there instead of from the prompt (Lin and others, 2024, arXiv 2305.08891).
+    The usual schedule leaves a little of the picture in the noise, and a tiny model takes the mean
+    colour from it instead of from the prompt (Lin and others, 2024, arXiv 2305.08891).
     """
     return DDIMScheduler(
         beta_start=0.00085,
@@ -65,7 +65,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def text_encoder(judge: CLIPModel) -> CLIPTextModel:
-    """The judge's text side by itself."""
+    """The judge's text encoder on its own."""
     encoder = CLIPTextModel(judge.config.text_config)
     encoder.load_state_dict(judge.text_model.state_dict())
     return encoder.eval()

@@ -1,4 +1,4 @@
-"""What a drawn picture shows, and how a caption says it.
+"""Scenes: the content of drawn pictures, and their captions.
 
 A scene is one shape on a background. Everything random comes from a `random.Random` that the caller
 seeds, so a seed names a set of pictures.

@@ -1,4 +1,4 @@
-"""Draws scenes in a style: what adapters learn and the judge knows, never the base's pictures.
+"""Styled drawings of scenes: adapters learn them, the judge knows them, the base never sees them.
 
 A style is a function of a scene and a generator; its name in STYLES is its words in a caption.
 """

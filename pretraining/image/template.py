@@ -1,4 +1,4 @@
-"""Draws the pictures of `data_templates/style_lora`: the same ones every time.
+"""Generator of the pictures in `data_templates/style_lora`; the same ones every time.
 
 python -m pretraining.image.template data_templates/style_lora
 """

@@ -67,7 +67,7 @@ def new_tokenizer() -> CLIPTokenizer:
 def kept_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer in the folder; a new one is put there if it has none.
 
-    What is trained on one vocabulary is void with another.
+    A model trained on one vocabulary is useless with another.
     """
     if not (folder / "tokenizer.json").exists():
         new_tokenizer().save_pretrained(folder)

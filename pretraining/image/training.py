@@ -1,4 +1,4 @@
-"""A training that can be stopped at any time and goes on where it was, and its command line."""
+"""Training that can be stopped and resumed at any time, and its command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("pretraining")
 
 
 def command_line(about: str | None, work: str, *, steps: int, decay: int) -> argparse.Namespace:
-    """What all trainings are told: `work`, `steps`, `decay`, `minutes`, `threads`, `seed`."""
+    """Options of all trainings: `work`, `steps`, `decay`, `minutes`, `threads`, `seed`."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("work", type=Path, help=work)
     parser.add_argument("--steps", type=int, default=steps)
@@ -49,7 +49,7 @@ class Plan:
 
 
 def rate(step: int, plan: Plan) -> float:
-    """The learning rate of a step: a rise, a level, a fall to zero."""
+    """The learning rate of a step: warm-up, plateau, decay to zero."""
     rising = (step + 1) / plan.warm_up
     falling = (plan.steps - step) / plan.decay if plan.decay else 1.0
     return plan.rate * min(1.0, rising, falling)
@@ -65,7 +65,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters after a step."""
+        """Update the average with the parameters after a step."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
 
@@ -88,7 +88,7 @@ def train(
 ) -> bool:
     """Train by `loss(step, generator)`; the model ends with averaged weights.
 
-    The generator is seeded by the step, so a resumed run draws what an unbroken one would have.
+    The generator is seeded by the step, so a resumed run draws the same as an uninterrupted one.
     `look(step)` is called with the averaged weights in place. Returns whether all steps are done.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]

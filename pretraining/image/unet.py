@@ -1,7 +1,7 @@
-"""Trains the UNet on plainly drawn pictures; the VAE and the text encoder are done and stay.
+"""Training of the UNet on plain drawings, with the finished VAE and text encoder frozen.
 
-Pictures are drawn and encoded once. The text encoder is the judge's text side, so the words mean
-something before the first step.
+Pictures are drawn and encoded once. The text encoder is the judge's, so words already have a
+meaning at the first step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Trains the VAE: pictures of 64x64 pixels to latents of 16x16x4 and back.
+"""Training of the VAE: pictures of 64x64 pixels to latents of 16x16x4 and back.
 
-It sees the drawn styles too, as the VAE of a large model can draw more than the model is asked for:
-an adapter changes the UNet alone, and the style must get through the decoder.
+It sees the drawn styles too, as the VAE of a large model covers more than its UNet was trained for:
+an adapter changes only the UNet, so the decoder must be able to render the style.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The corpus: a mixture of families of documents, endless and decided by a seed."""
+"""The corpus: an endless mixture of document families, determined by a seed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNTRAINED: dict[str, Family] = {
     "unknown domains, properties named": records.unknown,
     "unknown domains, shown by examples": records.unknown_shown,
 }
-"""Families that only the evaluation draws from."""
+"""Families used only in the evaluation."""
 
 
 def documents(seed: str) -> Iterator[Document]:

@@ -10,7 +10,7 @@ from pretraining.text.values import Json
 Document = list[tuple[str, float]]
 
 PROMPT = 0.12
-"""Weight of what a user says: enough to learn the language, little beside the answers."""
+"""Weight of user text: enough to learn the language, little compared with the answers."""
 ANSWER = 1.0
 
 _SYSTEMS = (
@@ -49,10 +49,10 @@ def turns(
     """A conversation in the chat template's form.
 
     Args:
-        exchanges: what the user says and the assistant answers, turn by turn.
-        system: the system text, where there is one.
-        prompt: weight of what is not answer.
-        first_answer: weight of the first answer, less where it cannot be known.
+        exchanges: user messages and assistant answers, turn by turn.
+        system: the system text, if there is one.
+        prompt: weight of everything except answers.
+        first_answer: weight of the first answer; lower if it cannot be known.
     """
     pieces: Document = []
     if system is not None:

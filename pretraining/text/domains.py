@@ -2,13 +2,13 @@
 
 A file looks like this (`#` starts a comment):
 
-    [parcel order, shop order]                 what the text may be called
+    [parcel order, shop order]                 possible names of the text
     customer, buyer = person                   names of a property, and its kind of value
         The order was placed by {}.            sentences; [one|other] and {1-9} are decided
     items = objects name:thing amount:amount   a list of objects (or: = list thing)
         * {amount} of {name}                   forms of one item
         They want {}.
-        ~ Nothing was ordered yet.             tells nothing: null, or an empty list
+        ~ Nothing was ordered yet.             no value: null, or an empty list
     fragile = flag
         + Handle with care.
         - The box is sturdy.
@@ -17,7 +17,7 @@ A file looks like this (`#` starts a comment):
     note = rule                                follows from the other properties
         priority=low| We ship your order, {customer}.
 
-A lone `~` or `-` says nothing at all.
+A lone `~` or `-` stands for no sentence.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FOLDER = Path(__file__).parent / "domains"
 
 @dataclass(frozen=True)
 class Domain:
-    """A kind of record: what its text may be called, and its slots in order."""
+    """A kind of record: the possible names of its text, and its slots in order."""
 
     titles: tuple[str, ...]
     slots: tuple[Slot, ...]

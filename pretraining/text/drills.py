@@ -1,6 +1,6 @@
 """Drills: copying, recalling, converting and counting, mostly with words that do not exist.
 
-Copying a word of many pieces is what extraction rests on, so these come in every form.
+Extraction depends on copying words of many tokens, so drills come in every form.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _amounts(rng: Random) -> Document:
 
 
 def _sentence_gap(rng: Random) -> Document:
-    """Find what stands between two known words."""
+    """Find the text between two known words."""
     before, after = pools().word(rng, "common"), pools().word(rng, "noun")
     item = _item(rng)
     around = [" ".join(invented(rng) for _ in range(rng.randint(1, 4))) for _ in range(2)]

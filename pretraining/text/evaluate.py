@@ -1,4 +1,4 @@
-"""How often the base answers unseen cases exactly, family by family.
+"""Evaluation of the base on unseen cases: share of exact answers, family by family.
 
 Run as `python -m pretraining.text.evaluate FOLDER`. A case counts when every token of every
 certain answer is the likeliest one given the right tokens before it, which for a single answer

@@ -1,6 +1,6 @@
-"""Domains invented on the spot: random names, random ways to tell, never the same twice.
+"""Invented domains: random names, random wordings, never the same twice.
 
-They keep the model from learning domains by heart: it has to match the wanted names against the
+They prevent the model from memorising domains: it has to match the wanted names against the
 text (plain domains), or the texts of a conversation against each other (cued domains, whose
 sentences do not name the property).
 """
@@ -248,8 +248,8 @@ def invent_domain(rng: Random, *, cued: bool) -> Domain:
     """A domain of three to eight slots.
 
     Args:
-        rng: decides everything.
-        cued: sentences do not name the property; only examples can show what belongs where.
+        rng: determines everything.
+        cued: sentences do not name the property; only examples show which value belongs to it.
     """
     slots = {
         slot.names[0]: slot for slot in (_slot(rng, cued=cued) for _ in range(rng.randint(3, 8)))

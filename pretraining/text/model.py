@@ -38,7 +38,7 @@ def new_model(tokenizer_file: Path, seed: int) -> Qwen3ForCausalLM:
 
 
 def save(model: Qwen3ForCausalLM, weights: dict[str, Tensor], folder: Path) -> None:
-    """Write configuration and bf16 weights; readers see the old weights or the new, whole."""
+    """Write configuration and bf16 weights; readers see either the complete old or new weights."""
     copy = Qwen3ForCausalLM(model.config)
     copy.load_state_dict(weights)
     config = model.config

@@ -1,7 +1,7 @@
 """Extraction: a text goes in, a JSON record comes out.
 
-Three ways to know what is wanted, from narrow to general: the kind of text tells it (as after
-fine-tuning), the prompt names the properties, or earlier turns of the conversation show it.
+The wanted properties are known in one of three ways, from narrow to general: from the kind of text
+(as after fine-tuning), from their names in the prompt, or from earlier turns of the conversation.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _chatter() -> tuple[str, ...]:
 
 
 def _aside(rng: Random) -> str:
-    """A sentence that tells nothing that is asked for."""
+    """A sentence without any requested value."""
     chance = rng.random()
     if chance < 0.7:
         return expand(rng, rng.choice(_chatter()))
@@ -52,7 +52,7 @@ def _aside(rng: Random) -> str:
 
 
 def _tell(rng: Random, wanted: Sequence[Named], others: Sequence[Slot]) -> tuple[str, Json]:
-    """A text that tells the wanted slots among other things, and its record."""
+    """A text that contains the wanted slots among other things, and its record."""
     record: dict[str, Json] = {}
     by_first_name: dict[str, Json] = {}
     sentences: list[str] = []
@@ -92,7 +92,7 @@ def _sample(rng: Random, slots: Sequence[Slot], least: int, most: int) -> list[S
 
 
 def _hint(rng: Random, slot: Slot, name: str) -> str:
-    """A property's name with what may stand there."""
+    """A property's name with its possible values."""
     if slot.kind == "choice":
         options = sorted({label for label, _ in slot.telling})
         rng.shuffle(options)
@@ -167,12 +167,12 @@ def whole(rng: Random) -> Document:
 
 
 def invented(rng: Random) -> Document:
-    """A domain that nobody has met: the prompt names the properties."""
+    """An unknown domain: the prompt names the properties."""
     return asked(rng, invent_domain(rng, cued=False), always_hint=True)
 
 
 def shown(rng: Random, domain: Domain | None = None) -> Document:
-    """A domain that only the earlier turns of the conversation explain."""
+    """A domain that is explained only by earlier turns of the conversation."""
     domain = domain or invent_domain(rng, cued=True)
     wanted = [(slot, slot.names[0]) for slot in _sample(rng, domain.slots, 2, 5)]
     exchanges = []

@@ -1,7 +1,7 @@
-"""Slots: what a record can say, and the sentences that say it.
+"""Slots: the properties of a record, and the sentences that express them.
 
-A slot is told as one sentence (or none), and yields one property of the answer. A rule says
-nothing; its value follows from the other properties.
+A slot is expressed by one sentence (or none), and yields one property of the answer. A rule has no
+sentence; its value follows from the other properties.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from random import Random
 from pretraining.text.values import MAKERS, Json, Value, expand
 
 Told = tuple[str, Json]
-"""A sentence, which may be empty, and the value it tells."""
+"""A sentence, which may be empty, and the value it expresses."""
 
 _MARK = re.compile(r"\{(\w+)\}")
 _ARTICLES = ("the", "some", "a few", "my", "one", "another")
@@ -55,7 +55,7 @@ class Slot:
 
     `kind` is the name of a maker, or list, objects, flag, choice or rule. `telling` holds the
     sentences: plain ones, ones by value, or conditions of a rule. `absent` holds the sentences
-    that tell nothing ("" stays silent); a slot with such sentences can be null or empty.
+    without a value ("" adds no sentence); a slot with such sentences can be null or empty.
     """
 
     names: tuple[str, ...]
@@ -136,7 +136,7 @@ def _holds(condition: str, record: dict[str, Json]) -> bool:
 
 
 def _fill(text: str, record: dict[str, Json]) -> str | None:
-    """Put the record's values for `{name}`; None where one is missing."""
+    """Replace `{name}` by the record's values; None if one is missing."""
     for key, value in record.items():
         mark = "{" + key + "}"
         if mark not in text:

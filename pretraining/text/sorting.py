@@ -1,4 +1,4 @@
-"""Sorting: what kind of thing is named first, where it goes, and how strong a wording is.
+"""Sorting tasks: the kind of the first thing named, where it goes, and how strong a wording is.
 
 The kinds are WordNet's own (animal, plant, food, ...), so that a closed choice follows from what a
 word means, not from its letters.

@@ -1,4 +1,4 @@
-"""Pretrain the tiny base on a CPU.
+"""Pretraining of the tiny base on a CPU.
 
 The learning rate rises, stays, and falls to zero over the last steps. The fall can start from any
 checkpoint: `--resume CHECKPOINT --steps N --decay N`.
@@ -49,14 +49,14 @@ class Plan:
 
 
 def rate(step: int, plan: Plan) -> float:
-    """The learning rate as a part of its highest value."""
+    """The learning rate as a fraction of its peak."""
     rising = (step + 1) / _WARM_UP
     falling = (plan.steps - step) / plan.decay if plan.decay else 1.0
     return min(1.0, rising, max(falling, 0.02))
 
 
 def _batches(plan: Plan, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches from step `first` on; a resumed run goes on with rows that it has not seen."""
+    """Batches from step `first` on; a resumed run continues with unseen rows."""
     per_shard = plan.rows_per_shard // plan.batch
     shard_number, skip = divmod(first, per_shard)
     for shard in stream(plan.base / TOKENIZER, plan.seed, shard_number, plan.rows_per_shard):

@@ -1,4 +1,4 @@
-"""Values: each maker gives how a value reads in a sentence, and how it stands in the answer."""
+"""Values: each maker returns a value as worded in a sentence, and as written in the answer."""
 
 from __future__ import annotations
 

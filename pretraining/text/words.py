@@ -1,8 +1,8 @@
 """Word pools: WordNet without anything medical, the project's own names, and invented words.
 
 WordNet comes from the Debian package ``wordnet-base``; it is needed to rebuild the base, never to
-use it. The base must not have met the task that it is later shown off with, so every word whose
-definition is medical is left out.
+use it. The base must not know the task of the later demonstration, so every word with a medical
+definition is left out.
 """
 
 from __future__ import annotations

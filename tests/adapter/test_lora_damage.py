@@ -60,8 +60,8 @@ def told(path: Path) -> str:
         ({"up": np.ones(5)}, rf"{UP} \(5,\) do not belong together"),
         ({"down": np.array(1.0)}, rf"{DOWN} \(\) and .* do not belong together"),
         ({"down": np.ones((3, 3))}, "do not belong together"),
-        ({"down": np.ones((0, 3)), "up": np.ones((5, 0))}, f"{DOWN} .* are no halves of LoRA"),
-        ({"up": np.ones((5, 2, 3, 3))}, "are no halves of LoRA"),
+        ({"down": np.ones((0, 3)), "up": np.ones((5, 0))}, f"{DOWN} .* are not LoRA halves"),
+        ({"up": np.ones((5, 2, 3, 3))}, "are not LoRA halves"),
         ({"alpha": np.ones(2)}, f"{ALPHA} must be one finite number"),
         ({"alpha": np.ones(0)}, f"{ALPHA} must be one finite number"),
         ({"alpha": np.array(math.nan)}, f"{ALPHA} must be one finite number"),
@@ -78,7 +78,7 @@ def test_tensors_that_are_no_lora(tmp_path: Path, changes: dict[str, Any], messa
 def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     found = whole() | {DOWN: np.ones((2, 3), np.int32)}
     arrays.write(tmp_path / "a.safetensors", found, {})
-    assert f"{DOWN} is int32, and no floating-point numbers" in told(tmp_path / "a.safetensors")
+    assert f"{DOWN} is int32, not floating point" in told(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("other", [f"{MODULE}.lora_A.weight", f"{KOHYA}.lora_A.default.weight"])
@@ -94,7 +94,7 @@ def test_a_configured_alpha_that_is_no_number(tmp_path: Path, alpha: str) -> Non
     del found[ALPHA]
     arrays.write(tmp_path / "adapter_model.safetensors", found, {})
     (tmp_path / "adapter_config.json").write_text(f'{{"lora_alpha": {alpha}}}')
-    with pytest.raises(UserError, match=f"alpha is no number for 1 modules: {MODULE}"):
+    with pytest.raises(UserError, match=f"alpha is not a finite number for 1 modules: {MODULE}"):
         lora_files.read(tmp_path, "sd1")
 
 

@@ -345,8 +345,8 @@ def test_what_is_no_lora_is_refused_by_name() -> None:
     assert "LoHa" in refused([f"{module}.hada_w1_a"])
     assert "DoRA" in refused([f"{module}.dora_scale", f"{module}.lora_up.weight"])
     assert "no weights" in refused([])
-    assert "not LoRA's" in refused(["model.diffusion_model.input_blocks.0.0.weight"])
-    assert "has no up half" in refused([f"{module}.lora_down.weight"])
+    assert "keys are not LoRA keys" in refused(["model.diffusion_model.input_blocks.0.0.weight"])
+    assert "has no matching up half" in refused([f"{module}.lora_down.weight"])
 
 
 def test_pickled_and_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -137,11 +137,11 @@ def test_a_part_is_missing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("channels", "why"),
     [
-        (9, "9 channels instead of 4: it fills holes in pictures (inpainting)"),
+        (9, "9 channels instead of 4: it is made for inpainting"),
         (8, "8 channels instead of 4: it edits pictures"),
-        (5, "5 channels instead of 4: it paints after depth maps"),
-        (16, "16 channels instead of 4: it takes more than a picture"),
-        (None, "unet/config.json does not tell them"),
+        (5, "5 channels instead of 4: it generates from depth maps"),
+        (16, "16 channels instead of 4: its input is more than a picture"),
+        (None, "unet/config.json does not state them"),
     ],
 )
 def test_unets_that_take_more_than_a_picture(folder: Path, channels: int | None, why: str) -> None:
@@ -154,9 +154,9 @@ def test_unets_that_take_more_than_a_picture(folder: Path, channels: int | None,
     [
         ("StableDiffusion3Pipeline", "this is Stable Diffusion 3: its transformer learns by flow"),
         ("FluxPipeline", "this is FLUX: its transformer learns by flow matching"),
-        ("StableDiffusionXLInpaintPipeline", "fills holes in pictures"),
+        ("StableDiffusionXLInpaintPipeline", "made for inpainting"),
         ("StableDiffusionControlNetPipeline", "steered by a ControlNet"),
-        ("LatentConsistencyModelPipeline", "LatentConsistencyModelPipeline are not known here"),
+        ("LatentConsistencyModelPipeline", "unknown pipeline class LatentConsistencyModelPipeline"),
     ],
 )
 def test_pipelines_that_are_not_trained(folder: Path, pipeline: str, why: str) -> None:
@@ -228,13 +228,13 @@ def test_single_files_with_half_a_unet(tmp_path: Path) -> None:
     bare = {key: shape for key, shape in whole.items() if "attn2.to_k" not in key}
     for number, shapes in enumerate((flat, bare)):
         path = write_header(tmp_path / f"{number}.safetensors", shapes)
-        assert "its UNet is no whole one; download or copy it again" in refused(path)
+        assert "its UNet is incomplete; download or copy it again" in refused(path)
 
 
 @pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max"])
 def test_single_files_of_other_noise_are_refused(tmp_path: Path, mark: str) -> None:
     path = write_header(tmp_path / "dream.safetensors", {**original_shapes("sdxl"), mark: [4]})
-    assert "its noise levels are no shares of signal and noise (EDM)" in refused(path)
+    assert "its noise levels are not shares of signal and noise (EDM)" in refused(path)
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_single_files_of_other_noise_are_refused(tmp_path: Path, mark: str) -> N
 )
 def test_folders_of_other_noise_are_refused(folder: Path, told: dict[str, Any]) -> None:
     change(folder / "scheduler" / "scheduler_config.json", **told)
-    assert f"no shares of signal and noise ({told['_class_name']})" in refused(folder)
-    assert "no shares of signal" in refused(folder, prediction="v")
+    assert f"not shares of signal and noise ({told['_class_name']})" in refused(folder)
+    assert "not shares of signal" in refused(folder, prediction="v")
 
 
 def test_a_single_file_of_sd2_must_be_told_its_prediction(tmp_path: Path) -> None:
@@ -295,9 +295,9 @@ def test_a_single_file_of_unknown_shapes_takes_the_configuration_beside_it(
         ({"emb_params": [4, 768]}, "textual inversion"),
         ({"model.diffusion_model.joint_blocks.0.x.weight": [8]}, "this is Stable Diffusion 3"),
         ({"double_blocks.0.img_attn.norm.key_norm.scale": [8]}, "this is FLUX"),
-        ({"transformer_blocks.0.attn.to_q.weight": [8]}, "this paints with a transformer"),
+        ({"transformer_blocks.0.attn.to_q.weight": [8]}, "this generates with a transformer"),
         ({"model.layers.0.self_attn.q_proj.weight": [8]}, "this is a text model"),
-        ({"something.else": [8]}, "holds no UNet in Stable Diffusion's original layout"),
+        ({"something.else": [8]}, "contains no UNet in Stable Diffusion's original layout"),
         (
             {
                 "model.diffusion_model.input_blocks.0.0.weight": [384, 4, 3, 3],

@@ -285,10 +285,10 @@ def test_an_adapter_that_has_no_place_in_the_files_is_refused(tmp_path: Path) ->
     base = models.make_model(tmp_path / "base")
     adapter = models.make_adapter(tmp_path / "adapter", base, ["q_proj"])
     narrow = models.make_model(tmp_path / "narrow", num_attention_heads=2)
-    with pytest.raises(UserError, match=r"has shape .* but the adapter's halves make"):
+    with pytest.raises(UserError, match=r"has shape .* but the adapter's factors give"):
         merge(narrow, adapter, tmp_path / "one")
     short = models.make_model(tmp_path / "short", num_hidden_layers=1)
-    with pytest.raises(UserError, match=r"model\.layers\.1\..* is no tensor of its own"):
+    with pytest.raises(UserError, match=r"model\.layers\.1\..* is not a separate tensor"):
         merge(short, adapter, tmp_path / "two")
 
 

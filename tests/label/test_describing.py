@@ -123,8 +123,8 @@ def test_one_refused_picture_does_not_stop_the_others() -> None:
     assert found == [
         Label("a"),
         Failure("the server refused it: I cannot look at this"),
-        Failure("the model said nothing"),
-        Failure("the model said nothing"),
+        Failure("the model returned no caption"),
+        Failure("the model returned no caption"),
         Label("b"),
     ]
 

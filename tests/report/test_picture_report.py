@@ -245,7 +245,7 @@ def test_an_alpha_that_is_not_whole_is_shown_short(tmp_path: Path) -> None:
 
 def test_the_page_has_its_sections_in_order(page: str) -> None:
     assert re.findall(r"<h2>([A-Za-z ]+)", page) == [
-        "Gates", "Prompts", *DIMENSIONS, "Loss", "Samples through training", "Pictures", "Adapter",
+        "Gates", "Prompts", *DIMENSIONS, "Loss", "Samples during training", "Pictures", "Adapter",
         "This run", "Next steps",
     ]  # fmt: skip
     expected = {
@@ -255,11 +255,11 @@ def test_the_page_has_its_sections_in_order(page: str) -> None:
                      "Source: DreamBooth", "A row for each prompt"],
         "strength": ["style alignment", "change of the picture", "style: 0.9975 at strength 1"],
         "Loss": ["kept: step 150", "stopped at step 200 of 300", "weights of step 150"],
-        "Samples through training": ["before", "step 200", "seed 7", "seed 8", "5 more steps"],
-        "Pictures": ["Training 9", "Held out 3", "Set aside 1", "data/broken", "its header"],
+        "Samples during training": ["before", "step 200", "seed 7", "seed 8", "5 more steps"],
+        "Pictures": ["Trained on 9", "Held out 3", "Set aside 1", "data/broken", "its header"],
         "Adapter": ["Rank 8, alpha 16", "311,296", "1.3 MB", "Trigger ink sketch"],
         "Next steps": ["--webui", "runs/sketch/one", "--grid strength=0..1:0.2",
-                       "llm-lora publish", "&lt;lora:sketch:0.8&gt;"],
+                      "llm-lora publish", "&lt;lora:sketch:0.8&gt;"],
         "This run": ["Training 1 min 2 s", "Whole command 1 min 32 s", "200 of 300", "1.00 GiB"],
     }  # fmt: skip
     for part, sentences in expected.items():
@@ -346,9 +346,9 @@ def test_little_was_measured(tmp_path: Path) -> None:
     missing = text(html, "Not measured")
     assert "fidelity" in missing and "the embedder is not at hand" in missing
     assert "strength" not in missing
-    assert "All 10 steps were done" in text(html, "Loss")
+    assert "All 10 steps were completed" in text(html, "Loss")
     assert "No validation loss was measured" in text(html, "Loss")
-    assert "change of the picture" in text(html, "strength") and "compared by" not in text(html)
+    assert "change of the picture" in text(html, "strength") and "compared with" not in text(html)
 
 
 def test_a_run_without_samples_or_curve_or_pictures_of_its_data(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_samples_that_were_cut_off_leave_a_gap(tmp_path: Path) -> None:
         tmp_path, document({"scores": {}}, {}), recipe=recipe, dataset=found, fit=fit(),
         samples=tmp_path / "samples",
     )  # fmt: skip
-    assert "no picture" in text(html, "Samples through training")
+    assert "no picture" in text(html, "Samples during training")
 
 
 def test_paths_of_the_machine_stay_here(page: str, home: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an adapter for pictures will do on a base, told from files alone."""
+"""Mapping of an image adapter onto a base, checked from files alone."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from llm_lora.files import read_object
 from llm_lora.weights import safetensors_header
 
 _OTHERWISE = ("fan_in_fan_out",)
-"""Parts of PEFT's configuration that painting does not follow, beside those of all tasks."""
+"""PEFT settings that generation does not support, besides those of all tasks."""
 
 _TEXT = "text_model."
 
 
 def configured(adapter: Adapter) -> Iterator[Problem]:
-    """What the configuration asks for and painting does not do."""
+    """Settings of the configuration that generation does not support."""
     path = adapter.path / CONFIG
     config = read_object(path)
     asked = [*more_than_products(config), *(key for key in _OTHERWISE if config.get(key))]
     for key in asked:
         yield Problem(
-            f"{key}={config[key]!r}: pictures are painted with plain LoRA weights alone",
+            f"{key}={config[key]!r}: pictures are generated with plain LoRA weights only",
             str(path),
             "train again without it",
         )
     if adapter.alpha == 0:
         yield Problem(
-            "lora_alpha is 0, so it paints like the base", str(path), "train again with an alpha"
+            "lora_alpha is 0, so the adapter has no effect", str(path), "train again with an alpha"
         )
 
 
 def mapped(
     adapter: Adapter, base: PictureBase, tensors: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Problem]:
-    """Modules that the base does not have, or has in another shape.
+    """Adapted modules that the base lacks, or has in another shape.
 
-    Of a base in one file only the names are known here: its layout is the original one, and
-    shapes are compared when the adapter is loaded.
+    For a single-file base only names are checked, because its layout is the original one; shapes
+    are compared when the adapter is loaded.
 
     Args:
         adapter: the adapter.
-        base: what it is to be put on.
+        base: the base to apply it to.
         tensors: the header of the adapter's weights.
     """
     weights = None if base.single_file else _weights(base)
@@ -89,14 +89,14 @@ def _of_family(module: str, base: PictureBase) -> bool:
 
 
 def _weights(base: PictureBase) -> dict[str, list[int]]:
-    """Shape of every weight that an adapter may be added to, by module."""
+    """Shape of every weight that an adapter can change, by module."""
     found: dict[str, list[int]] = {}
     for part in ("unet", "text_encoder", "text_encoder_2"):
         for path in sorted((base.path / part).glob("*.safetensors")):
             for name, tensor in safetensors_header(path).items():
                 if name.endswith(".weight") and len(tensor["shape"]) in (2, 4):
                     module = name.removesuffix(".weight")
-                    # transformers leaves the part out of the names of one of its text models.
+                    # transformers omits the component from the names of one of its text models.
                     if part != "unet" and not module.startswith(_TEXT):
                         module = _TEXT + module
                     found[f"{part}.{module}"] = tensor["shape"]

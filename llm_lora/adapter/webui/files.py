@@ -1,4 +1,4 @@
-"""Adapters for Stable Diffusion as files: every layout that is read, and the one WebUIs read.
+"""Adapter files for Stable Diffusion: reading of every known layout, writing of the WebUIs' one.
 
 kohya's layout (`webui`), PEFT's, and those of diffusers' training scripts, old and new.
 """
@@ -49,7 +49,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Module:
-    """What is added to the weight of one module: alpha / rank x up @ down.
+    """The update of one module's weight: alpha / rank x up @ down.
 
     `down` is rank x in, and rank x in x k x k for a convolution; `up` is out x rank (x 1 x 1).
     """
@@ -64,7 +64,7 @@ class Module:
 
     @property
     def inputs(self) -> int:
-        """How many numbers go into each output; for a convolution those under its window."""
+        """Number of inputs of each output; for a convolution, those in its kernel."""
         return int(self.down.size) // self.rank
 
 
@@ -76,7 +76,7 @@ def to_arrays(lora: Lora, family: Family, where: str = "adapter") -> dict[str, A
     """An adapter under kohya's names, with the alpha of every module.
 
     Raises:
-        UserError: modules that this family does not have (all of them).
+        UserError: modules that this family does not have (lists all of them).
     """
     import numpy as np
 
@@ -90,15 +90,15 @@ def to_arrays(lora: Lora, family: Family, where: str = "adapter") -> dict[str, A
 
 
 def read(path: Path, family: Family) -> Lora:
-    """An adapter's modules from a file of any of the layouts, or from the folder of a run's.
+    """Read an adapter's modules from a file of any layout, or from a run's adapter folder.
 
-    Read are kohya's names, PEFT's and those of diffusers' training scripts, with the alpha that
-    the file, its metadata or the folder's adapter_config.json gives; without any, alpha counts as
-    equal to the rank, as front ends take it.
+    Supported are kohya's names, PEFT's and those of diffusers' training scripts. Alpha comes from
+    the file, its metadata or the folder's adapter_config.json; otherwise it equals the rank, as
+    front ends assume.
 
     Raises:
-        UserError: the file is damaged, holds something else than LoRA, or is for another
-            architecture (all keys that do not fit are named).
+        UserError: the file is damaged, is not plain LoRA, or is for another architecture (names
+            the keys that do not fit).
     """
     file = weights_file(path)
     found, notes = arrays.read(file)
@@ -112,19 +112,19 @@ def read(path: Path, family: Family) -> Lora:
 
 
 def weights_file(adapter: Path) -> Path:
-    """The file with an adapter's weights, which is named itself or by its folder."""
+    """The file with an adapter's weights, given the file or its folder."""
     return adapter / "adapter_model.safetensors" if adapter.is_dir() else adapter
 
 
 Alphas = Callable[[str, int], float | None]
-"""Alpha by module and rank; None where nothing gives it."""
+"""Alpha by module and rank; None if it is not stated."""
 
 
 def _alphas(text: str | bytes, read_from: Callable[[Any], Alphas], where: Path) -> Alphas:
-    """What a configuration gives.
+    """Read alphas from a configuration.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a valid configuration.
     """
     try:
         return read_from(json.loads(text))
@@ -135,10 +135,10 @@ def _alphas(text: str | bytes, read_from: Callable[[Any], Alphas], where: Path) 
 
 
 def _peft_alphas(config: Mapping[str, Any]) -> Alphas:
-    """Alpha as PEFT's configuration gives it.
+    """Alpha from PEFT's configuration.
 
-    With `use_rslora` PEFT divides alpha by the root of the rank (arXiv 2312.03732); here it is
-    divided by the rank, and grows in turn.
+    With `use_rslora` PEFT divides alpha by the square root of the rank (arXiv 2312.03732); here it
+    is always divided by the rank, so alpha is scaled up accordingly.
     """
     pattern = {end: float(value) for end, value in (config.get("alpha_pattern") or {}).items()}
     usual = None if (value := config.get("lora_alpha")) is None else float(value)
@@ -153,7 +153,7 @@ def _peft_alphas(config: Mapping[str, Any]) -> Alphas:
 
 
 def _diffusers_alphas(config: Mapping[str, Any]) -> Alphas:
-    """Alpha from diffusers' metadata: PEFT's keys, each behind its component."""
+    """Alpha from diffusers' metadata: PEFT's keys, each prefixed with its component."""
     parts: dict[str, dict[str, Any]] = {}
     for key, value in config.items():
         component, _, name = key.partition(".")
@@ -170,7 +170,7 @@ def _diffusers_alphas(config: Mapping[str, Any]) -> Alphas:
 def from_arrays(
     found: Mapping[str, Array], family: Family, where: str, alphas: Alphas | None = None
 ) -> Lora:
-    """`read`, for arrays that are in memory.
+    """`read`, for arrays in memory.
 
     Raises:
         UserError: as `read`.
@@ -185,7 +185,7 @@ def from_arrays(
     if strange:
         raise _not_lora(strange, where)
     if not halves:
-        raise UserError("no weights in it", where=where, fix="is this a LoRA?")
+        raise UserError("the file has no weights", where=where, fix="is this a LoRA?")
     written = dict.fromkeys(name for name, _ in halves.values())
     names = _all_named(written, lambda name: _from_any(name, family), where, family)
     keys: dict[str, dict[str, str]] = {}
@@ -205,27 +205,27 @@ def from_arrays(
     endless = [name for name, update in lora.items() if not math.isfinite(update.alpha)]
     if endless:
         raise UserError(
-            f"alpha is no number for {len(endless)} modules: {_some(endless)}",
+            f"alpha is not a finite number for {len(endless)} modules: {_some(endless)}",
             where=where,
-            fix="set lora_alpha right in its configuration",
+            fix="correct lora_alpha in its configuration",
         )
     return lora
 
 
 def _faults(keys: Mapping[str, str], part: Mapping[str, Array]) -> Iterator[str]:
-    """Why the tensors of a module are none of LoRA's; `keys` are their names in the file."""
+    """Why a module's tensors are not LoRA; `keys` are their names in the file."""
     down, up, alpha = (part.get(half) for half in ("down", "up", "alpha"))
     for half, array in (("down", down), ("up", up)):
         if array is None:
-            yield f"{next(iter(keys.values()))} has no {half} half beside it"
+            yield f"{next(iter(keys.values()))} has no matching {half} half"
         elif array.dtype.kind != "f":
-            yield f"{keys[half]} is {array.dtype}, and no floating-point numbers"
+            yield f"{keys[half]} is {array.dtype}, not floating point"
     if down is not None and up is not None:
         both = f"{keys['down']} {down.shape} and {keys['up']} {up.shape}"
         if min(down.ndim, up.ndim) < 2 or down.shape[0] != up.shape[1]:
             yield f"{both} do not belong together"
         elif not (down.size and up.size == up.shape[0] * up.shape[1]):
-            yield f"{both} are no halves of LoRA"
+            yield f"{both} are not LoRA halves"
     if alpha is not None and (alpha.size != 1 or not math.isfinite(alpha.item())):
         yield f"{keys['alpha']} must be one finite number"
 
@@ -248,7 +248,7 @@ def _from_any(name: str, family: Family) -> str:
     plain = name.removeprefix("base_model.model.")
     component, _, path = plain.partition(".")
     if component.startswith("text_encoder") and not path.startswith("text_model."):
-        # transformers 5.6 took the part out of the names of one of its two text models.
+        # transformers 5.6 removed the component from the names of one of its two text models.
         path = f"text_model.{path}"
     # Attention processors of old diffusers: attn1.processor.to_q_lora.
     path = re.sub(r"\.processor\.(to_(?:q|k|v|out))_lora$", r".\1", path)
@@ -291,12 +291,12 @@ def _not_lora(keys: list[str], where: str) -> UserError:
     for sign, kind in _OTHER_KINDS.items():
         if any(sign in key for key in keys):
             return UserError(
-                f"a {kind} adapter, which is not read here: {_some(keys)}",
+                f"a {kind} adapter, which is not supported: {_some(keys)}",
                 where=where,
-                fix="only plain LoRA is",
+                fix="only plain LoRA is supported",
             )
     return UserError(
-        f"{len(keys)} keys are not LoRA's: {_some(keys)}", where=where, fix="is this a LoRA?"
+        f"{len(keys)} keys are not LoRA keys: {_some(keys)}", where=where, fix="is this a LoRA?"
     )
 
 
@@ -311,10 +311,10 @@ def require_fit(lora: Lora, shapes: Mapping[str, tuple[int, ...]], where: str) -
     Args:
         lora: the adapter.
         shapes: of the weights of the base's modules, by module name.
-        where: what to call the adapter.
+        where: the adapter's name in messages.
 
     Raises:
-        UserError: with every module that does not fit.
+        UserError: modules do not fit (lists all of them).
     """
     wrong = []
     for name, update in lora.items():

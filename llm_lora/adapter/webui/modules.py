@@ -1,12 +1,12 @@
-"""Names of the modules that an adapter for Stable Diffusion changes: ours, and those of WebUIs.
+"""Module names of Stable Diffusion adapters: diffusers' paths, and those of WebUIs.
 
 Here a module is named by its component and its path in diffusers:
 
     unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q
     text_encoder.text_model.encoder.layers.3.self_attn.q_proj
 
-kohya's sd-scripts, whose layout WebUIs (AUTOMATIC1111, ComfyUI, Forge) read, puts underscores for
-the points, and for SDXL names the UNet's modules as the original code does:
+kohya's sd-scripts, whose layout WebUIs (AUTOMATIC1111, ComfyUI, Forge) read, replaces the dots by
+underscores, and for SDXL names the UNet's modules as in the original code:
 
     lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_q.lora_down.weight
     lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight
@@ -28,7 +28,7 @@ _PREFIXES: dict[Family, dict[str, str]] = {
     "sdxl": {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
 }
 
-# What a module may be called, so that names can be told from typing mistakes and other models.
+# Valid module names, to detect typing mistakes and adapters of other models.
 _INNER = (
     r"attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\."
     r"(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2)))"
@@ -40,7 +40,7 @@ _UNET = re.compile(
     r"|conv_in|conv_out|(time|add)_embedding\.linear_[12]"
 )
 _TEXT = re.compile(r"text_model\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])")
-# Words of module names that hold an underscore themselves; all others end at one.
+# Parts of module names that contain an underscore; all others end at one.
 _WORDS = re.compile(
     r"(?:down|up|mid|transformer|input|middle|output)_blocks?|time_emb(?:_proj|edding|ed)"
     r"|add_embedding|label_emb|(?:to|in|out|conv|proj)_(?:q|k|v|out|in|shortcut|layers)|linear_[12]"
@@ -61,7 +61,7 @@ _ENDS = {
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
 }
-# Every level has as many blocks, which front ends take for granted: two, and one for resampling.
+# Front ends assume that every level has two blocks, and one for resampling.
 _LEVEL = 3
 
 
@@ -80,7 +80,7 @@ def stem(module: str, family: Family) -> str:
 
 
 def module(stem: str, family: Family) -> str:
-    """The inverse of `stem`; for SDXL it also reads diffusers' names with underscores.
+    """The inverse of `stem`; for SDXL it also accepts diffusers' names with underscores.
 
     Raises:
         ValueError: this family has no such module.
@@ -134,7 +134,7 @@ def _leaf(kind: str, leaf: list[str]) -> list[str]:
 
 
 def _from_original(path: str) -> str:
-    """diffusers' name of a module of SDXL's UNet; names that are diffusers' already stay."""
+    """diffusers' name of a module of SDXL's UNet; diffusers' own names are unchanged."""
     for ours, theirs in _ENDS.items():
         if path == theirs:
             return ours
@@ -143,7 +143,7 @@ def _from_original(path: str) -> str:
         return path
     side, leaf = match[1], match[4] or ""
     if side == "middle":
-        # `middle_block.1.…` has one number less.
+        # `middle_block.1.…` has one number fewer.
         number, leaf = int(match[2]), ".".join(part for part in (match[3], match[4]) if part)
         if number == 1:
             return f"mid_block.attentions.0.{leaf}"

@@ -1,8 +1,7 @@
 """Aspect-ratio buckets: shapes of about the same area, so that pictures need little cropping.
 
-Everything here is a pure function: which shape a picture gets, which pictures make a batch, and
-what is cut out of a picture when it is shown for the n-th time. Nothing has to be remembered to go
-on after an interruption.
+Everything here is a pure function: the shape of a picture, the pictures of a batch, and the crop of
+a picture when it is shown for the n-th time. Resuming needs no saved state.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ CELL = 8
 """Pixels of a side that one latent covers, in every family; sizes are multiples of it."""
 
 EXTREME = 4.0
-"""Most that a picture may be longer than wide, or wider than long; the longest bucket's ratio."""
+"""Largest aspect ratio of a picture, in either direction; also that of the longest bucket."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,7 +38,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """What is cut out of a picture: edges in pixels of the picture, with fractions."""
+    """A crop: its edges in pixels of the picture, with fractions."""
 
     left: float
     top: float
@@ -52,7 +51,7 @@ class Crop:
 
 
 def square(resolution: int, step: int) -> Bucket:
-    """The one bucket where there are no others: as large as the resolution allows."""
+    """The only bucket if bucketing is off: as large as the resolution allows."""
     side = max(resolution // step, 1) * step
     return Bucket(side, side)
 
@@ -60,8 +59,9 @@ def square(resolution: int, step: int) -> Bucket:
 def shapes(resolution: int, step: int) -> tuple[Bucket, ...]:
     """All buckets: sides are multiples of `step`, no area is above resolution².
 
-    For each width, the largest height that fits, up to a ratio of `EXTREME`; and the same lying
-    down. NovelAI described buckets first ("NovelAI Improvements on Stable Diffusion", 2022).
+    For each width, the largest height that fits, up to a ratio of `EXTREME`; and the same with
+    width and height swapped. NovelAI described buckets first ("NovelAI Improvements on Stable
+    Diffusion", 2022).
     """
     area = max(resolution, step) ** 2
     found = {square(max(resolution, step), step)}
@@ -75,14 +75,14 @@ def shapes(resolution: int, step: int) -> tuple[Bucket, ...]:
 def plan(
     sizes: Sequence[tuple[int, int]], resolution: int, step: int, *, upscale: bool = True
 ) -> tuple[Bucket, ...]:
-    """The bucket of every picture: the one whose ratio is nearest to the picture's.
+    """Assign a bucket to every picture: the one with the nearest aspect ratio.
 
     Args:
         sizes: width and height of each picture in pixels.
         resolution: side in pixels of the square whose area no bucket exceeds.
         step: sides of buckets are multiples of it.
-        upscale: whether a small picture may be enlarged. If not, only buckets that lie within the
-            picture are taken; where there is none, the picture's own size, cut to the step.
+        upscale: whether a small picture may be enlarged. If not, only buckets that fit within the
+            picture are used; if there is none, its own size, rounded down to the step.
     """
     every = shapes(resolution, step)
     known: dict[tuple[int, int], Bucket] = {}
@@ -101,10 +101,12 @@ def _nearest(
         shrink = min(1.0, resolution / math.sqrt(width * height))
         sides = (max(int(side * shrink) // step, 1) * step for side in size)
         return Bucket(*sides)
+    # Logarithms make 2:1 and 1:2 equally far from a square.
     ratio = math.log(width / height)
 
     def apart(bucket: Bucket) -> tuple[float, int]:
-        # Of two as near, the larger one keeps more of the picture's detail.
+        # Of two equally near buckets, the larger one keeps more detail. Rounded, because equal
+        # ratios differ in the last digits.
         distance = abs(ratio - math.log(bucket.width / bucket.height))
         return round(distance, 9), -bucket.width * bucket.height
 
@@ -112,12 +114,12 @@ def _nearest(
 
 
 def scale(size: tuple[int, int], bucket: Bucket) -> float:
-    """How many times larger a picture is made to cover its bucket; above 1 it is enlarged."""
+    """The factor by which a picture is scaled to cover its bucket; above 1 it is enlarged."""
     return max(bucket.width / size[0], bucket.height / size[1])
 
 
 def kept(size: tuple[int, int], bucket: Bucket) -> float:
-    """Share of a picture's area that its bucket shows, above 0 to 1."""
+    """The share of a picture's area that its bucket keeps, above 0 up to 1."""
     ratio = (size[0] / size[1]) / (bucket.width / bucket.height)
     return min(ratio, 1 / ratio)
 
@@ -127,8 +129,8 @@ def crop(size: tuple[int, int], bucket: Bucket, at: tuple[float, float] = (0.5, 
 
     Args:
         size: of the picture.
-        bucket: what the part is scaled to afterwards.
-        at: where it lies across and down: 0 at the left or top edge, 1 at the right or bottom one.
+        bucket: the size that the crop is scaled to afterwards.
+        at: its horizontal and vertical position, 0 (left or top edge) to 1 (right or bottom edge).
     """
     factor = scale(size, bucket)
     width = min(bucket.width / factor, size[0])
@@ -138,7 +140,7 @@ def crop(size: tuple[int, int], bucket: Bucket, at: tuple[float, float] = (0.5, 
 
 
 def place(how: Literal["center", "random"], seed: int, view: View) -> tuple[float, float]:
-    """Where `crop` cuts when a picture is shown: the middle, or somewhere by chance."""
+    """The position for `crop` when a picture is shown: the centre, or a random one."""
     if how == "center":
         return 0.5, 0.5
     draw = dice("crop", seed, view.picture, view.turn)
@@ -146,23 +148,23 @@ def place(how: Literal["center", "random"], seed: int, view: View) -> tuple[floa
 
 
 def flipped(seed: int, view: View) -> bool:
-    """Whether a picture is mirrored when it is shown, where mirroring is on: every other time."""
+    """Whether a picture is mirrored when it is shown (at random, half the time)."""
     return dice("flip", seed, view.picture, view.turn).random() < 0.5
 
 
 def batches(
     assignment: Sequence[Bucket], batch_size: int, *, seed: int, epoch: int, repeats: int = 1
 ) -> list[tuple[View, ...]]:
-    """The batches of an epoch in their order, each from one bucket.
+    """The batches of an epoch in their order, each from a single bucket.
 
-    Every picture comes `repeats` times. A bucket's last batch may be smaller.
+    Every picture is shown `repeats` times. A bucket's last batch may be smaller.
 
     Args:
         assignment: the bucket of every picture, as `plan` gives it.
-        batch_size: most pictures in a batch.
+        batch_size: the largest number of pictures in a batch.
         seed: of the order; each epoch has its own.
         epoch: from 0.
-        repeats: how often a picture comes in an epoch.
+        repeats: how often a picture is shown in an epoch.
     """
     draw = dice("order", seed, epoch)
     members: dict[Bucket, list[View]] = {}
@@ -170,6 +172,8 @@ def batches(
         views = [View(picture, epoch * repeats + turn) for turn in range(repeats)]
         members.setdefault(bucket, []).extend(views)
     found: list[tuple[View, ...]] = []
+    # Sorted, so that the draws, and with them the order, depend on the assignment alone. The second
+    # shuffle mixes the buckets: otherwise an epoch would train on one shape after the other.
     for bucket in sorted(members):
         views = members[bucket]
         draw.shuffle(views)

@@ -1,4 +1,4 @@
-"""What captions should be and often are not: short enough, all different, keywords in front."""
+"""Caption checks: length, variety, and keywords in front."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LIMIT = 77
-"""Tokens that the text encoders of Stable Diffusion read, the two that frame a text included."""
+"""Token limit of Stable Diffusion's text encoders, including the start and end tokens."""
 
 _ENDLESS = 512
 _COMMON = 0.8
 _FEW = 5
 _NEARLY = 0.85
-"""Likeness (difflib's ratio) from which words are taken for the trigger with a slip in it: one
-letter wrong in seven, or two that changed places in fourteen."""
+"""Similarity (difflib's ratio) from which words count as a misspelt trigger: one wrong letter in
+seven, or two swapped letters in fourteen."""
 _PIECE = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
 _SYNTAX = re.compile(
     r"<(?:lora|lyco|hypernet):[^>]*>|\([^()]*:(?:[0-2]|[0-2]?\.\d+)\)", re.IGNORECASE
@@ -38,9 +38,9 @@ _BLANK = re.compile(r"\[[^\[\]]+\]|\{[^{}]+\}")
 
 @dataclass(frozen=True)
 class Ruler:
-    """Measures captions: `count` gives the tokens of a text, of which the base reads `limit`.
+    """Measures captions: `count` returns the tokens of a text; the base reads `limit` of them.
 
-    `exact` is false where no tokenizer is at hand, and only the least number is told.
+    `exact` is false if there is no tokenizer, and counts are lower bounds.
     """
 
     count: Callable[[str], int]
@@ -49,14 +49,14 @@ class Ruler:
 
 
 def least_tokens(text: str) -> int:
-    """A caption's tokens at least: CLIP cuts it into these pieces first, then these into tokens."""
+    """Lower bound of a caption's tokens: CLIP splits it into these pieces before tokenizing."""
     return len(_PIECE.findall(text)) + 2
 
 
 def ruler(folder: Path | None) -> Ruler:
-    """Measures in the tokens of a base's tokenizer folder, as far as it has one.
+    """A ruler for the tokenizer folder of a base, or without one for lower bounds.
 
-    Reads tokenizer.json, or else vocab.json and merges.txt as CLIP's tokenizer does.
+    Reads tokenizer.json or, if missing, vocab.json and merges.txt like CLIP's tokenizer.
 
     Raises:
         UserError: the files are damaged.
@@ -74,7 +74,7 @@ def ruler(folder: Path | None) -> Ruler:
         tokenizer = _whole(whole) if whole.is_file() else _clip(vocabulary, merges)
     except UserError:
         raise
-    except Exception as error:  # The tokenizers library raises nothing narrower.
+    except Exception as error:  # The tokenizers library raises nothing more specific.
         raise UserError(
             f"the tokenizer is damaged: {error}", where=str(folder), fix="restore the base"
         ) from None
@@ -92,7 +92,7 @@ def _whole(path: Path) -> Tokenizer:
 
 
 def _clip(vocabulary: Path, merges: Path) -> Tokenizer:
-    """CLIP's tokenizer without the two tokens that frame a text."""
+    """CLIP's tokenizer without the start and end tokens."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     pairs = [line.split(" ") for line in files.read_text(merges).split("\n")]
@@ -120,12 +120,12 @@ def lint(
     trigger: str | None = None,
     ruler: Ruler | None = None,
 ) -> Iterator[Finding]:
-    """What is wrong with captions; none of it stops a training.
+    """Findings on captions; none of them prevents training.
 
     Args:
-        texts: captions by the place they were read from, without a trigger put in front.
-        trigger: words that call what is learned; put in front where a caption lacks them.
-        ruler: of the base; without one, what captions take at least is told.
+        texts: captions by where they were read from, before a trigger is prepended.
+        trigger: words that invoke what is learned; prepended to captions that lack them.
+        ruler: of the base; without one, lengths are lower bounds.
     """
     yield from _long(texts, trigger, ruler or Ruler(least_tokens, exact=False))
     yield from _equal(texts)
@@ -133,20 +133,18 @@ def lint(
     written = [where for where, text in texts.items() if _SYNTAX.search(text)]
     if written:
         message = (
-            "captions hold prompt syntax such as <lora:name:1> or (word:1.2), which is plain text "
-            "in training"
+            "captions contain prompt syntax such as <lora:name:1> or (word:1.2), which is plain "
+            "text in training"
         )
         yield Finding("prompt_syntax", message, len(written), written[0])
     blank = {where: found[0] for where, text in texts.items() if (found := _BLANK.search(text))}
     if blank:
         where, first = next(iter(blank.items()))
-        message = f"captions hold a blank of a template, such as {first}; write what is to be seen"
+        message = f"captions contain a template placeholder, such as {first}; describe the picture"
         yield Finding("blanks", message, len(blank), where)
     bare = [where for where, text in texts.items() if len(text.split()) == 1]
     if bare and len(texts) >= _FEW:
-        message = (
-            "captions are a single word; say what is to be seen: subject, pose, colours, light"
-        )
+        message = "captions are a single word; describe the subject, pose, colours, light"
         yield Finding("bare_captions", message, len(bare), bare[0])
 
 
@@ -159,31 +157,31 @@ def _long(texts: Mapping[str, str], trigger: str | None, ruler: Ruler) -> Iterat
         least = "" if ruler.exact else "at least "
         message = (
             f"captions are longer than the {ruler.limit} tokens that the base reads (the longest "
-            f"has {least}{lengths[longest]}); what is over is not learned"
+            f"has {least}{lengths[longest]}); the rest is ignored"
         )
         yield Finding("long_captions", message, len(over), longest)
 
 
 def _equal(texts: Mapping[str, str]) -> Iterator[Finding]:
-    """The same caption for several pictures teaches that they are the same."""
+    """Equal captions, which teach that their pictures show the same."""
     times = Counter(text.lower() for text in texts.values())
     equal = [where for where, text in texts.items() if times[text.lower()] > 1]
     if not equal:
         return
     (common, most), *_ = times.most_common(1)
-    shown = f"the commonest {most} times: {quote(common)}"
+    shown = f"the most common {most} times: {quote(common)}"
     if len(texts) >= _FEW and len(times) <= len(texts) / 2:
         message = (
             f"low variety: {len(times)} different captions for {len(texts)} pictures ({shown})"
         )
         yield Finding("low_variety_captions", message, len(equal), equal[0])
     else:
-        message = f"captions are equal to that of another picture ({shown}); say what differs"
+        message = f"captions are identical to that of another picture ({shown}); say what differs"
         yield Finding("equal_captions", message, len(equal), equal[0])
 
 
 def _place(texts: Mapping[str, str], trigger: str | None) -> Iterator[Finding]:
-    """The first words count most, so that is where the trigger belongs, and what all share."""
+    """Keywords not in front: first words count most, so trigger and shared tags belong there."""
     if trigger is not None:
         words = captions.one_line(trigger).lower()
         late = [
@@ -192,14 +190,14 @@ def _place(texts: Mapping[str, str], trigger: str | None) -> Iterator[Finding]:
             if captions.has_trigger(text, trigger) and not text.lower().startswith(words)
         ]
         if late:
-            message = f"captions hold the trigger {quote(trigger)}, but not in front"
+            message = f"captions contain the trigger {quote(trigger)}, but not in front"
             yield Finding("trigger_not_first", message, len(late), late[0])
         yield from _misspelt(texts, trigger)
         return
     if len(texts) < _FEW:
         return
     tagged = {where: [tag.lower() for tag in captions.tags(text)] for where, text in texts.items()}
-    # Of several that all captions share, the one that stands foremost counts.
+    # Of several tags that all captions share, the foremost one is reported.
     holders = Counter(tag for parts in tagged.values() for tag in dict.fromkeys(parts))
     for tag, count in holders.most_common(1):
         late = [where for where, parts in tagged.items() if tag in parts[1:]]
@@ -210,7 +208,7 @@ def _place(texts: Mapping[str, str], trigger: str | None) -> Iterator[Finding]:
 
 
 def _misspelt(texts: Mapping[str, str], trigger: str) -> Iterator[Finding]:
-    """Words that are the trigger but for a slip; the trigger would be put before them as well."""
+    """Misspelt triggers, which would get the trigger prepended as well."""
     words = captions.one_line(trigger)
     matcher = difflib.SequenceMatcher(b=words.lower(), autojunk=False)
     places: dict[str, list[str]] = {}
@@ -223,7 +221,7 @@ def _misspelt(texts: Mapping[str, str], trigger: str) -> Iterator[Finding]:
         matcher.set_seq1(tag.lower())
         if matcher.real_quick_ratio() >= _NEARLY <= matcher.ratio():
             message = (
-                f"captions say {quote(tag)}, which is nearly the trigger {quote(words)}: write "
-                "both alike"
+                f"captions contain {quote(tag)}, which is nearly the trigger {quote(words)}: use "
+                "one spelling"
             )
             yield Finding("trigger_misspelt", message, len(holders), holders[0])

@@ -1,8 +1,8 @@
 """Lists of captions: metadata.csv and metadata.jsonl, one row for each picture.
 
-People write them by hand and in spreadsheets, so what they plainly meant is taken, and said: text
-in other encodings, semicolons or tabs between the columns, captions with commas but no quotes,
-quotes that nobody closed.
+People write them by hand and in spreadsheets, so obvious intentions are accepted and reported:
+other encodings, semicolons or tabs between columns, captions with commas but without quotes,
+unclosed quotes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llm_lora.errors import UserError
 
 NAMES = ("file_name", "filename", "image")
 TEXTS = ("text", "prompt", "caption")
-"""Keys of a row, in any case; each first one is what we write (Hugging Face's imagefolder)."""
+"""Column names, in any case; the first of each is the one written (Hugging Face's imagefolder)."""
 
 _GB2312 = re.compile(rb"(?:[\x00-\x7f]|[\xa1-\xf7][\xa1-\xfe])*")
 _FIX = f"put {NAMES[0]},{TEXTS[0]} on the first line, above the pictures and their captions"
@@ -32,7 +32,7 @@ _FIX = f"put {NAMES[0]},{TEXTS[0]} on the first line, above the pictures and the
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row: its line, all its values by key, and what stops it from being used, if anything."""
+    """A row: its line, its values by key, and the problem that makes it unusable, if any."""
 
     line: int
     values: dict[str, Any]
@@ -41,10 +41,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A list of captions as it stands in its file.
+    """A list of captions as stored in its file.
 
     `columns` are the keys in their order; `name` and `text` are those of picture and caption;
-    `notes` tell what was mended while reading.
+    `notes` report the repairs made while reading.
     """
 
     path: Path
@@ -56,26 +56,26 @@ class Table:
 
     @property
     def doubled(self) -> tuple[str, ...]:
-        """Columns of the same name; of their values a row keeps the last."""
+        """Duplicate column names; a row keeps only the last of their values."""
         return tuple(name for name, count in Counter(self.columns).items() if count > 1)
 
 
 def empty(path: Path) -> Table:
-    """A list without rows, where there is none yet."""
+    """A list without rows, for a folder that has none yet."""
     return Table(path, (NAMES[0], TEXTS[0]), NAMES[0], TEXTS[0], ())
 
 
 def read(path: Path) -> Table:
-    """A list of captions; JSON Lines where the name ends so, else CSV.
+    """Read a list of captions: JSON Lines if the suffix is .jsonl, else CSV.
 
     Raises:
-        UserError: it cannot be read, is no text, or does not say which column is which.
+        UserError: it cannot be read, is not text, or its columns are not recognised.
     """
     return _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
 
 
 def write(table: Table) -> None:
-    """Write a list in its own form: CSV in UTF-8, quoted where need be, or JSON Lines; atomic.
+    """Write a list in its own format, atomically: CSV in UTF-8, quoted if needed, or JSON Lines.
 
     Raises:
         UserError: the disk is full or the folder may not be written.
@@ -92,13 +92,13 @@ def write(table: Table) -> None:
 
 
 def decode(path: Path) -> tuple[str, str | None]:
-    """The text of a file, and its encoding where it is not UTF-8.
+    """The text of a file, and its encoding if it is not UTF-8.
 
-    UTF-16 is known by its mark. Of the others, two Chinese bytes always come together, which
-    accents in Western text hardly ever do.
+    UTF-16 is recognised by its byte order mark. Of the others, Chinese bytes always come in pairs,
+    which accents in Western text hardly ever do.
 
     Raises:
-        UserError: it cannot be read, or is no text in any of them.
+        UserError: it cannot be read, or is not text in any of them.
     """
     data = files.read_bytes(path)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -112,7 +112,7 @@ def decode(path: Path) -> tuple[str, str | None]:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise UserError("this is no text", where=str(path), fix="save it as text in UTF-8")
+        raise UserError("this is not text", where=str(path), fix="save it as text in UTF-8")
     return text, None if encoding == "utf-8-sig" else encoding
 
 
@@ -199,10 +199,10 @@ def _read_csv(path: Path) -> Table:
         message = f"the list of captions was read as {encoding}; save it as UTF-8"
         notes.append(Finding("encoding", message, 1, str(path)))
     if joined:
-        message = "captions with commas have no quotes; their parts were joined again"
+        message = "captions with commas have no quotes; their parts were rejoined"
         notes.append(Finding("unquoted_commas", message, len(joined), f"{path}:{joined[0]}"))
     if broken:
-        message = "rows have quotes without a partner; each was read to the end of its line"
+        message = "rows have unclosed quotes; each was read to the end of its line"
         notes.append(Finding("open_quotes", message, len(broken), f"{path}:{broken[0]}"))
     return Table(path, tuple(header), name, caption, tuple(found), tuple(notes))
 
@@ -215,7 +215,7 @@ class _Record:
 
 
 def _delimiter(header: str) -> str:
-    """What stands between the columns: a comma, or what spreadsheets write in its place."""
+    """The column delimiter: a comma, or what spreadsheets write instead."""
     known = {*NAMES, *TEXTS}
 
     def columns(delimiter: str) -> int:
@@ -225,7 +225,7 @@ def _delimiter(header: str) -> str:
 
 
 def _records(lines: Sequence[str], start: int, delimiter: str) -> Iterator[_Record]:
-    """The records from a line on. One whose quotes make no sense ends with its line."""
+    """The records from a line on; a record with malformed quotes ends with its line."""
     while start < len(lines):
         reader = csv.reader(islice(lines, start, None), delimiter=delimiter, strict=True)
         before = 0
@@ -242,12 +242,12 @@ def _records(lines: Sequence[str], start: int, delimiter: str) -> Iterator[_Reco
 
 
 def _bare(cell: str) -> str:
-    """A value without the quote that has no partner."""
+    """A value without its unmatched quote."""
     return cell.replace('"', "", 1) if cell.count('"') % 2 else cell
 
 
 def _spaced(fields: list[str], raw: Iterable[str], delimiter: str) -> list[str]:
-    """A record whose quotes stand behind a space (`a.png, "red, blue"`), read as it was meant."""
+    """Read a record whose quotes follow a space (`a.png, "red, blue"`) as intended."""
     if not any(cell[:1].isspace() and cell.lstrip().startswith('"') for cell in fields):
         return fields
     try:
@@ -259,9 +259,9 @@ def _spaced(fields: list[str], raw: Iterable[str], delimiter: str) -> list[str]:
 
 
 def _joined(fields: list[str], columns: int, caption: int, delimiter: str) -> list[str] | None:
-    """A record of as many values as columns, a caption's parts joined; None where that is a guess.
+    """Rejoin a caption that was split at commas; None if that would be a guess.
 
-    It is none where the caption is the last column, or one of two.
+    It is unambiguous if the caption is the last column, or one of two.
     """
     while len(fields) > columns and not fields[-1].strip():
         fields = fields[:-1]

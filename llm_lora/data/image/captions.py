@@ -1,4 +1,4 @@
-"""What is said of each picture: read from a folder, and varied while training."""
+"""Captions of pictures: read from a folder, and varied while training."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llm_lora.errors import UserError
 from llm_lora.example import RAW_LIMIT, Rejected
 
 LISTS = ("metadata.csv", "metadata.jsonl")
-"""Where the captions of a folder are; either, not both."""
+"""Names of a folder's list of captions; one of them, not both."""
 
 TEXT_SUFFIXES = (".txt", ".caption")
-"""Of files beside pictures, with the caption of one: a.txt for a.png."""
+"""Suffixes of caption files beside pictures: a.txt for a.png."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption, in one line, and the place it was read from ("metadata.csv:3", "a.txt")."""
+    """A caption, in one line, and where it was read from ("metadata.csv:3", "a.txt")."""
 
     text: str
     where: str
@@ -32,7 +32,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions by the picture's path below the folder, with slashes; what was not used, and why."""
+    """Captions by the picture's path below the folder, with slashes; unused rows with reasons."""
 
     by_name: Mapping[str, Caption]
     rejected: tuple[Rejected, ...]
@@ -42,13 +42,13 @@ class Captions:
 def read(folder: Path, pictures: Collection[str], *, listed: Path | None = None) -> Captions:
     """The captions of a folder's pictures.
 
-    From metadata.csv or metadata.jsonl; a picture that is not in the list may have NAME.txt or
-    NAME.caption beside it.
+    They come from metadata.csv or metadata.jsonl; a picture that is not in the list can have
+    NAME.txt or NAME.caption beside it.
 
     Args:
         folder: where the pictures are.
         pictures: their paths below it, with slashes.
-        listed: the list, where it lies elsewhere or is called otherwise.
+        listed: the list, if it is elsewhere or has another name.
 
     Raises:
         UserError: there are two lists, or the list cannot be read.
@@ -78,7 +78,7 @@ def find_list(folder: Path) -> Path | None:
 
 
 def plain_name(name: str) -> str | None:
-    """A picture's path as a list may write it, made comparable; None where it leads out.
+    """Normalise a picture's path from a list; None if it leads out of the folder.
 
     >>> plain_name("sub\\\\a.png"), plain_name("./a.png"), plain_name("../a.png")
     ('sub/a.png', 'a.png', None)
@@ -90,19 +90,19 @@ def plain_name(name: str) -> str | None:
 
 
 class _Reader:
-    """Matches captions with pictures, and remembers what did not match."""
+    """Matches captions with pictures, and records what did not match."""
 
     def __init__(self, folder: Path, pictures: Collection[str]) -> None:
         self.found: dict[str, Caption] = {}
         self.rejected: list[Rejected] = []
         self._folder = folder
-        # macOS writes names with letters and accents apart; lists rarely do.
+        # macOS stores file names decomposed (letter and accent apart); lists rarely do.
         self._pictures = {unicodedata.normalize("NFC", name): name for name in pictures}
         self._unused: list[str] = []
         self._foreign: list[str] = []
 
     def take(self, table: Table) -> None:
-        """The rows of a list."""
+        """Read the rows of a list."""
         for row in table.rows:
             where = f"{table.path}:{row.line}"
             name, text = row.values.get(table.name), row.values.get(table.text)
@@ -112,7 +112,7 @@ class _Reader:
                 self.rejected.append(Rejected(where, reason, raw))
 
     def _add(self, name: object, text: object, where: str) -> str | None:
-        """Take a caption; or else why it cannot be used."""
+        """Add a caption; returns the reason if it cannot be used."""
         if not isinstance(name, str) or not name.strip():
             return "a row without the name of a picture"
         plain = plain_name(name.strip())
@@ -130,7 +130,7 @@ class _Reader:
         return None
 
     def take_texts(self) -> None:
-        """The files beside pictures that hold the caption of one."""
+        """Read the caption files beside pictures."""
         for name in sorted(self._pictures.values()):
             for suffix in TEXT_SUFFIXES:
                 path = (self._folder / name).with_suffix(suffix)
@@ -153,28 +153,28 @@ class _Reader:
                     self.found[name] = Caption(line, str(path))
 
     def findings(self) -> Iterator[Finding]:
-        """What was noticed on the way."""
+        """Findings of the reading."""
         if self._unused:
-            message = "captions beside pictures were not used, for another one is there before them"
+            message = "caption files were not used, because their pictures have another caption"
             yield Finding("unused_captions", message, len(self._unused), self._unused[0])
         if self._foreign:
-            message = "captions beside pictures are not UTF-8; their encoding was guessed"
+            message = "caption files are not UTF-8; their encoding was guessed"
             yield Finding("encoding", message, len(self._foreign), self._foreign[0])
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks and without white space at its ends or twice in a row."""
+    """A text with every run of white space collapsed to one space, and none at its ends."""
     return " ".join(text.split())
 
 
 def has_trigger(caption: str, trigger: str) -> bool:
-    """Whether a caption holds the trigger, as whole words, in any case."""
+    """Whether a caption contains the trigger, as whole words, ignoring case."""
     words = re.escape(one_line(trigger))
     return re.search(rf"(?<!\w){words}(?!\w)", caption, re.IGNORECASE) is not None
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:
-    """The caption with the trigger in front, unless it holds it already.
+    """The caption with the trigger in front, unless it contains it already.
 
     >>> with_trigger("a cat", "ohwx style")
     'ohwx style, a cat'
@@ -185,7 +185,7 @@ def with_trigger(caption: str, trigger: str | None) -> str:
 
 
 def without_trigger(caption: str, trigger: str | None) -> str:
-    """What a caption says besides the trigger.
+    """The caption without the trigger.
 
     >>> without_trigger("ohwx style, a cat", "ohwx style")
     'a cat'
@@ -205,13 +205,13 @@ def tags(caption: str) -> list[str]:
 def vary(
     caption: str, rng: random.Random, *, dropout: float = 0.0, shuffle: bool = False, keep: int = 0
 ) -> str:
-    """A caption as it is shown once: "" by chance `dropout`, else its tags in another order.
+    """A caption for one showing: "" with probability `dropout`, else its tags, possibly reordered.
 
     Args:
-        rng: `chance.dice("caption", seed, view.picture, view.turn)`, so that it can be drawn again.
-        dropout: share of showings without a caption, which guidance needs (arXiv 2207.12598).
+        rng: `chance.dice("caption", seed, view.picture, view.turn)`, which repeats.
+        dropout: share of showings without a caption, as guidance needs (arXiv 2207.12598).
         shuffle: put the tags (parts between commas) in a random order.
-        keep: this many leading tags stay where they are.
+        keep: the number of leading tags that keep their place.
     """
     if rng.random() < dropout:
         return ""

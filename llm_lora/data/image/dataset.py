@@ -1,4 +1,4 @@
-"""Read, check, split, fingerprint, write: from folders of pictures to a dataset to trust."""
+"""Image datasets: reading, checking, splitting, fingerprinting and writing of picture folders."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SHOWN_CHANGES = 20
 class Picture:
     """A picture that passed every check.
 
-    `path` is absolute; `caption` has the trigger in front, where there is one; `sha256` is of the
+    `path` is absolute; `caption` has the trigger, if any, in front; `sha256` is of the
     file's bytes; `width` and `height` are in pixels as shown, after the camera's rotation. Its
     pixels: `picture_files.load(picture.path)`, always RGB.
     """
@@ -57,11 +57,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureDataset:
-    """Checked pictures by side, what was set aside, and what was noticed.
+    """Checked pictures by side, rejected pictures, and findings.
 
-    `regularisation` pictures show the class without the style or person that is learned; they
-    are there for prior preservation. `fingerprint` identifies which pictures, with which captions,
-    are on which side, in any order.
+    `regularisation` pictures show the class without the style or person to be learned; they serve
+    prior preservation. `fingerprint` identifies which pictures, with which captions, are on which
+    side, in any order.
     """
 
     train: tuple[Picture, ...]
@@ -79,12 +79,12 @@ class PictureDataset:
 
     @property
     def order(self) -> str:
-        """Identity of the order that pictures are learned in; it follows from their names."""
+        """Digest of the pictures' order, which is that of their names."""
         rows = (f"{side} {one.sha256}" for side in SIDES for one in self.side(side))
         return files.sha256("\n".join(rows))
 
     def summary(self) -> dict[str, Any]:
-        """What the data check found, as JSON: counts, sizes, buckets, reasons, findings."""
+        """The result of the data check, as JSON: counts, sizes, buckets, reasons, findings."""
         return {
             "fingerprint": self.fingerprint,
             **self.stats,
@@ -116,7 +116,7 @@ class PictureDataset:
 
         Args:
             folder: where it was written.
-            unchanged: require the pictures as they were checked, else only what is told of them.
+            unchanged: require the checked picture files; otherwise only their metadata is read.
 
         Raises:
             UserError: a file is missing or damaged, or a picture was changed or removed since.
@@ -147,13 +147,13 @@ class PictureDataset:
 
 
 def by_reason(rejected: Iterable[Rejected]) -> list[dict[str, Any]]:
-    """Reasons with their counts, as the text path counts them."""
+    """Reasons with their counts, in the format of the text path."""
 
     return finding.by_reason(rejected)
 
 
 def fingerprint(sides: Mapping[Side, Iterable[Picture]]) -> str:
-    """Identity of a dataset: which pictures, with which captions, are on which side."""
+    """Digest of a dataset: which pictures, with which captions, are on which side."""
     return files.sha256(
         "\n".join(
             sorted(f"{side} {one.sha256} {one.caption}" for side in SIDES for one in sides[side])
@@ -168,14 +168,14 @@ def prepare(
     tokenizer: Path | None = None,
     learned: Collection[str] = (),
 ) -> PictureDataset:
-    """Read and check everything that a recipe trains on and is judged by.
+    """Read and check all pictures that a recipe uses for training and judging.
 
     Args:
         recipe: names the folders, shares and limits.
         resolution: side in pixels of the square that pictures are trained at.
         tokenizer: folder of the base's tokenizer, to measure captions; without it lengths are
-            told from words and signs, of which each is a token at least.
-        learned: digests of pictures that must not be held out: an adapter has seen them.
+            estimated from words and punctuation, each of which is at least one token.
+        learned: digests of pictures that must not be held out, because an adapter has seen them.
 
     Raises:
         UserError: a folder cannot be read or the settings make no sense.
@@ -234,7 +234,7 @@ def prepare(
 
 
 def unreadable(data: ImageData) -> list[Problem]:
-    """What is wrong with the folders that a recipe names; no picture is opened."""
+    """Problems of the folders that a recipe names; no picture is opened."""
     problems: list[Problem] = []
     for path, listed in _named(data).values():
         try:
@@ -245,7 +245,7 @@ def unreadable(data: ImageData) -> list[Problem]:
 
 
 def _named(data: ImageData) -> dict[Side, tuple[Path, Path | None]]:
-    """The folders of a recipe by side, with the list of captions where it lies elsewhere."""
+    """The folders of a recipe by side, with the list of captions if it is elsewhere."""
     held_out = data.held_out if isinstance(data.held_out, Path) else None
     named: dict[Side, tuple[Path | None, Path | None]] = {
         "train": (data.train, data.captions),
@@ -256,7 +256,7 @@ def _named(data: ImageData) -> dict[Side, tuple[Path, Path | None]]:
 
 
 def _folders(data: ImageData, resolution: int) -> dict[Side, Folder]:
-    """What each folder that the recipe names holds; the problems of all of them at once."""
+    """Read each folder that the recipe names; reports the problems of all of them at once."""
     problems: list[Problem] = []
     found: dict[Side, Folder] = {side: Folder((), (), (), 0) for side in SIDES}
     for side, (path, listed) in _named(data).items():
@@ -292,7 +292,7 @@ def _shapes(train: Sequence[Found], data: ImageData, resolution: int) -> dict[st
 def _require_enough(
     parted: Mapping[Side, Sequence[Found]], rejected: Sequence[Rejected], data: ImageData
 ) -> None:
-    """Stop where too little is left, with what the files were mostly set aside for."""
+    """Stop if too few pictures are left, with the main reasons why files were set aside."""
     problems = []
     if not parted["train"]:
         what = "no usable picture" + (f": all {len(rejected)} were set aside" if rejected else "")
@@ -305,7 +305,7 @@ def _require_enough(
             fix = "add pictures that are not all alike, or name a folder in data.held_out"
             problems.append(Problem(what, str(data.train), fix))
         else:
-            problems.append(Problem(what, str(data.held_out), "mend the pictures of that folder"))
+            problems.append(Problem(what, str(data.held_out), "fix the pictures of that folder"))
     if problems:
         for group in by_reason(rejected)[:_SHOWN_REASONS]:
             more = f" (and {group['count'] - 1} more like it)" if group["count"] > 1 else ""
@@ -324,7 +324,7 @@ def _sizes(pictures: Sequence[Picture]) -> dict[str, Any]:
 
 
 def _counted(shapes: Iterable[Bucket]) -> list[dict[str, int]]:
-    """How many pictures each bucket holds, the fullest first."""
+    """The number of pictures in each bucket, the fullest first."""
     counts: dict[Bucket, int] = {}
     for bucket in shapes:
         counts[bucket] = counts.get(bucket, 0) + 1
@@ -336,7 +336,7 @@ def _counted(shapes: Iterable[Bucket]) -> list[dict[str, int]]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    # Lines end with "\n" alone: captions may hold other line breaks that splitlines would cut at.
+    # Lines end with "\n" only: captions may contain other line breaks, where splitlines would cut.
     return [json.loads(line) for line in files.read_text(path).split("\n") if line]
 
 
@@ -345,10 +345,10 @@ def _picture(row: Mapping[str, Any], folder: Path) -> Picture:
 
 
 def _require_unchanged(pictures: Iterable[Picture]) -> None:
-    """Compare pictures with their digests.
+    """Check pictures against their digests.
 
     Raises:
-        UserError: names those that were changed or removed, the first few where they are many.
+        UserError: pictures were changed or removed (at most the first few are named).
     """
 
     def look(picture: Picture) -> Problem | None:
@@ -357,14 +357,14 @@ def _require_unchanged(pictures: Iterable[Picture]) -> None:
                 return None
             what = "the picture was changed after it was checked"
         except OSError:
-            what = "the picture is gone, or cannot be read any more"
+            what = "the picture is missing or unreadable"
         return Problem(what, str(picture.path), "restore it, or train again")
 
     with ThreadPoolExecutor() as pool:
         problems = [problem for problem in pool.map(look, pictures) if problem is not None]
     if len(problems) > _SHOWN_CHANGES:
         more = Problem(
-            f"and {len(problems) - _SHOWN_CHANGES} other pictures were changed or are gone"
+            f"and {len(problems) - _SHOWN_CHANGES} other pictures were changed or are missing"
         )
         problems = [*problems[:_SHOWN_CHANGES], more]
     if problems:

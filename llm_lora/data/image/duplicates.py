@@ -1,11 +1,12 @@
-"""Near-duplicates among pictures: the same one saved, scaled, cut or lit a little differently.
+"""Near-duplicates among pictures: the same picture saved, scaled, cropped or lit slightly
+differently.
 
-Two pictures are as alike as the lower of two figures says: one less the largest difference of
-colour in any of 8 x 8 fields, and the correlation of their patterns. The first tells drawings of
-one composition in other colours apart, of which the usual hashes of grey values make equals; the
-second tells pictures of little contrast apart, whose colours all lie close together. Measured on
-drawn scenes and shapes: at 0.8 it finds every picture scaled by a half, saved as JPEG of quality
-60, a tenth brighter, or cut by a twenty-fifth, and takes no two different scenes for one.
+The likeness of two pictures is the lower of two figures: one minus the largest colour difference in
+any of 8 x 8 fields, and the correlation of their patterns. The first separates drawings of one
+composition in different colours, which the usual hashes of grey values treat as equal; the second
+separates low-contrast pictures, whose colours are all similar. Measured on drawn scenes and shapes:
+at 0.8 it finds every picture scaled by a half, saved as JPEG of quality 60, 10% brighter, or
+cropped by 4%, and confuses no two different scenes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _FLAT = 2.55
 
 
 def likeness(a: Bytes, b: Bytes) -> float:
-    """How alike two pictures are by their fields (n x n x 3), below 0 to 1; mirrored ones too."""
+    """The likeness of two pictures by their fields (n x n x 3), at most 1, mirrored or not."""
     import numpy as np
 
     fields = np.stack([a, b]).astype(np.float32)
@@ -38,11 +39,11 @@ def likeness(a: Bytes, b: Bytes) -> float:
 
 
 def clusters(fields: Sequence[Bytes], threshold: float) -> list[int]:
-    """For each picture, the first one that it is like, directly or by way of others.
+    """For each picture, the first one that it resembles, directly or through others.
 
     Args:
         fields: mean colours of each picture's fields, n x n x 3 with an even n.
-        threshold: likeness from which two belong together, above 0 to 1.
+        threshold: likeness from which two belong together, above 0 up to 1.
     """
     import numpy as np
 
@@ -56,6 +57,8 @@ def clusters(fields: Sequence[Bytes], threshold: float) -> list[int]:
 
     if len(fields) > 1:
         stacked = np.stack(fields).astype(np.float32)
+        # Against all pictures, then against their mirror images. The lower root stays the label, so
+        # that a cluster is named by its first picture.
         for other in (stacked, stacked[:, :, ::-1]):
             for a, b in _similar(stacked, other, threshold):
                 low, high = sorted((root(a), root(b)))
@@ -70,10 +73,10 @@ def _similar(fields: Floats, others: Floats, threshold: float) -> Iterator[tuple
 
 
 def _candidates(fields: Floats, others: Floats, threshold: float) -> Iterator[Pairs]:
-    """Pairs of which no field differs too much in colour.
+    """Pairs in which no field differs too much in colour.
 
-    Where fields differ by no more than some bound, the means of quarters do not either: that is
-    looked at first, then a few fields after the other, so that most pairs cost little.
+    If no field differs by more than a bound, neither do the means of quarters. So quarters are
+    compared first, then a few fields at a time, and most pairs are rejected cheaply.
     """
     import numpy as np
 
@@ -82,6 +85,7 @@ def _candidates(fields: Floats, others: Floats, threshold: float) -> Iterator[Pa
     flat, flat_others = fields.reshape(len(fields), -1), others.reshape(len(others), -1)
     for start in range(0, len(fields), _ROWS_AT_ONCE):
         rows = left[start : start + _ROWS_AT_ONCE]
+        # Each pair once: the second picture comes after the first.
         close = np.arange(len(right))[None] > np.arange(start, start + len(rows))[:, None]
         for column in range(left.shape[1]):
             close &= np.abs(rows[:, None, column] - right[None, :, column]) <= bound

@@ -1,7 +1,7 @@
-"""Picture files: whether one can be used, its pixels in RGB, and what they look like.
+"""Picture files: checks, pixels in RGB, and measurements of their content.
 
-A file is looked at in two steps. `head` reads its bytes for a digest, and its header: format,
-frames, size. `looks` decodes it, which is where damage shows, and measures it.
+A file is checked in two steps. `head` reads its bytes for a digest, and its header: format, frames,
+size. `looks` decodes it, which detects damage, and measures it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-"""What is read, by the names of Pillow; nothing that needs another program, as EPS does."""
+"""Supported formats, by Pillow's names; none that needs another program, as EPS does."""
 
 LARGEST_BYTES = 512 << 20
 LARGEST_PIXELS = 89_478_485
-"""Where Pillow begins to warn of decompression bombs; its pixels take 256 MiB in RGB."""
+"""The size at which Pillow starts to warn of decompression bombs: 256 MiB in RGB."""
 
 GRID = 8
-"""A picture is compared with others by the mean colours of so many fields across and down."""
+"""Pictures are compared by the mean colours of a grid of this many fields a side."""
 
 _TILES = 4
 _UNREAD = (
@@ -56,12 +56,12 @@ _TURNS = {
 
 
 class Unusable(Exception):
-    """Why a picture is set aside; what stands before a colon is what files are counted by."""
+    """Why a picture is set aside; files are counted by the part before the colon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a file's bytes and header tell: size in pixels as shown, digest of the bytes."""
+    """Facts from a file's bytes and header: size in pixels as shown, digest of the bytes."""
 
     width: int
     height: int
@@ -70,10 +70,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Looks:
-    """What a picture looks like.
+    """Measurements of a picture's content.
 
     `fields` are mean colours (`GRID` x `GRID` x 3, 0 to 255); `sharpness` is the variance of the
-    Laplacian where it is largest; `changed` tells what was done to get RGB of 8 bits.
+    Laplacian where it is largest; `changed` lists the conversions to 8-bit RGB.
     """
 
     fields: Bytes
@@ -83,9 +83,9 @@ class Looks:
 
 @contextmanager
 def bombs_refused() -> Iterator[None]:
-    """Pillow's warning of decompression bombs is an error, and its other remarks are left out.
+    """Turn Pillow's warning about decompression bombs into an error; hide its other warnings.
 
-    To be entered before any threads, for warnings are a matter of the whole process.
+    Enter it before starting threads, because warning filters apply to the whole process.
     """
     from PIL import Image
 
@@ -96,15 +96,15 @@ def bombs_refused() -> Iterator[None]:
 
 
 def is_named_like_one(path: Path) -> bool:
-    """Whether a file's name says that it is a picture, of whatever format."""
+    """Whether a file has the suffix of a picture format, supported or not."""
     return path.suffix.lower() in (*SUFFIXES, *_UNREAD)
 
 
 def head(path: Path) -> Head:
-    """Digest and size of a picture whose header is in order; inside `bombs_refused`.
+    """Digest and size of a picture with a valid header; call it inside `bombs_refused`.
 
     Raises:
-        Unusable: it is no picture, of an unread format, animated, or too large.
+        Unusable: it is no picture, of an unsupported format, animated, or too large.
     """
     try:
         about = path.stat()
@@ -120,9 +120,9 @@ def head(path: Path) -> Head:
             width, height = image.size
             # Phones add a second view to a photo (MPO).
             if image.format != "MPO" and getattr(image, "is_animated", False):
-                raise Unusable("animated, or of several pages")
+                raise Unusable("animated, or with several pages")
             if image.mode in ("F", "I"):
-                raise Unusable("unsupported pixels: of 32 bits")
+                raise Unusable("unsupported pixels: 32 bits a channel")
             if image.format != "TIFF" and _orientation(image) in _SIDEWAYS:
                 width, height = height, width
     except FileNotFoundError:
@@ -133,7 +133,7 @@ def head(path: Path) -> Head:
 
 
 def looks(path: Path, resolution: int) -> Looks:
-    """Decode a picture whole and measure it at the resolution of training.
+    """Decode a picture fully and measure it at the resolution of training.
 
     Raises:
         Unusable: it is damaged.
@@ -141,7 +141,7 @@ def looks(path: Path, resolution: int) -> Looks:
     import numpy as np
 
     with _opened(path) as image:
-        # JPEG decodes at a half, a quarter or an eighth several times faster.
+        # JPEG decodes several times faster at a half, a quarter or an eighth of its size.
         image.draft("RGB", (resolution, resolution))
         shown, changed = _rgb(image)
     scaled = _scaled(shown, resolution)
@@ -150,10 +150,10 @@ def looks(path: Path, resolution: int) -> Looks:
 
 
 def load(path: Path) -> Image.Image:
-    """The pixels of a picture: RGB, turned as the camera held it, alpha put on white.
+    """The pixels of a picture: RGB, rotated by its EXIF orientation, alpha over white.
 
     Raises:
-        UserError: it cannot be read, or not any more.
+        UserError: it cannot be read.
     """
     try:
         with _opened(path) as image:
@@ -170,8 +170,8 @@ def sharpness(image: Image.Image, resolution: int) -> float:
     """Variance of the Laplacian (colours 0 to 255) where it is largest: of 4 x 4 tiles, of RGB.
 
     Measured at the resolution of training, to which larger pictures are scaled: blur that is not
-    seen there does no harm. A tile suffices, for a portrait before a soft background is no blurred
-    picture; and one colour, for an edge of red and blue may be none in grey. The measure is LAP4
+    visible there does no harm. One sharp tile suffices, because a portrait with a soft background
+    is not blurred; so does one colour, because a red-blue edge can vanish in grey. It is LAP4
     (LAPV) in Pertuz, Puig and Garcia, "Analysis of focus measure operators for shape-from-focus"
     (Pattern Recognition 46, 2013).
     """
@@ -190,7 +190,7 @@ def sharpness(image: Image.Image, resolution: int) -> float:
 
 
 def _variances(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The variance in each of 4 x 4 tiles, or fewer where there are fewer pixels."""
+    """The variance in each of 4 x 4 tiles, or fewer if there are fewer pixels."""
     import numpy as np
 
     edges = [np.linspace(0, n, min(_TILES, n) + 1).astype(int) for n in values.shape]
@@ -206,12 +206,12 @@ def _variances(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _scaled(image: Image.Image, resolution: int) -> Image.Image:
-    """The picture with its shorter side at the resolution, or as it is where that is smaller."""
+    """The picture with its shorter side at the resolution; unchanged if it is smaller."""
     factor = resolution / min(image.size)
     if factor >= 1:
         return image
     width, height = (max(round(side * factor), 1) for side in image.size)
-    # Whole factors first, which is several times faster and the same for this filter.
+    # Integer factors first: several times faster, and the same result with this filter.
     return image.resize((width, height), _box(), reducing_gap=1.0)
 
 
@@ -222,7 +222,7 @@ def _box() -> Image.Resampling:
 
 
 def data_url(image: Image.Image, side: int, *, quality: int = 85) -> str:
-    """A picture as JPEG in a data URL, scaled down to `side` pixels where it is larger."""
+    """A picture as JPEG in a data URL, scaled down to `side` pixels if it is larger."""
     import base64
     from io import BytesIO
 
@@ -235,7 +235,7 @@ def data_url(image: Image.Image, side: int, *, quality: int = 85) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file as Pillow sees it; whatever Pillow meets in a damaged file becomes `Unusable`."""
+    """Open a file with Pillow; any error on a damaged file becomes `Unusable`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -249,29 +249,29 @@ def _opened(path: Path) -> Iterator[Any]:
         raise Unusable(f"too large: over {LARGEST_PIXELS:,} pixels when unpacked") from None
     except MemoryError:
         raise Unusable("too large: it does not fit into memory") from None
-    except Exception as error:  # Decoders raise a dozen kinds of errors on damaged files.
+    except Exception as error:  # Decoders raise a dozen error types on damaged files.
         raise Unusable(f"broken: {_short(error)}") from None
 
 
 def _stranger(path: Path) -> str:
-    """Why Pillow does not know what a file is."""
+    """Why Pillow does not recognise a file."""
     with path.open("rb") as file:
         start = file.read(16)
     if _MAGIC.match(start):
         return "broken: it begins like a picture, but its header is damaged"
     suffix = path.suffix.lower()
     if suffix in _UNREAD:
-        return f"unsupported format: {suffix}; read are {', '.join(SUFFIXES)}"
+        return f"unsupported format: {suffix}; supported are {', '.join(SUFFIXES)}"
     return f"not a picture: it begins with {start[:8]!r}"
 
 
 def _short(error: Exception) -> str:
-    # Some messages name the object in memory, which says nothing.
+    # Some messages contain the repr of an object in memory, which is of no use.
     return re.sub(r"<[^>]*>", "the file", " ".join(str(error).split()))[:120] or repr(error)
 
 
 def _rgb(image: Any) -> tuple[Image.Image, tuple[str, ...]]:
-    """Pixels in RGB of 8 bits, and what had to be done for it."""
+    """Pixels in 8-bit RGB, and the conversions that it took."""
     import numpy as np
     from PIL import Image
 
@@ -280,35 +280,35 @@ def _rgb(image: Any) -> tuple[Image.Image, tuple[str, ...]]:
     turn = _orientation(image)
     image.load()
     if turn in _TURNS:
-        changed.append("turned as the camera held them")
-        if image.format != "TIFF":  # Of which Pillow turns the pixels itself.
+        changed.append("rotated by their EXIF orientation")
+        if image.format != "TIFF":  # Pillow rotates TIFF pixels itself.
             image = image.transpose(Image.Transpose[_TURNS[turn]])
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     if deep:
-        changed.append("cut from 16 bits to 8")
+        changed.append("reduced from 16 bits to 8")
     if image.mode == "CMYK":
-        changed.append("turned from CMYK to RGB")
+        changed.append("converted from CMYK to RGB")
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         if clear.getextrema()[3][0] < 255:
-            changed.append("put on white where they were transparent")
+            changed.append("placed on white where they were transparent")
             image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
     return image if image.mode == "RGB" else image.convert("RGB"), tuple(changed)
 
 
 def _orientation(image: Any) -> int:
-    """How the camera held it (EXIF 2.32, tag 0x0112): 1 is upright."""
+    """The EXIF orientation (EXIF 2.32, tag 0x0112): 1 is upright."""
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode it whole to look for the tag behind the pixels.
+        return 1  # Pillow would decode all of it to look for a tag after the pixels.
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # A damaged tag does not spoil the picture.
+    except Exception:  # A damaged tag does not make the picture unusable.
         return 1
 
 
 def _is_deep_png(image: Any) -> bool:
-    """Whether a PNG holds 16 bits a channel, of which Pillow drops the lower ones.
+    """Whether a PNG has 16 bits a channel, of which Pillow drops the lower eight.
 
     The depth follows width and height in the header chunk (PNG specification, 11.2.1).
     """

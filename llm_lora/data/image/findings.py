@@ -1,4 +1,4 @@
-"""What the check of pictures noticed that is no mistake, each with a count and an example."""
+"""Findings of the picture check that are not errors, each with a count and an example."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from llm_lora.data.image.buckets import Bucket
 
 FEW = 20
-"""Below this a style is learned together with what its few pictures show; 50 to 200 are usual."""
+"""Below this a style is learned together with the content of its pictures; 50 to 200 are usual."""
 
 FEW_HELD_OUT = 5
-"""Below this one picture more or less decides how alike generated pictures are found."""
+"""Below this a single picture changes the measured likeness noticeably."""
 
 _MIXED = 4.0
 _KEPT = 2 / 3
@@ -40,13 +40,13 @@ def notice(
         held_out: pictures to judge by.
         alike: clusters of near-duplicates.
         shapes: the bucket of each training picture by its digest.
-        blur: sharpness below which a picture is told as blurred.
+        blur: sharpness below which a picture is reported as blurred.
     """
     if len(train) < FEW:
-        message = f"training pictures are few: {FEW} or more keep style and content apart"
+        message = f"training pictures are few: use {FEW} or more to separate style from content"
         yield Finding("few_pictures", message, len(train))
     if len(held_out) < FEW_HELD_OUT:
-        message = f"held-out pictures are few: {FEW_HELD_OUT} or more make likeness less coarse"
+        message = f"held-out pictures are few: use {FEW_HELD_OUT} or more for a precise likeness"
         yield Finding("few_held_out", message, len(held_out))
     yield from _alike(train, alike)
     yield from _sizes(train, shapes)
@@ -54,7 +54,7 @@ def notice(
     if blurred:
         worst = min(blurred, key=lambda one: one.looks.sharpness)
         message = (
-            f"pictures are blurred at the resolution of training: sharpness under {blur:g} "
+            f"pictures are blurred at the resolution of training: sharpness below {blur:g} "
             f"(the softest {worst.looks.sharpness:.1f})"
         )
         yield Finding("blurred", message, len(blurred), str(worst.path))
@@ -70,14 +70,14 @@ def _alike(train: Sequence[Found], alike: Sequence[Sequence[Found]]) -> Iterator
     largest = max(alike, key=len)
     clusters = "1 cluster" if len(alike) == 1 else f"{len(alike)} clusters"
     message = (
-        f"pictures have near-duplicates, in {clusters} (the largest has {len(largest)}), each on "
-        "one side"
+        f"pictures have near-duplicates, in {clusters} (the largest has {len(largest)}); "
+        "each stays on one side"
     )
     yield Finding("near_duplicates", message, sum(map(len, alike)), str(largest[0].path))
     learned = {one.head.sha256 for one in train}
     doubled = [one for cluster in alike for one in cluster if one.head.sha256 in learned]
     if len(train) >= _ENOUGH and len(doubled) >= _ALIKE * len(train):
-        message = f"low variety: of {len(train)} training pictures most have a near-duplicate"
+        message = f"low variety: most of {len(train)} training pictures have a near-duplicate"
         yield Finding("low_variety", message, len(doubled), str(doubled[0].path))
 
 
@@ -97,7 +97,7 @@ def _sizes(train: Sequence[Found], shapes: Mapping[str, Bucket]) -> Iterator[Fin
     enlarged = [(factor, one) for factor, one in enlarged if factor > 1]
     if enlarged:
         factor, one = max(enlarged, key=lambda pair: pair[0])
-        message = f"pictures are smaller than they are trained at (the smallest {factor:.1f} times)"
+        message = f"pictures are smaller than the training size (the smallest {factor:.1f} times)"
         yield Finding("upscaled", message, len(enlarged), str(one.path))
     cut = [(buckets.kept(size, bucket), one) for one, size, bucket in placed]
     cut = [(share, one) for share, one in cut if share < _KEPT]

@@ -1,5 +1,5 @@
-"""One folder of pictures: those that can be used, each with its caption and looks, and the others,
-each with the reason why not.
+"""Reading of a picture folder: usable pictures with captions and measurements, and the rest with
+reasons.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST_THREADS = 16
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture that can be used: path below the folder, caption as read, what it is like."""
+    """A usable picture: path below the folder, caption as read, header facts, measurements."""
 
     name: str
     path: Path
@@ -42,7 +42,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Folder:
-    """What a folder holds; `files` counts everything that might have been a picture."""
+    """The content of a folder; `files` counts everything that could be a picture."""
 
     pictures: tuple[Found, ...]
     rejected: tuple[Rejected, ...]
@@ -52,7 +52,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Listing:
-    """Files that may be pictures, by path below the folder with slashes, and those that cannot."""
+    """Candidate files, by path below the folder with slashes, and rejected ones."""
 
     pictures: dict[str, Path]
     rejected: tuple[Rejected, ...]
@@ -61,13 +61,13 @@ class Listing:
 def read(
     folder: Path, *, resolution: int, min_size: int | None = None, listed: Path | None = None
 ) -> Folder:
-    """Look at every file of a folder and of those in it.
+    """Read every file of a folder and its subfolders.
 
     Args:
         folder: holds pictures with their captions.
         resolution: side in pixels at which pictures are trained.
-        min_size: shortest side in pixels that is used; half the resolution where None.
-        listed: the list of captions, where it lies elsewhere or is called otherwise.
+        min_size: smallest usable side in pixels; half the resolution if None.
+        listed: the list of captions, if it is elsewhere or has another name.
 
     Raises:
         UserError: there is no such folder, or its list of captions cannot be read.
@@ -92,7 +92,7 @@ def read(
             elif name not in told.by_name:
                 aside(name, "no caption: neither in the list nor beside the picture")
             elif head.sha256 in first:
-                aside(name, f"equal to another picture: {first[head.sha256]}")
+                aside(name, f"identical to another picture: {first[head.sha256]}")
             else:
                 first[head.sha256] = name
                 heads[name] = head
@@ -108,14 +108,13 @@ def read(
 
 
 def find(folder: Path, listed: Path | None = None) -> Listing:
-    """Everything in a folder, at any depth, that may be a picture, in the order of names.
+    """Everything in a folder, at any depth, that could be a picture, sorted by name.
 
-    Hidden files, the list of captions, captions beside pictures, pages and licences are passed
-    over.
+    Hidden files, the list of captions, captions beside pictures, pages and licences are skipped.
 
     Args:
-        folder: where to look.
-        listed: the list of captions, where it is not called as usual.
+        folder: the folder to search.
+        listed: the list of captions, if it has another name.
 
     Raises:
         UserError: there is no such folder, or it may not be read.
@@ -130,7 +129,7 @@ def find(folder: Path, listed: Path | None = None) -> Listing:
 
     def fail(error: OSError) -> None:
         raise UserError(
-            f"cannot read: {error.strerror}", where=str(error.filename), fix="check its mode"
+            f"cannot read: {error.strerror}", where=str(error.filename), fix="check its permissions"
         )
 
     for place, folders, names in os.walk(folder, onerror=fail):
@@ -147,7 +146,9 @@ def find(folder: Path, listed: Path | None = None) -> Listing:
                 where = os.fsencode(path).decode("utf-8", "backslashreplace")
                 rejected.append(Rejected(where, "the name is not UTF-8: rename it", ""))
             elif name in captions.LISTS:
-                reason = "a list of captions within: put its rows into the one of the whole folder"
+                reason = (
+                    "a list of captions in a subfolder: move its rows to the list of the top folder"
+                )
                 rejected.append(Rejected(str(path), reason, ""))
             elif path.suffix.lower() in captions.TEXT_SUFFIXES:
                 texts.append(path)
@@ -165,7 +166,7 @@ def find(folder: Path, listed: Path | None = None) -> Listing:
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether a file's name can be written down; names are any bytes on Linux."""
+    """Whether a file's name is UTF-8; on Linux, names are arbitrary bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -186,19 +187,19 @@ def _is_passed_over(path: Path, folder: Path) -> bool:
 
 
 def _unfit(head: Head, least: int) -> str | None:
-    """Why a picture of this size is not used."""
+    """The reason why a picture of this size cannot be used."""
     short, long = sorted((head.width, head.height))
     if short < least:
-        return f"too small: {head.width} x {head.height} pixels, the shorter side under {least}"
+        return f"too small: {head.width} x {head.height} pixels, the shorter side is below {least}"
     if long > EXTREME * short:
-        return f"too long a shape: {head.width} x {head.height}, over {EXTREME:g} to 1; crop it"
+        return f"too elongated: {head.width} x {head.height}, over {EXTREME:g} to 1; crop it"
     return None
 
 
 def _each(
     look: Callable[[Path], U], items: Iterable[tuple[str, Path]]
 ) -> list[tuple[str, U | Unusable]]:
-    """What a function tells of each file, in order; Pillow decodes in several threads at once."""
+    """Apply a function to each file, in order; Pillow decodes in several threads at once."""
 
     def one(item: tuple[str, Path]) -> tuple[str, U | Unusable]:
         try:

@@ -1,13 +1,13 @@
-"""Which side each picture is on: train, held_out or regularisation.
+"""Train/held-out split of pictures: train, held_out or regularisation.
 
-- Pictures of a held-out folder are held out; from the training folder a share is cut by a hash of
-  the picture's bytes, whatever the others are and whatever it is called.
-- Near-duplicates never straddle: a cluster of them moves as one, by the smallest of its hashes.
-  Training pictures that are like one of a held-out folder are set aside.
-- Where the share catches none of a small folder, the nearest cluster is held out; where it catches
-  all, one is left to learn from.
-- The latter two let a picture change its side when others come or go. What an adapter has learned
-  that training starts from is therefore never held out.
+- Pictures of a held-out folder are held out; from the training folder a share is held out by a hash
+  of the picture's bytes, independent of its name and of other pictures.
+- Near-duplicates are never separated: a cluster moves as one, by the smallest of its hashes.
+  Training pictures that resemble one of a held-out folder are set aside.
+- If the share selects nothing from a small folder, the nearest cluster is held out; if it selects
+  everything, one cluster is left for training.
+- Because of the last two rules, a picture can change sides when others are added or removed.
+  Pictures already learned by the adapter that training starts from are therefore never held out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIDES: tuple[Side, ...] = ("train", "held_out", "regularisation")
 
 @dataclass(frozen=True)
 class PictureSplit:
-    """Pictures by side in the order of names, those set aside, and clusters of near-duplicates."""
+    """Pictures by side, sorted by name; those set aside; and clusters of near-duplicates."""
 
     sides: Mapping[Side, list[Found]]
     aside: list[Rejected]
@@ -43,14 +43,14 @@ def split(
     near_duplicate: float,
     learned: Collection[str] = (),
 ) -> PictureSplit:
-    """Give every picture its side.
+    """Assign every picture to a side.
 
     Args:
-        held_out: pictures of a held-out folder; they stay whatever they are like.
-        cut: pictures of the training folder, from which the share (0 to 1) is cut.
-        regularisation: pictures that are neither learned nor judged.
-        near_duplicate: likeness from which two pictures must share a side.
-        learned: digests of what the adapter has seen that training starts from.
+        held_out: pictures of a held-out folder; they always stay held out.
+        cut: pictures of the training folder, of which the share (0 to 1) is held out.
+        regularisation: pictures for prior preservation, outside both sides.
+        near_duplicate: likeness from which two pictures must be on the same side.
+        learned: digests of the pictures learned by the adapter that training starts from.
     """
     aside = [
         _aside(one, "held out, but learned by the adapter that training starts from")
@@ -60,7 +60,7 @@ def split(
     held_out = [one for one in held_out if one.head.sha256 not in learned]
     every = [*held_out, *cut]
     labels = likeness.clusters([one.looks.fields for one in every], near_duplicate)
-    # A cluster is called by its first picture, and those of a held-out folder come first of all.
+    # A cluster's label is its first picture; those of a held-out folder come before all others.
     units: dict[int, float] = {}
     for index, label in enumerate(labels):
         units[label] = min(units.get(label, 1.0), _unit(every[index]))
@@ -71,6 +71,7 @@ def split(
         if label >= len(held_out) and label not in bound
     }
     ordered = sorted(free, key=lambda label: free[label])
+    # At least one cluster is left to learn from: a bound one, or else that of the largest hash.
     open_to_judge = ordered if bound else ordered[:-1]
     judged = {label for label in open_to_judge if free[label] < share}
     if share and not judged:
@@ -99,5 +100,5 @@ def _aside(one: Found, reason: str) -> Rejected:
 
 
 def _unit(one: Found) -> float:
-    """A number from 0 to 1, evenly spread, for a picture's bytes."""
+    """A uniform number from 0 to 1, derived from a picture's bytes."""
     return chance.unit(f"held_out: {one.head.sha256}")

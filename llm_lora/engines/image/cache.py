@@ -1,7 +1,7 @@
-"""What was encoded once and stays the same, kept on the disk from run to run.
+"""Disk cache of encoded pictures and texts, shared by all runs.
 
-One safetensors file for each picture or text, named by everything that its content depends on.
-Nothing in it is needed: it may be deleted at any time.
+One safetensors file for each picture or text, named by everything that its content depends on. The
+cache can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _FORMAT = "1"
 
 
 class Cache:
-    """A folder of encoded things; what cannot be read counts as absent."""
+    """A folder of cached encodings; an unreadable entry counts as missing."""
 
     def __init__(self, kind: str, *depends: str) -> None:
-        """`depends` tells what all entries depend on: the encoder's digest, the precision."""
+        """`depends` names what all entries depend on: the encoder's digest, the precision."""
         self.folder = files.cache() / kind / files.sha256("\n".join((_FORMAT, *depends)))[:16]
 
     def get(self, key: str) -> dict[str, torch.Tensor] | None:
-        """What was put under this key."""
+        """The tensors stored under this key; None if there are none."""
         path = self._path(key)
         if not path.is_file():
             return None
         try:
             found, _ = arrays.read(path)
-        except UserError:  # A killed machine may leave a file torn.
+        except UserError:  # A crash of the machine can leave a truncated file.
             return None
         return {name: torch.from_numpy(array.copy()) for name, array in found.items()}
 
     def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Keep tensors.
+        """Store tensors.
 
         Raises:
             UserError: the disk is full or the folder may not be written.

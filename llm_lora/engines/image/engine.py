@@ -68,21 +68,21 @@ def fit(
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train a LoRA adapter and leave it, whole, in the folder `adapter`.
+    """Train a LoRA adapter and write it to the folder `adapter`.
 
     Args:
-        recipe: decides everything that is not a path.
-        dataset: checked pictures: to learn from, to watch the loss on, to preserve.
+        recipe: all settings except paths.
+        dataset: checked pictures for training, for the held-out loss and for regularisation.
         base: the frozen pipeline.
         adapter, checkpoints, metrics, tensorboard, samples, steps: where to write.
-        resume: continue from the newest whole checkpoint.
-        listener: told about progress.
-        tell: told every decision, as a sentence.
+        resume: continue from the newest complete checkpoint.
+        listener: receives progress.
+        tell: receives every decision, as a sentence.
 
     Raises:
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
-        UserError: out of memory at the end of the ladder, a loss that is not a number, a base or
-            an adapter that does not fit.
+        UserError: out of memory after every way to save it, a NaN loss, or a base or an adapter
+            that does not fit.
     """
     started, cpu_started = time.monotonic(), time.process_time()
     train = recipe.train
@@ -188,18 +188,20 @@ def _texts(
     order: Order,
     decide: Callable[[str], None],
 ) -> Texts | None:
-    """All texts of a run, encoded; None where they are encoded at every step.
+    """All texts of a run, encoded once; None if they are encoded at every step.
 
-    The text encoders then make room on the device.
+    If they are encoded once, the text encoders are then moved off the device.
     """
     if recipe.lora.text_encoder:
         rate = text_rate(recipe.train)
-        decide(f"text encoders learn at {rate:g}; captions are encoded at every step")
+        decide(
+            f"text encoders are trained at learning rate {rate:g}; captions are encoded every step"
+        )
         return None
     if not recipe.train.cache:
         decide("captions are encoded at every step: train.cache is off")
         return None
-    # Shuffled captions are thousands, and those of the next run are others.
+    # Shuffled captions run into thousands and differ in the next run: not worth a disk cache.
     texts = Texts(loaded, None if recipe.data.shuffle_tags else _text_cache(recipe, loaded))
     wanted = {
         *order.captions(),
@@ -213,14 +215,14 @@ def _texts(
     texts.learn(wanted)
     if cut := picture_prompts.cut_off(loaded, wanted):
         limit = loaded.pipe.tokenizer.model_max_length
-        decide(f"{cut} of {len(wanted)} captions are longer than {limit} tokens and are cut off")
+        decide(f"{cut} of {len(wanted)} captions are longer than {limit} tokens and are truncated")
     for encoder in loaded.text_encoders.values():
         encoder.to("cpu")
     return texts
 
 
 def _text_cache(recipe: ImageRecipe, loaded: Loaded) -> Cache:
-    """Texts depend on the base, on what it is computed in, and on an adapter in its encoders."""
+    """The cache of encoded texts for this base, precision and adapter in the text encoders."""
     start = recipe.train.start_from
     adapter = header.sampled_sha256(lora_files.weights_file(start)) if start else ""
     return Cache("texts", loaded.base.digest, str(loaded.compute), adapter)

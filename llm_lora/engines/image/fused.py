@@ -1,8 +1,9 @@
-"""One product less here and there: a linear layer and its LoRA computed together.
+"""Fused forward and backward pass of a linear layer and its LoRA.
 
-PEFT computes base and adapter apart, multiplies the adapter's whole output by its scale and adds
-it; so do their gradients. Together, both are added where they arise, with products of small
-matrices only. The results are the same up to rounding (`benchmarks/image_step.py` has the gain).
+PEFT computes base and adapter separately, then scales the adapter's full-size output and adds it;
+the backward pass does the same. Fused, each result is accumulated in place and only matrices of the
+adapter's rank are scaled. Results are equal up to rounding (`benchmarks/image_step.py` measures the
+gain).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class _Product(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         inner = rows @ down.T
         out = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+        # Scales and adds within the product: no second tensor of the output's size.
         out.addmm_(inner, up.T, alpha=scale)
         ctx.save_for_backward(rows, inner, weight, down, up)
         ctx.scale, ctx.shape = scale, x.shape
@@ -44,7 +46,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, inner, weight, down, up = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
-        back = grad @ up
+        back = grad @ up  # Of the adapter's rank; serves the gradients of both x and down.
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = (grad @ weight).addmm_(back, down, alpha=ctx.scale).view(ctx.shape)
@@ -54,9 +56,9 @@ class _Product(torch.autograd.Function):
 
 
 def fuse(layer: Any) -> None:
-    """Let one of PEFT's layers compute base and adapter together, where it can.
+    """Let one of PEFT's layers compute base and adapter together, if possible.
 
-    It can where it is linear, or a convolution of single pixels, and drops nothing out.
+    It is possible for linear layers and 1 x 1 convolutions without dropout.
     """
     base = layer.get_base_layer()
     if not isinstance(layer.lora_dropout[_NAME], torch.nn.Identity):

@@ -1,4 +1,4 @@
-"""Pictures become latents: cut to their bucket, perhaps mirrored, and encoded by the VAE."""
+"""Latents of pictures: cropped to their bucket, optionally mirrored, and encoded by the VAE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_lora.engines.image.noise import Moments
 
 @dataclass(frozen=True)
 class Cut:
-    """A picture as it is shown once: which part, at what size, and whether mirrored."""
+    """A picture as it is shown once: its crop, its size, and whether it is mirrored."""
 
     picture: Picture
     bucket: Bucket
@@ -26,10 +26,10 @@ class Cut:
 
     @property
     def time_ids(self) -> tuple[float, ...]:
-        """What SDXL is told: the picture's size, the crop's corner and the bucket, height first.
+        """SDXL's size conditioning: picture size, crop corner and bucket size, height first.
 
-        The corner is in pixels of the picture as it was scaled (arXiv 2307.01952, section 2.2),
-        and mirrored where the picture is.
+        The corner is in pixels of the scaled picture (arXiv 2307.01952, section 2.2), and is
+        mirrored with the picture.
         """
         scale = self.bucket.width / (self.crop.right - self.crop.left)
         left = self.picture.width - self.crop.right if self.flip else self.crop.left
@@ -39,12 +39,12 @@ class Cut:
 
     @property
     def key(self) -> str:
-        """Everything that its latents depend on, but for the VAE."""
+        """Everything that its latents depend on, except the VAE."""
         return f"{self.picture.sha256} {self.bucket} {self.crop} {self.flip}"
 
 
 def pixels(cut: Cut) -> torch.Tensor:
-    """A picture's part at its bucket's size: 3 x height x width, from -1 to 1."""
+    """A picture's crop at its bucket's size: 3 x height x width, from -1 to 1."""
     image = picture_files.load(cut.picture.path)
     size = (cut.bucket.width, cut.bucket.height)
     if image.size != size or cut.crop.box() != (0, 0, *size):
@@ -56,16 +56,16 @@ def pixels(cut: Cut) -> torch.Tensor:
 
 
 class Latents:
-    """Pictures' latents: encoded when asked for, and kept where that is wanted."""
+    """Latents of pictures: encoded on request, and cached if there is a cache."""
 
     def __init__(self, loaded: Loaded, cache: Cache | None) -> None:
-        """Without a cache nothing is kept, and every asking encodes."""
+        """Without a cache nothing is kept, and every request encodes again."""
         self._loaded = loaded
         self._cache = cache
         self._known: dict[str, Moments] = {}
 
     def __getitem__(self, cut: Cut) -> Moments:
-        """Mean and spread of a picture's latents, on the CPU."""
+        """Mean and standard deviation of a picture's latents, on the CPU."""
         key = cut.key
         if key in self._known:
             return self._known[key]
@@ -80,6 +80,6 @@ class Latents:
     def _encode(self, cut: Cut) -> Moments:
         vae = self._loaded.pipe.vae
         with torch.no_grad():
-            # One by one: what comes out must not depend on the neighbours in a batch.
+            # One by one: the result must not depend on the other pictures of a batch.
             found = vae.encode(pixels(cut)[None].to(vae.device)).latent_dist
         return Moments(found.mean[0].cpu(), found.std[0].cpu())

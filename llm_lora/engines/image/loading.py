@@ -1,4 +1,4 @@
-"""Loading a base that paints: a diffusers folder or a single file, always from this machine."""
+"""Loading of an image base: a diffusers folder or a single file, always a local one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from llm_lora.errors import UserError
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 _SILENT = "_use_default_values"
 _SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    # Latents are not bound to -1 to 1, which DDIM would cut them to where a base does not say.
+    # Latents are not limited to -1 to 1; without this, DDIM would clip them by default.
     "ddim": (DDIMScheduler, {"clip_sample": False}),
     "euler": (EulerDiscreteScheduler, {}),
     "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
@@ -37,15 +37,15 @@ _SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base ready for training or painting.
+    """A base ready for training or generation.
 
     Attributes:
-        pipe: diffusers' pipeline; UNet and text encoders in `compute`, the VAE in fp32, for in
-            half precision SDXL's overflows. All frozen and in evaluation mode.
+        pipe: diffusers' pipeline; UNet and text encoders in `compute`, the VAE in fp32, because
+            SDXL's overflows in half precision. All frozen and in evaluation mode.
         base: what was loaded.
-        device: what everything runs on.
-        compute: what products are computed in.
-        reason: why in that.
+        device: the device that everything runs on.
+        compute: the dtype of matrix products.
+        reason: why that dtype was chosen.
         noise: the configuration of the base's scheduler.
     """
 
@@ -58,29 +58,29 @@ class Loaded:
 
     @property
     def text_encoders(self) -> dict[str, Any]:
-        """The text encoders by the names of their parts."""
+        """The text encoders, by component name."""
         names = ("text_encoder", "text_encoder_2")
         found = {name: getattr(self.pipe, name, None) for name in names}
         return {name: encoder for name, encoder in found.items() if encoder is not None}
 
     @property
     def trained_parts(self) -> dict[str, Any]:
-        """The parts that an adapter may sit in, by name."""
+        """The components that an adapter can change, by name."""
         return {"unet": self.pipe.unet, **self.text_encoders}
 
     def autocast(self) -> torch.autocast:
-        """Within it, products are in `compute` whatever the type of the adapter's weights is."""
+        """Autocast to `compute`, whatever dtype the adapter's weights have."""
         enabled = self.compute != torch.float32
         return torch.autocast(self.device.type, self.compute, enabled=enabled)
 
 
 def compute_dtype(precision: str) -> tuple[torch.dtype, str]:
-    """What to compute in, with the reason: bf16 where a GPU has it, fp16 on others, else fp32.
+    """The compute dtype and the reason: bf16 if the GPU has it, fp16 on other GPUs, fp32 on CPUs.
 
     The many small products of a UNet gain nothing from bf16 on a CPU.
 
     Raises:
-        UserError: what was demanded is not there.
+        UserError: this machine does not support the requested precision.
     """
     gpu = torch.cuda.is_available()
     if precision == "fp16":
@@ -102,11 +102,11 @@ def load(base: PictureBase, precision: str) -> Loaded:
     """Load a base onto the device.
 
     Args:
-        base: where it lies.
+        base: the base to load.
         precision: the recipe's `train.precision`.
 
     Raises:
-        UserError: memory ran out, or the files are not what their configuration says.
+        UserError: memory ran out, or the files do not match their configuration.
     """
     quiet()
     compute, reason = compute_dtype(precision)
@@ -114,7 +114,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
     if device.type == "cpu":
         loading.keep_freed_memory()
     else:
-        # Products in fp32 take the fast, slightly rounded path, as convolutions do by default.
+        # fp32 products use TF32 (fast, slightly rounded), as convolutions do by default.
         torch.set_float32_matmul_precision("high")
     pipeline = StableDiffusionXLPipeline if base.family == "sdxl" else StableDiffusionPipeline
     try:
@@ -127,7 +127,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
         raise UserError(
             f"cannot load the base: {str(error).strip().splitlines()[0]}",
             where=str(base.path),
-            fix="check that it is whole, and that its configuration is its own",
+            fix="check that the files are complete and that the configuration belongs to them",
         ) from error
     noise = _noise(base, pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -135,17 +135,17 @@ def load(base: PictureBase, precision: str) -> Loaded:
         if (part := getattr(pipe, name, None)) is not None:
             part.requires_grad_(False).eval().to(device)
     for part in (pipe.unet, pipe.vae):
-        # The layout that convolutions take without reordering, on GPUs and on CPUs.
+        # The memory layout that convolutions use without reordering, on GPUs and on CPUs.
         part.to(memory_format=torch.channels_last)
     return Loaded(pipe, base, device, compute, reason, noise)
 
 
 def _noise(base: PictureBase, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a base's scheduler; what is known of the base itself goes first."""
+    """The configuration of a base's scheduler; known facts about the base take precedence."""
     known: dict[str, Any] = {"prediction_type": _PREDICTIONS[base.prediction]}
     if base.zero_snr:
         known |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    # Where a configuration is silent, diffusers lists it, and forgets whatever stands there.
+    # diffusers lists the keys that a configuration left out, and ignores values set for them.
     silent = [name for name in told.get(_SILENT, ()) if name not in known]
     return {**told, **known, _SILENT: silent}
 
@@ -169,7 +169,7 @@ def _read(pipeline: Any, base: PictureBase, compute: torch.dtype) -> Any:
 
 
 def _without(pipeline: Any) -> dict[str, Any]:
-    """Parts that judge pictures or take others in: neither trained nor painted with."""
+    """Components that are switched off (safety checker, image encoder): neither use needs them."""
     if pipeline is StableDiffusionXLPipeline:
         return {"add_watermarker": False, "image_encoder": None, "feature_extractor": None}
     return {
@@ -181,18 +181,18 @@ def _without(pipeline: Any) -> dict[str, Any]:
 
 
 def noise_scheduler(loaded: Loaded) -> Any:
-    """The noise levels of training."""
+    """The scheduler with the noise levels of training."""
     return DDPMScheduler.from_config(loaded.noise)
 
 
 def sampler(loaded: Loaded, name: str) -> Any:
-    """A scheduler that paints: ddim, euler or dpm++; none of them adds noise on the way."""
+    """A scheduler for generation: ddim, euler or dpm++; all are deterministic."""
     kind, options = _SAMPLERS[name]
     return kind.from_config(loaded.noise, **options)
 
 
 def quiet() -> None:
-    """Silence what speaks to programmers; errors still come through."""
+    """Silence library messages meant for developers; errors still come through."""
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""The adapter of a pipeline: LoRA layers put in, gone on from, read out and written down."""
+"""The LoRA layers of a pipeline: adding, continuing, reading and saving them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _TARGETS = {
     "attention": _ATTENTION,
-    # With the projections around them, what kohya's sd-scripts adapt: 192 modules of SD 1.5.
+    # With the projections around them, the modules that kohya's sd-scripts adapt: 192 of SD 1.5.
     "attention+ff": (*_ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
 }
 _TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -48,7 +48,7 @@ class Layers:
     Attributes:
         modules: PEFT's layers by the names that `webui` gives modules.
         rank, alpha: of every layer.
-        trained: the names of those that learn; the others were brought along by an adapter that
+        trained: the names of those that are trained; the others come frozen from the adapter that
             training started from.
     """
 
@@ -58,7 +58,7 @@ class Layers:
     trained: frozenset[str]
 
     def parameters(self, component: str | None = None) -> list[torch.nn.Parameter]:
-        """What learns, of all parts or of those whose name begins with `component`."""
+        """The trained parameters, of all components or of those that begin with `component`."""
         return [
             half.weight
             for name, module in self.modules.items()
@@ -67,7 +67,7 @@ class Layers:
         ]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The weights of all layers under the keys that the adapter's file has."""
+        """The weights of all layers, under the keys of the adapter's file."""
         return {
             f"{name}.lora_{side}.weight": getattr(module, f"lora_{side}")[_NAME].weight.detach()
             for name, module in self.modules.items()
@@ -75,13 +75,13 @@ class Layers:
         }
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Set the weights to what `tensors` once gave."""
+        """Set the weights from a result of `tensors`."""
         for key, tensor in self.tensors().items():
             tensor.copy_(tensors[key])
 
 
 def modules(loaded: Loaded) -> dict[str, Any]:
-    """Every module of the parts that an adapter may sit in, by the names that `webui` gives."""
+    """Every module of the components that an adapter can change, named as in `webui`."""
     return {
         f"{component}.{_full(component, path)}": module
         for component, part in loaded.trained_parts.items()
@@ -91,20 +91,20 @@ def modules(loaded: Loaded) -> dict[str, Any]:
 
 
 def _full(component: str, path: str) -> str:
-    """transformers 5.6 took `text_model.` out of the names of one of its two text models."""
+    """Restore `text_model.`, which transformers 5.6 removed from one of its two text models."""
     return path if component == "unet" or path.startswith(_TEXT) else _TEXT + path
 
 
 def shapes(loaded: Loaded) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights that an adapter may change, by module."""
+    """The shapes of the weights that an adapter can change, by module."""
     return {name: tuple(one.weight.shape) for name, one in modules(loaded).items()}
 
 
 def fresh(loaded: Loaded, lora: ImageLora, seed: int) -> Layers:
-    """Put a new adapter into a pipeline, which changes nothing until it has learned.
+    """Add a new adapter to a pipeline; it changes nothing until it is trained.
 
     Raises:
-        UserError: a target that no module is named by.
+        UserError: a target matches no module.
     """
     names = _targets(loaded, lora)
     ranks = dict.fromkeys(names, lora.rank)
@@ -133,13 +133,13 @@ def _ending(names: Sequence[str], ends: Sequence[str]) -> list[str]:
 
 
 def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tuple[Layers, str]:
-    """Put an existing adapter into a pipeline, to be trained on; with what was done, in words.
+    """Add an existing adapter to a pipeline for further training; also returns a description.
 
-    Its own rank, alpha and modules count, not the recipe's. Where they differ from module to
-    module, all get the largest rank and the commonest alpha; what the adapter does stays the same.
+    Its own rank, alpha and modules apply, not the recipe's. If they differ between modules, all get
+    the largest rank and the most common alpha; the adapter's effect stays the same.
 
     Raises:
-        UserError: it cannot be read, or is not for this base.
+        UserError: it cannot be read, or does not fit this base.
     """
     before = lora_files.read(path, loaded.base.family)
     lora_files.require_fit(before, shapes(loaded), str(path))
@@ -153,7 +153,7 @@ def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tupl
         names, trained = names + more, trained | frozenset(more)
     if not trained:
         raise UserError(
-            "nothing of it would learn: it changes text encoders only",
+            "nothing would be trained: this adapter changes only text encoders",
             where=str(path),
             fix="set lora.text_encoder: true",
         )
@@ -161,17 +161,19 @@ def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tupl
     with torch.no_grad():
         for name, update in before.items():
             _fill(layers.modules[name], update, alpha / rank)
-    said = f"going on from {path.name}: rank {rank}, alpha {alpha:g}, {len(before)} modules"
+    said = f"continuing from {path.name}: rank {rank}, alpha {alpha:g}, {len(before)} modules"
     if len(set(ranks)) > 1 or len(set(alphas)) > 1:
-        said += "; they had several ranks or alphas, and have the same now"
+        said += "; their ranks or alphas differed and are now the same"
     return layers, said
 
 
 def _fill(module: Any, update: Module, scale: float) -> None:
-    """Set a layer of at least the update's rank to the update, whose scale may be another."""
+    """Set a layer (of at least the update's rank) to an update, which may have another scale."""
     down, up = module.lora_A[_NAME].weight, module.lora_B[_NAME].weight
     factor = update.alpha / update.rank / scale
     rank = update.rank
+    # The rows of `down` beyond the update's rank stay random and those of `up` are zero: the effect
+    # is the update's, yet the added ranks get gradients.
     down[:rank] = _tensor(update.down, down).reshape(rank, *down.shape[1:])
     up.zero_()
     up[:, :rank] = _tensor(update.up, up).reshape(up.shape[0], rank, *up.shape[2:]) * factor
@@ -210,7 +212,7 @@ def _put(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             inject_adapter_in_model(config, part, _NAME)
-        # The new layers are learning, whatever the part does.
+        # New layers start in training mode, whatever mode the component is in.
         part.eval()
         for path, module in part.named_modules():
             if isinstance(module, LoraLayer):
@@ -226,7 +228,7 @@ def _put(
 
 
 def counts(loaded: Loaded, layers: Layers) -> tuple[int, int]:
-    """How many parameters learn, and how many the parts have that the adapter sits in."""
+    """The number of trained parameters, and of all parameters of the adapted components."""
     trained = sum(parameter.numel() for parameter in layers.parameters())
     own = sum(tensor.numel() for tensor in layers.tensors().values())
     parts = {name.partition(".")[0] for name in layers.modules}
@@ -246,9 +248,9 @@ def save(
     base: PictureBase,
     dropout: float,
 ) -> None:
-    """Write the adapter's folder whole: weights and PEFT's configuration, with the real alpha.
+    """Write the adapter's folder atomically: weights and PEFT's configuration, with the real alpha.
 
-    diffusers reads alpha from the file's metadata, and takes the rank for it where it is not there.
+    diffusers reads alpha from the file's metadata, and uses the rank if it is missing there.
 
     Raises:
         UserError: the disk is full or the folder may not be written.
@@ -273,13 +275,13 @@ def save(
 
 
 def metadata(layers: Layers) -> dict[str, str]:
-    """What diffusers wants to find in an adapter's file, by part: rank, alpha, modules."""
+    """The metadata that diffusers expects in an adapter's file: rank, alpha, modules."""
     notes: dict[str, Any] = {}
     for name in sorted(layers.modules):
         part, _, path = name.partition(".")
         notes[f"{part}.r"] = layers.rank
         notes[f"{part}.lora_alpha"] = _plain(layers.alpha)
-        # As the end of a name it stands for the module with and without the part in front.
+        # As a name suffix it matches the module with and without the component in front.
         notes.setdefault(f"{part}.target_modules", []).append(path.removeprefix(_TEXT))
     return {"format": "pt", "lora_adapter_metadata": json.dumps(notes, sort_keys=True)}
 
@@ -289,7 +291,7 @@ def _plain(alpha: float) -> float | int:
 
 
 def from_tensors(tensors: Mapping[str, torch.Tensor], alpha: float) -> Lora:
-    """An adapter's weights as `webui` has them."""
+    """An adapter's weights in the form of `webui`."""
     return {
         key.removesuffix(".lora_A.weight"): Module(
             tensor.cpu().numpy(),

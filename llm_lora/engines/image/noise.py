@@ -1,8 +1,7 @@
-"""What one picture teaches: noise of some level put onto its latents, and how wrong the guess was.
+"""Noise and loss of diffusion training: noised latents, targets, and their loss weights.
 
-Everything random here is drawn on the CPU from a seed of its own, so that it does not depend on
-what was drawn before: an interrupted run goes on exactly, and a batch cut in two sees the same
-noise.
+Everything random is drawn on the CPU from a seed of its own, independent of earlier draws: a
+resumed run continues exactly, and a batch that is split in two sees the same noise.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from llm_lora.chance import dice
 
 @dataclass(frozen=True)
 class Moments:
-    """What the VAE makes of a picture: mean and spread of its latents, 4 x height x width."""
+    """The VAE's encoding of a picture: mean and standard deviation, 4 x height x width."""
 
     mean: torch.Tensor
     spread: torch.Tensor
@@ -26,9 +25,9 @@ class Moments:
 
 @dataclass(frozen=True)
 class Noised:
-    """Latents with noise, at their levels, and what the UNet should say of each.
+    """Noised latents, their timesteps, and the target of the UNet for each.
 
-    `weights` is what each picture counts in the loss.
+    `weights` holds each picture's loss weight.
     """
 
     latents: torch.Tensor
@@ -38,7 +37,7 @@ class Noised:
 
 
 class Noise:
-    """Puts noise onto pictures as the recipe says."""
+    """Adds noise to pictures according to the recipe."""
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class Noise:
         offset: float,
         seed: int,
     ) -> None:
-        """`scaling` is the VAE's; the others are of the recipe's block `train`."""
+        """`scaling` is the VAE's; the others come from the recipe's block `train`."""
         self._scheduler = scheduler
         self._scaling = scaling
         self._prediction = prediction
@@ -64,8 +63,9 @@ class Noise:
 
         Args:
             moments: of each picture, all of one size.
-            keys: of each, which picture it is and for the how-many-th time it is shown.
+            keys: of each, the picture's number and how often it was shown before.
         """
+        # The order of draws from a generator (latents, noise, offset, level) is part of the result.
         sampled, noises, timesteps = [], [], []
         for one, key in zip(moments, keys, strict=True):
             draw = generator("noise", self._seed, *key)
@@ -79,17 +79,19 @@ class Noise:
         return self._put(torch.stack(sampled), torch.stack(noises), torch.stack(timesteps))
 
     def watch(self, moments: Sequence[Moments], keys: Sequence[tuple[int, int]], of: int) -> Noised:
-        """Noise for measuring, the same every time; all levels count alike.
+        """Noise for measuring: the same every time, with all levels weighted equally.
 
         Args:
             moments: of each picture, all of one size.
-            keys: of each, which picture it is and which of the levels to take.
+            keys: of each, the picture's number and the number of its level.
             of: how many levels there are, spread evenly.
         """
         noises = [
             torch.randn(one.mean.shape, generator=generator("watch", self._seed, *key))
             for one, key in zip(moments, keys, strict=True)
         ]
+        # The middle of each of `of` equal intervals: a fixed grid, where random levels would make
+        # two measurements incomparable.
         timesteps = torch.tensor([round((key[1] + 0.5) / of * self.levels) for key in keys])
         noised = self._put(
             torch.stack([one.mean for one in moments]), torch.stack(noises), timesteps
@@ -109,29 +111,29 @@ class Noise:
 
 
 def weights(alphas: torch.Tensor, prediction: str, limit: float | None) -> torch.Tensor:
-    """What each noise level counts in the loss: min-SNR (arXiv 2303.09556), or all the same.
+    """Loss weight of each noise level: min-SNR (arXiv 2303.09556), or 1 for all.
 
     Args:
         alphas: the share of the signal's power that is left at each level.
-        prediction: epsilon or v; the paper's weight divided by what the target itself weighs.
-        limit: gamma of the paper, None for none.
+        prediction: epsilon or v; the paper's weight is converted to the loss on this target.
+        limit: gamma of the paper; None for equal weights.
     """
     if limit is None:
         return torch.ones_like(alphas)
     ratio = alphas / (1 - alphas)
     if prediction == "v":
         return ratio.clamp(max=limit) / (ratio + 1)
-    # Where nothing of the signal is left it would be 0 / 0.
+    # A last level with zero SNR would give 0 / 0.
     ratio = ratio.clamp(min=torch.finfo(ratio.dtype).tiny)
     return ratio.clamp(max=limit) / ratio
 
 
 def loss(guess: torch.Tensor, noised: Noised, counts: torch.Tensor) -> torch.Tensor:
-    """The sum over pictures of what each counts times its mean squared error."""
+    """The sum over pictures of weight times mean squared error."""
     errors = (guess.float() - noised.target.to(guess.device)).square().mean(dim=(1, 2, 3))
     return (errors * (noised.weights * counts).to(guess.device)).sum()
 
 
 def generator(*key: str | int) -> torch.Generator:
-    """Torch's counterpart of `chance.dice`: the same wherever it is asked for with the same key."""
+    """Torch's counterpart of `chance.dice`: equal keys give equal generators."""
     return torch.Generator().manual_seed(dice(*key).getrandbits(63))

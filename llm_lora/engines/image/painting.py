@@ -1,4 +1,4 @@
-"""Painting: pictures from prompts, with any number of adapters stacked at their own weights."""
+"""Image generation: pictures from prompts, with any number of adapters at individual weights."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from llm_lora.lora_prompt import Pick
 from llm_lora.recipe.image import ImageGenerate
 
 Watch = Callable[[], None]
-"""Looks on while pictures are painted."""
+"""Called after every denoising step."""
 
 _FIX = "ask for smaller pictures (size), or lower generate.batch_size, or take a smaller base"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to paint; width and height in pixels, None for the base's own resolution."""
+    """Generation settings; width and height in pixels, None for the base's own resolution."""
 
     steps: int = 30
     guidance: float = 7.5
@@ -44,7 +44,7 @@ class Settings:
 
     @classmethod
     def of(cls, generate: ImageGenerate, resolution: int) -> Settings:
-        """The settings of a recipe that is trained at a resolution."""
+        """The settings of a recipe, for the resolution of its training."""
         return cls(
             steps=generate.steps,
             guidance=generate.guidance,
@@ -59,8 +59,8 @@ class Settings:
 class Painter:
     """A loaded base with adapters on it.
 
-    Equal calls give equal pictures, whatever was painted in between: each picture's noise comes
-    from its own seed, and weights are always added to the base's own.
+    Equal calls give equal pictures, whatever was generated in between: each picture's noise comes
+    from its own seed, and weights are always added to the unmodified base.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Painter:
         adapters: Sequence[tuple[Path, float]] = (),
         precision: str = "auto",
     ) -> None:
-        """Load a base, and put adapters (folders or files, with their weights) on it.
+        """Load a base, and add adapters (folders or files, with their weights) to it.
 
         Raises:
             UserError: memory ran out, the base cannot be loaded, or an adapter does not fit it.
@@ -83,39 +83,37 @@ class Painter:
 
     @property
     def base(self) -> PictureBase:
-        """The base that is painted with."""
+        """The base that generates the pictures."""
         return self._loaded.base
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The adapters by the names that prompts call them by."""
+        """The names of the adapters, as prompts use them."""
         return tuple(self._own)
 
     def put(self, path: Path, weight: float = 1.0, name: str | None = None) -> str:
-        """Put an adapter on the base.
+        """Add an adapter to the base.
 
         Args:
             path: the folder of a run's adapter, or a .safetensors file of any known layout.
             weight: its strength in prompts that name no adapter.
-            name: what prompts call it by; what it calls itself, or its file's name, where None.
+            name: its name in prompts; if None, the name in its manifest, or its file's name.
 
         Returns:
             the name.
 
         Raises:
-            UserError: it cannot be read, is not for this base, or the name is taken.
+            UserError: it cannot be read, does not fit this base, or the name is taken.
         """
         name = name or picture_sources.own_name(path)
         if name in self._own:
-            raise UserError(
-                f"two adapters are named {name}", where=str(path), fix="name one otherwise"
-            )
+            raise UserError(f"two adapters are named {name}", where=str(path), fix="rename one")
         self._stack.put(name, path)
         self._own[name] = weight
         return name
 
     def drop(self, name: str) -> None:
-        """Take an adapter off; unknown names do no harm."""
+        """Remove an adapter; unknown names are ignored."""
         self._stack.drop(name)
         self._own.pop(name, None)
 
@@ -124,8 +122,8 @@ class Painter:
     ) -> list[Pixels]:
         """One picture for each prompt and seed.
 
-        A prompt that names adapters, `<lora:NAME:WEIGHT>`, is painted with those alone; one that
-        names none with all, at their own weights.
+        A prompt that names adapters, `<lora:NAME:WEIGHT>`, uses only those; a prompt that names
+        none uses all of them, at their own weights.
 
         Raises:
             UserError: a malformed or unknown name in a prompt, or memory ran out.
@@ -140,9 +138,9 @@ class Painter:
         seeds: Sequence[int],
         watch: Watch = lambda: None,
     ) -> list[Pixels]:
-        """Pictures of texts with exactly these adapters on; what texts say names none.
+        """Pictures for texts with exactly these adapters; `<lora:…>` in a text has no effect.
 
-        Whatever `watch`, which is called after every denoising step, raises ends the painting.
+        `watch` is called after every denoising step; an exception from it stops the generation.
 
         Raises:
             UserError: memory ran out.
@@ -229,13 +227,13 @@ def render(
     settings: Settings,
     watch: Watch = lambda: None,
 ) -> list[Pixels]:
-    """Paint encoded prompts, one picture for each seed.
+    """Generate pictures from encoded prompts, one for each seed.
 
     Args:
-        loaded: the base, with whatever adapter is in it.
-        told, negative: encoded prompts, a batch of as many as seeds; `negative` may be of one.
-        seeds: of the noise that each picture begins with.
-        settings: how to paint; its negative prompt is in `negative` already.
+        loaded: the base, with any adapter already applied.
+        told, negative: encoded prompts, one for each seed; `negative` may be a single one.
+        seeds: of each picture's initial noise.
+        settings: its negative prompt is already in `negative`.
         watch: called after every denoising step.
     """
     pipe, count = loaded.pipe, len(seeds)
@@ -271,7 +269,7 @@ def render(
         **more,
     ).images
     vae = pipe.vae
-    # While training it lies in the CPU's memory between samples.
+    # While training, the VAE stays in the CPU's memory between samples.
     place = vae.device
     vae.to(loaded.device)
     with torch.autocast(loaded.device.type, enabled=False):

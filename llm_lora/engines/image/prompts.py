@@ -1,4 +1,4 @@
-"""Texts become what the UNet reads: hidden states of the text encoders, and for SDXL a summary."""
+"""Text conditioning of the UNet: hidden states of the text encoders, and SDXL's pooled vector."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from llm_lora.engines.image.cache import Cache
 from llm_lora.engines.image.loading import Loaded
 
 _MOST_BYTES = 2 * 2**30
-"""Texts that take more memory than this are encoded step by step instead of once."""
+"""Memory limit: if all encoded texts need more, they are encoded at every step instead."""
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the UNet reads of texts: `hidden` is batch x tokens x width; `pooled` (SDXL) is
-    batch x width.
-    """
+    """Encoded texts: `hidden` is batch x tokens x width; `pooled` (SDXL) is batch x width."""
 
     hidden: torch.Tensor
     pooled: torch.Tensor | None
@@ -32,10 +30,10 @@ class Embedding:
 
 
 def encode(loaded: Loaded, texts: Sequence[str]) -> Embedding:
-    """Encode texts as the pipeline does when it paints.
+    """Encode texts as the pipeline does for generation.
 
-    Where the pipeline takes zeros for an empty negative prompt (SDXL), an empty text is zeros here
-    too: training without a caption then teaches what guidance will be measured against.
+    If the pipeline uses zeros for an empty negative prompt (SDXL), an empty text is zeros here too:
+    steps without a caption then train the same input that guidance uses as unconditional.
     """
     found = loaded.pipe.encode_prompt(
         prompt=list(texts),
@@ -52,14 +50,14 @@ def encode(loaded: Loaded, texts: Sequence[str]) -> Embedding:
 
 
 def cut_off(loaded: Loaded, texts: Iterable[str]) -> int:
-    """How many texts are longer than the text encoder reads; the rest of them is lost."""
+    """The number of texts that exceed the text encoder's limit and are truncated."""
     tokens = loaded.pipe.tokenizer
     limit = tokens.model_max_length
     return sum(len(tokens(text).input_ids) > limit for text in texts)
 
 
 class Texts:
-    """Texts that are encoded once, kept in memory and, where a cache is given, on the disk."""
+    """Texts encoded once, kept in memory and, if a cache is given, on disk."""
 
     def __init__(self, loaded: Loaded, cache: Cache | None) -> None:
         self._loaded = loaded
@@ -67,12 +65,12 @@ class Texts:
         self._known: dict[str, Embedding] = {}
 
     def fits(self, texts: Iterable[str]) -> bool:
-        """Whether so many different texts can be kept in memory."""
+        """Whether these texts can all be kept in memory."""
         size = self._one("").hidden.numel() * 4
         return len(set(texts)) * size <= _MOST_BYTES
 
     def learn(self, texts: Iterable[str]) -> None:
-        """Encode what is not known yet. One by one, so that no text depends on its neighbours."""
+        """Encode new texts, one by one, so that none depends on the others of a batch."""
         for text in sorted(set(texts)):
             if text not in self._known:
                 self._known[text] = self._one(text)

@@ -24,7 +24,7 @@ _NOTES = "llm-lora"
 
 
 def write_picture(path: Path, picture: Pixels, notes: Mapping[str, Any] | None = None) -> None:
-    """Write a picture as PNG, whole or not at all, with what it was made by as a text in it.
+    """Write a picture as PNG, atomically, with its generation settings as PNG text.
 
     Raises:
         UserError: the disk is full or the folder may not be written.
@@ -34,7 +34,7 @@ def write_picture(path: Path, picture: Pixels, notes: Mapping[str, Any] | None =
 
 
 def png(picture: Pixels, notes: Mapping[str, Any] | None = None) -> bytes:
-    """A picture as PNG, with what it was made by as a text in it."""
+    """A picture as PNG, with its generation settings as PNG text."""
     info = PngImagePlugin.PngInfo()
     if notes:
         info.add_text(_NOTES, json.dumps(notes, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Adapters added to a base's weights, each at its own strength, and taken off without a trace."""
+"""Stacked adapters: added to a base's weights at individual strengths, and removable exactly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_lora.engines.image.loading import Loaded
 
 @dataclass(frozen=True)
 class Weights:
-    """How strong an adapter is in the UNet and in the text encoders."""
+    """An adapter's strength in the UNet and in the text encoders."""
 
     unet: float
     text: float
@@ -30,9 +30,9 @@ class Weights:
 class Stack:
     """Adapters on one base.
 
-    A module's weight is always the base's own plus the sum of what the adapters add at their
-    strengths, computed in fp32. So nothing adds up when strengths change, and without adapters the
-    base is what it was, bit by bit.
+    A module's weight is always computed anew, in fp32, as the base's own weight plus the adapters'
+    updates at their strengths. So rounding errors never accumulate, and without adapters the base
+    is restored bit for bit.
     """
 
     def __init__(self, loaded: Loaded) -> None:
@@ -44,7 +44,7 @@ class Stack:
         self._settled = True
 
     def put(self, name: str, path: Path) -> None:
-        """Read an adapter and keep it at hand; it is not worn yet.
+        """Read an adapter and keep it in memory; `wear` applies it.
 
         Raises:
             UserError: it cannot be read, or does not fit the base.
@@ -60,17 +60,17 @@ class Stack:
         self._loras.pop(name, None)
 
     def wear(self, strengths: Mapping[str, Weights]) -> None:
-        """Put exactly these adapters on, at these strengths, added up in this order."""
+        """Apply exactly these adapters, at these strengths, summed in this order."""
         wanted = list(strengths.items())
         if self._settled and wanted == self._worn:
             return
-        # Until all is done, nothing may be taken for what is on: memory can run out in between.
+        # Marks the weights as unknown until all are set: memory can run out in between.
         self._settled, self._worn = False, [*self._worn, *wanted]
         touched = {module for name, _ in self._worn for module in self._loras[name]}
         for module in touched:
             weight = self._modules[module].weight.data
             if module not in self._plain:
-                # Not beside the weight: of a large base it would take gigabytes of the GPU.
+                # Kept off the GPU: the originals of a large base would take gigabytes there.
                 self._plain[module] = weight.to("cpu", copy=True)
             plain = self._plain[module]
             added = [

@@ -1,4 +1,4 @@
-"""What happens beside the training loop: records, live progress, whole checkpoints, Ctrl-C."""
+"""Callbacks of the training loop: metrics, live progress, complete checkpoints, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from llm_lora.errors import UserError
 from llm_lora.progress import Listener, Progress
 
 _COMPLETE = "complete"
-"""Marker in a checkpoint folder, written after all else, with the sizes of all files."""
+"""Marker in a checkpoint folder, written last, with the sizes of all files."""
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, and of which nothing was lost since."""
+    """The newest checkpoint that is complete: fully written, with no file lost since."""
     whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{_COMPLETE}") if _whole(marker)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
@@ -38,13 +38,13 @@ def _whole(marker: Path) -> bool:
 
 
 def mark_whole(folder: Path) -> None:
-    """Say that a checkpoint is written to its end."""
+    """Mark a checkpoint as fully written."""
     written = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     files.write_json(folder / _COMPLETE, written)
 
 
 class Complete(TrainerCallback):
-    """Marks each checkpoint as whole once everything of it is on the disk."""
+    """Marks each checkpoint as complete once all its files are on disk."""
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
@@ -53,15 +53,15 @@ class Complete(TrainerCallback):
 class StopEarly(TrainerCallback):
     """Stops when the validation loss has not improved for `patience` evaluations.
 
-    It looks only at what checkpoints hold, so a resumed run stops where an unbroken one does;
-    transformers' own callback counts anew after a resume.
+    It relies only on what checkpoints hold, so a resumed run stops where an uninterrupted one does;
+    transformers' own callback restarts its count after a resume.
     """
 
     def __init__(self, patience: int, every: int) -> None:
         self._steps = patience * every
 
     def reached(self, state: TrainerState) -> bool:
-        """True when training should not go on from this state."""
+        """Whether training should stop at this state."""
         best = state.best_global_step
         return best is not None and best > 0 and state.global_step - best >= self._steps
 
@@ -98,7 +98,7 @@ class StopOnSignal(TrainerCallback):
 
 
 class Metrics(TrainerCallback):
-    """Writes `metrics.jsonl` and TensorBoard events, and tells the listener."""
+    """Writes `metrics.jsonl` and TensorBoard events, and calls the listener."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Metrics(TrainerCallback):
         tokens: Sequence[int],
         steps_per_epoch: float,
     ) -> None:
-        """`tokens` holds how many were seen after 0, 1, 2, … steps."""
+        """`tokens` holds the number of tokens seen after 0, 1, 2, … steps."""
         self.rows: list[dict[str, Any]] = []
         self.peak_memory: Callable[[], int] = lambda: 0
         self._path = path
@@ -125,7 +125,7 @@ class Metrics(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
-        # After a resume, what was recorded beyond the checkpoint happened to nobody.
+        # A resume repeats the steps after the checkpoint, so their old rows are dropped.
         if state.global_step and self._path.is_file():
             kept = whole_rows(files.read_text(self._path))
             self.rows = [row for row in kept if row["step"] <= state.global_step]
@@ -156,7 +156,7 @@ class Metrics(TrainerCallback):
             return
         if not all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "validation_loss")):
             raise UserError(
-                f"the loss is not a number any more, at step {state.global_step}",
+                f"the loss became NaN at step {state.global_step}",
                 where="train.learning_rate",
                 fix="divide it by 3 or more and train again",
             )
@@ -206,7 +206,7 @@ class Metrics(TrainerCallback):
 
 
 def whole_rows(text: str) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a kill or a full disk may have torn the last one."""
+    """The rows of a metrics file; a last line cut short by a kill or a full disk is skipped."""
     rows = []
     for line in text.splitlines():
         try:

@@ -1,4 +1,4 @@
-"""Exhausted memory and full disks, whose many faces become one message each."""
+"""Out-of-memory and full-disk errors, in all their forms, as one message each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SMALLER = (
 )
 
 _EXHAUSTED = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
-"""What says so: torch's allocator on CPUs, the CUDA driver, cuBLAS and cuDNN in two spellings."""
+"""Parts of the messages of torch's CPU allocator, the CUDA driver, cuBLAS and cuDNN (two forms)."""
 
 
 @contextmanager
 def out_of_memory(fix: str = _SMALLER) -> Iterator[None]:
-    """Tells what frees memory; for training, in the order of what it frees: activations dominate.
+    """Turn out-of-memory errors into advice; for training, the most effective first (activations).
 
     Raises:
         UserError: memory ran out within the block.
@@ -37,7 +37,7 @@ def out_of_memory(fix: str = _SMALLER) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out."""
+    """Whether an error means that memory ran out."""
     # torch.OutOfMemoryError is a RuntimeError; all other allocators raise plain ones.
     if isinstance(error, RuntimeError):
         text = str(error)
@@ -47,17 +47,17 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """Tells that the disk is full, whoever of the libraries below noticed it.
+    """Turn a full-disk error of any library into one message.
 
     Raises:
-        UserError: a write within the block failed for want of space.
+        UserError: a write within the block failed for lack of space.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # safetensors and torch wrap the operating system's error in their own.
+        # safetensors and torch wrap the operating system's error in their own exceptions.
         words = ("No space left on device", "PytorchStreamWriter", "inline_container")
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full and not any(word in str(error) for word in words):

@@ -24,7 +24,7 @@ from llm_lora.schema import AnswerSchema
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw tokens; temperature 0 is greedy."""
+    """Sampling settings; temperature 0 is greedy."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -33,10 +33,10 @@ class Sampling:
 
 
 def load_trained(base: Base, *, adapter: Path | None, bits: int, precision: str) -> Loaded:
-    """A base with, if given, an adapter on it, in the form that was trained, ready to answer.
+    """Load a base, optionally with an adapter, in the form that was trained, for answering.
 
-    The 4-bit base is unpacked once into the numbers that its products use anyway: the same
-    answers, and no unpacking at every token.
+    The 4-bit base is dequantised once, to the values that its matrix products use anyway: the
+    answers stay the same, and no token pays for dequantisation.
 
     Raises:
         UserError: the base cannot be loaded.
@@ -47,7 +47,7 @@ def load_trained(base: Base, *, adapter: Path | None, bits: int, precision: str)
     if bits == 4 and loaded.device.type == "cpu":
         model = model.dequantize().to(loaded.compute)
     if adapter is not None:
-        # Without the cast to fp32 that training wants: bf16 products round it anyway.
+        # Without training's cast to fp32: bf16 products round the weights anyway.
         model = PeftModel.from_pretrained(
             model, adapter, is_trainable=False, autocast_adapter_dtype=False
         )
@@ -55,7 +55,7 @@ def load_trained(base: Base, *, adapter: Path | None, bits: int, precision: str)
 
 
 class Answerer:
-    """A base with, if given, an adapter on it, ready to answer prompts."""
+    """A loaded base, optionally with an adapter, that answers prompts."""
 
     def __init__(
         self, base: Base, chat: Chat, *, adapter: Path | None, bits: int, precision: str
@@ -76,11 +76,11 @@ class Answerer:
         )
 
     def decoding(self) -> dict[str, float]:
-        """What constraints have cost so far: compiling, and a mask at each step."""
+        """Time spent on constraints so far: compiling, and a mask at each step."""
         return self._constraints.pace.to_dict()
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         del self._model
         free_memory()
 
@@ -98,19 +98,19 @@ class Answerer:
         """One answer for each prompt, in their order.
 
         Args:
-            prompts: messages, the last one the user's.
-            sampling: how to draw.
-            schema: constrain the answers to it; None leaves them free.
+            prompts: messages; the last one is from the user.
+            sampling: the sampling settings.
+            schema: constrains the answers; None leaves them unconstrained.
             base_only: answer without the adapter.
-            chances: tell the probability of every token (at temperature 1).
-            seed: of the drawing, where temperature is above 0.
-            listener: told after each batch.
+            chances: also return the probability of every token (at temperature 1).
+            seed: of the sampling, if temperature is above 0.
+            listener: called after each batch.
 
         Raises:
             UserError: out of memory, or a schema that the decoder refuses.
         """
         ids = [self._chat.prompt_ids(prompt) for prompt in prompts]
-        # Neighbours of near-equal length waste little padding.
+        # Sorted by length: prompts of similar length need little padding when batched.
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found: dict[int, Answer] = {}
         started, tokens = time.monotonic(), 0
@@ -148,6 +148,7 @@ class Answerer:
     ) -> list[Answer]:
         longest = max(len(row) for row in rows)
         pad, stops = self._chat.pad_id, set(self._chat.eos_ids)
+        # Padded on the left: every row's answer then starts at the same column.
         ids = torch.full((len(rows), longest), pad, device=self._device)
         mask = torch.zeros_like(ids)
         for i, row in enumerate(rows):
@@ -186,9 +187,9 @@ class Answerer:
 
 
 class _Recorder(LogitsProcessor):
-    """Keeps the logarithm of the probability of each token that was taken.
+    """Records the log-probability of each token that was chosen.
 
-    It stands behind the constraint, so what the schema rules out has no share in it.
+    It runs after the constraint, so tokens that the schema rules out have no probability.
     """
 
     def __init__(self) -> None:
@@ -196,7 +197,7 @@ class _Recorder(LogitsProcessor):
         self._taken: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Take note of what the last call's `scores` [rows, vocabulary] gave the token chosen."""
+        """Record what the previous call's `scores` [rows, vocabulary] gave the chosen token."""
         self._note(input_ids)
         self._last = scores.float().log_softmax(-1)
         return scores
@@ -206,7 +207,7 @@ class _Recorder(LogitsProcessor):
             self._taken.append(self._last.gather(1, input_ids[:, -1:])[:, 0])
 
     def finish(self, input_ids: torch.Tensor) -> list[list[float]]:
-        """For each row the values of all its tokens, padding included."""
+        """The log-probabilities of every row's tokens, padding included."""
         self._note(input_ids)
         found: list[list[float]] = torch.stack(self._taken, dim=1).tolist()
         return found

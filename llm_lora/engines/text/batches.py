@@ -1,7 +1,7 @@
 """The order of training: every batch of a whole run, fixed before the first step.
 
-One list for all epochs makes a resumed run equal to an unbroken one: resuming skips the batches
-already done, and no random state decides what comes next.
+One list for all epochs makes a resumed run identical to an uninterrupted one: resuming skips the
+batches already done, and the next batch does not depend on any random state.
 """
 
 from __future__ import annotations
@@ -18,30 +18,33 @@ IGNORED = -100
 """Label of a token that carries no loss (torch's cross entropy)."""
 
 WEIGHTS = "weights"
-"""Column of what each token counts in the loss; without it, all that have a label count alike."""
+"""Column with each token's loss weight; without it, all labelled tokens count the same."""
 
 _MULTIPLE = 32
 _POOL = 16
-"""Batches sorted by length together: near-equal lengths, yet every epoch is shuffled anew."""
+"""Batches that are sorted by length together: similar lengths in a batch, and still a new shuffle
+in every epoch."""
 
 
 def plan(
     lengths: Sequence[int], *, epochs: float, batch_size: int, grouped: bool, seed: int
 ) -> list[list[int]]:
-    """Indices of every batch of the run.
+    """Plan the example indices of every batch of the run.
 
     Args:
         lengths: tokens of each example.
         epochs: passes over the examples; a fraction ends within the last pass.
         batch_size: examples in a batch.
-        grouped: put examples of near-equal length together, so that little is padding.
-        seed: decides the order, alone.
+        grouped: put examples of similar length together, to reduce padding.
+        seed: the only thing that the order depends on.
     """
     generator = random.Random(seed)
     batches: list[list[int]] = []
     per_epoch = -(-len(lengths) // batch_size)
     while len(batches) < round(epochs * per_epoch):
         order = list(range(len(lengths)))
+        # Shuffled before and after the sort by length: pools and the order of batches stay random,
+        # only the composition of a batch depends on length.
         generator.shuffle(order)
         if grouped:
             pool = batch_size * _POOL
@@ -82,7 +85,7 @@ class Order(Sampler[list[int]]):
 def pad(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
     """Rows of `input_ids` and `labels` → tensors [rows, longest], padded on the right.
 
-    The longest is rounded up, so that few shapes occur and freed memory fits the next step.
+    The length is rounded up, so that few shapes occur and the allocator can reuse freed memory.
     """
     longest = max(len(row["input_ids"]) for row in rows)
     longest = -(-longest // _MULTIPLE) * _MULTIPLE
@@ -104,11 +107,11 @@ def pad(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
 def concatenate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Rows → one row [1, tokens] without padding; positions restart with each example.
 
-    transformers builds a block-diagonal attention mask from restarting positions, when no
-    attention mask is given: the examples of a row do not see each other.
+    If no attention mask is given, transformers builds a block-diagonal one from the restarting
+    positions, so the examples of a row do not attend to each other.
     """
     ids = [token for row in rows for token in row["input_ids"]]
-    # The first token of an example would be predicted from the end of the one before it.
+    # Otherwise an example's first token would be predicted from the end of the previous example.
     labels = [token for row in rows for token in [IGNORED, *row["labels"][1:]]]
     positions = [position for row in rows for position in range(len(row["input_ids"]))]
     batch = {

@@ -1,4 +1,4 @@
-"""How near other forms of a model come to the one that was trained, on held-out answers."""
+"""Comparison of other forms of a model with the form that was trained, on held-out answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIX = "leave measuring out: --no-measure; merging itself needs little memory"
 
 @dataclass(frozen=True)
 class Form:
-    """A model in one of the forms that it can be served in."""
+    """One of the forms in which a model can be served."""
 
     base: Base
     adapter: Path | None
@@ -33,8 +33,8 @@ class Nearness:
     """Means over the tokens of held-out answers, given the tokens before them.
 
     `loss` is the cross entropy of the answer's tokens, in nats; `kl` the divergence of this form's
-    distribution from the reference's, in nats; `same` the share of tokens where both have the same
-    favourite.
+    distribution from the reference's, in nats; `same` the share of tokens for which both rank the
+    same token first.
     """
 
     loss: float
@@ -55,13 +55,13 @@ def compare(
     """Measure a reference and other forms; one model is in memory at a time.
 
     Args:
-        reference: what the others are held against.
+        reference: the form that the others are compared with.
         others: each with a name.
-        chat, examples: what is asked and answered.
+        chat, examples: the prompts and answers to measure on.
         precision: the recipe's `train.precision`.
         scratch: a folder for the reference's distributions: 4 bytes for each answer token and
             each word of the vocabulary.
-        listener: told after each example.
+        listener: called after each example.
 
     Raises:
         UserError: out of memory or disk space, or a model cannot be loaded.
@@ -99,7 +99,7 @@ def _answer(row: Encoded) -> slice:
 
 
 def _distributions(model: Any, row: Encoded, where: torch.device) -> torch.Tensor:
-    """Log-probabilities [answer tokens, vocabulary] of what comes next, in fp32."""
+    """Log-probabilities [answer tokens, vocabulary] of the next token, in fp32."""
     ids = torch.tensor([row.input_ids[: _answer(row).stop]], device=where)
     logits = model(input_ids=ids, logits_to_keep=row.answer_tokens + 1).logits[0, :-1]
     logs: torch.Tensor = logits.float().log_softmax(-1).cpu()

@@ -1,4 +1,4 @@
-"""The decoding constraint: at every token, only what keeps the answer within the schema."""
+"""The decoding constraint: a mask of the tokens that keep the answer within the schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_lora.schema import AnswerSchema
 
 @dataclass
 class Pace:
-    """What constraints cost, in seconds: compiling, and masks over all rows of `steps` steps."""
+    """Seconds spent on constraints: compiling, and masks for all rows over `steps` steps."""
 
     compile_seconds: float = 0.0
     mask_seconds: float = 0.0
@@ -32,10 +32,10 @@ class Pace:
 
 
 class Constraint(LLGuidanceLogitsProcessor):
-    """Outlines' llguidance processor for a batch whose rows finish at different times.
+    """Outlines' llguidance processor, for batches whose rows finish at different times.
 
     Outlines feeds the padding of finished rows to their matchers, which fails and warns at every
-    token; here a finished row is left alone.
+    token; here a finished row is skipped.
     """
 
     is_first_token: bool
@@ -67,7 +67,7 @@ class Constraint(LLGuidanceLogitsProcessor):
             else:
                 llguidance.torch.fill_next_token_bitmask(matcher, self.bitmask, row)
         allowed = _unpacked(self.bitmask.to(logits.device), logits.shape[1])
-        # A complete answer can only end; nothing may follow it.
+        # After a complete answer only the end token is allowed.
         allowed[complete, self.llg_tokenizer.eos_token] = True
         masked = logits.masked_fill(~allowed, -torch.inf)
         self._pace.mask_seconds += time.perf_counter() - started
@@ -83,12 +83,12 @@ def _unpacked(bitmask: torch.Tensor, vocabulary: int) -> torch.Tensor:
     places = torch.arange(32, device=bitmask.device, dtype=torch.int32)
     bits = (bitmask.unsqueeze(-1) >> places) & 1
     known = bits.flatten(1).bool()[:, :vocabulary]
-    # Logits beyond the tokenizer's vocabulary are padding of the model's matrix.
+    # Logits beyond the tokenizer's vocabulary come from padding of the model's output matrix.
     return F.pad(known, (0, vocabulary - known.shape[1]))
 
 
 class Constraints:
-    """Compiled once for a schema, used for any number of batches; `pace` is what they cost."""
+    """Constraints compiled once per schema, for any number of batches; `pace` is their cost."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.pace = Pace()

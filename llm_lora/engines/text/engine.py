@@ -65,7 +65,7 @@ _RELIED_ON = {
     "save_only_model",
     "use_liger_kernel",
 }
-"""What resuming to the same bytes, the planned order and the CPU's loss rely on."""
+"""Arguments that exact resumption, the planned order and the CPU loss rely on."""
 
 
 def fit(
@@ -84,21 +84,21 @@ def fit(
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train a LoRA adapter and leave it, whole, in the folder `adapter`.
+    """Train a LoRA adapter and write it to the folder `adapter`.
 
     Args:
-        recipe: decides everything that is not a path.
+        recipe: all settings except paths.
         train, validation: checked examples; validation decides when to stop and what is best.
         base, chat: the frozen model and its tokenizer with template.
-        schema: tells which values are closed, where the recipe weighs them.
+        schema: determines which values are closed, if the recipe weights them.
         adapter, checkpoints, metrics, tensorboard: where to write.
-        resume: continue from the newest whole checkpoint.
-        listener: told about progress.
-        tell: told every decision, as a sentence, before training begins.
+        resume: continue from the newest complete checkpoint.
+        listener: receives progress.
+        tell: receives every decision, as a sentence, before training begins.
 
     Raises:
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
-        UserError: out of memory, a loss that is not a number, an `extra` key that TRL refuses.
+        UserError: out of memory, a NaN loss, or an `extra` key that TRL refuses.
     """
     tuning.quiet()
     started, cpu_started = time.monotonic(), time.process_time()
@@ -124,6 +124,7 @@ def fit(
         seed=recipe.train.seed,
     )
     micro_per_epoch = -(-len(rows) // recipe.train.batch_size)
+    # Rounded up: the last step may accumulate fewer batches.
     steps = -(-len(order) // recipe.train.accumulate)
     if recipe.train.max_steps is not None:
         steps = min(steps, recipe.train.max_steps)
@@ -170,6 +171,7 @@ def fit(
         )
         record.peak_memory = peak_memory_bytes
         checkpoint = newest_checkpoint(checkpoints) if resume else None
+        # After a kill between the last checkpoint and `tuning.save`, only saving is left to do.
         if checkpoint is not None and (ended := _ended(checkpoint, early, steps)):
             trainer.state = ended
             trainer._load_best_model()
@@ -182,7 +184,7 @@ def fit(
         raise Interrupted(state.global_step, steps, saved or checkpoints)
     tuning.save(trainer.model, adapter, base)
     best = state.best_global_step or state.global_step
-    # Model, optimizer and callbacks point at each other; evaluation needs their memory.
+    # Model, optimizer and callbacks form reference cycles; evaluation needs their memory.
     del trainer
     free_memory()
     return Fit(
@@ -203,16 +205,16 @@ def fit(
 
 
 def reinforce(*arguments: Any, **options: Any) -> Fit:
-    """`rewarding.reinforce`, which brings vLLM along: seconds that no other training needs."""
+    """Call `rewarding.reinforce`; its import of vLLM takes seconds that other methods avoid."""
     with warnings.catch_warnings():
-        # TRL names the versions of vLLM that its own use of it was tested with; it is not used.
+        # TRL warns about vLLM versions it was not tested with; its vLLM support is not used.
         warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
         from llm_lora.engines.text import rewarding
     return rewarding.reinforce(*arguments, **options)
 
 
 def _trainer(**options: Any) -> PlannedTrainer:
-    """The trainer; what it refuses is the recipe's `extra`, for all else was checked before."""
+    """The trainer; it can only refuse the recipe's `extra`: all else was checked before."""
     try:
         return PlannedTrainer(**options)
     except ValueError as error:
@@ -220,7 +222,7 @@ def _trainer(**options: Any) -> PlannedTrainer:
 
 
 def _ended(checkpoint: Path, early: StopEarly, steps: int) -> TrainerState | None:
-    """The state of a checkpoint after which training has nothing left to do."""
+    """The state of a checkpoint of a finished training; None if steps are left."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     return state if early.reached(state) or state.global_step >= steps else None
 
@@ -273,7 +275,7 @@ def _arguments(
     clashes = sorted((set(options) | _RELIED_ON) & set(recipe.extra))
     if clashes:
         raise UserError(
-            f"extra may not set {', '.join(clashes)}: llm-lora decides it, for exact resumption",
+            f"extra may not set {', '.join(clashes)}: llm-lora sets it, for exact resumption",
             where="extra",
             fix="use the recipe's own keys (train.batching, train.batch_size, …)",
         )

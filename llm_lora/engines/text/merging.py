@@ -1,9 +1,9 @@
-"""Merging an adapter into its base, tensor by tensor: no model is ever in memory.
+"""Merging of an adapter into its base, tensor by tensor: the model is never in memory as a whole.
 
-Two merges are honest. The adapter was trained on the base in NF4, so adding it to what NF4 made of
-the base (`dequantised`) gives the model that was trained; adding it to the base as it was published
-(`original`) gives a near one. Rounding the sum to 4 bits again would destroy it: the adapter's
-changes are smaller than the steps of NF4.
+Two merges are sound. The adapter was trained on the base in NF4, so adding it to the dequantised
+NF4 weights (`dequantised`) gives exactly the model that was trained; adding it to the published
+weights (`original`) gives a close one. Rounding the sum to 4 bits again would destroy the adapter:
+its changes are smaller than the steps of NF4.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from llm_lora.weights import Tensor, tensors
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SCALES_BLOCK = 256
-"""Scales that share one of their own, with double quantisation (`quantize_4bit`)."""
+"""Number of scales that share a second-level scale, with double quantisation (`quantize_4bit`)."""
 _PART = 2**22
-"""Numbers that are worked on at once."""
+"""Number of weights processed at once."""
 
 
 @dataclass(frozen=True)
 class _Update:
-    """What one weight gains: `scale` · B · A."""
+    """The update of one weight: `scale` · B · A."""
 
     a: Tensor
     b: Tensor
@@ -44,7 +44,7 @@ class _Update:
 
 @dataclass(frozen=True)
 class _Outline:
-    """What a model's code says of its weights: which NF4 packs, which are another one's twin."""
+    """Facts from the model's code: which weights NF4 quantises, and which are tied to another."""
 
     quantised: frozenset[str]
     tied: Mapping[str, str]
@@ -63,16 +63,16 @@ def merge(
     """Write the merged weights of a model as safetensors; every tensor keeps its dtype.
 
     Args:
-        base: the one that the adapter was trained on.
-        adapter: a verified one.
-        folder: an existing one.
+        base: the base that the adapter was trained on.
+        adapter: a verified adapter.
+        folder: an existing folder.
         into: "dequantised" or "original".
-        precision: the recipe's `train.precision`: NF4 is made from numbers of that kind.
-        shard_bytes: the most that a file holds.
-        listener: told after each tensor.
+        precision: the recipe's `train.precision`: NF4 is quantised from weights of that type.
+        shard_bytes: the largest size of a file.
+        listener: called after each tensor.
 
     Returns:
-        whether a tied output embedding had to become a weight of its own.
+        whether a tied output embedding had to be untied.
 
     Raises:
         UserError: an adapted module has no weight of its own in the base's files, or the disk is
@@ -106,7 +106,7 @@ def merge(
 
 
 def _updates(adapter: Adapter) -> dict[str, _Update]:
-    """The name of each adapted weight, with what it gains."""
+    """The update of each adapted weight, by name."""
     scale = adapters.scale(adapter)
     halves = tensors.of_file(adapter.path / adapters.WEIGHTS)
     return {
@@ -132,23 +132,23 @@ def _outline(base: Base, nf4: BitsAndBytesConfig) -> _Outline:
 def _require_weights(
     base: Base, source: Mapping[str, Tensor], updates: Mapping[str, _Update], needed: Iterable[str]
 ) -> None:
-    """Refuse to leave an adapted module out, or one that training had in 4 bits.
+    """Refuse to skip an adapted module, or one that training had in 4 bits.
 
     Raises:
-        UserError: some have no weight in the base's files, or one of another shape or dtype.
+        UserError: a module has no weight in the base's files, or one of another shape or dtype.
     """
     wanted = {*updates, *needed}
     for name in sorted(wanted):
         tensor = source.get(name)
         if tensor is None:
             raise UserError(
-                f"{name} is no tensor of its own in the base's files",
+                f"{name} is not a separate tensor in the base's files",
                 where=str(base.path),
                 fix="this architecture cannot be merged tensor by tensor; serve the adapter",
             )
         if tensor.dtype not in _DTYPES:
             raise UserError(
-                f"{name} holds numbers of type {tensor.dtype}; {', '.join(_DTYPES)} can be merged",
+                f"{name} has dtype {tensor.dtype}; only {', '.join(_DTYPES)} can be merged",
                 where=str(tensor.file),
                 fix="name the unquantised original as base",
             )
@@ -157,7 +157,7 @@ def _require_weights(
             halves = (update.b.shape[0], update.a.shape[1])
             if tensor.shape != halves:
                 raise UserError(
-                    f"{name} has shape {tensor.shape}, but the adapter's halves make {halves}",
+                    f"{name} has shape {tensor.shape}, but the adapter's factors give {halves}",
                     where=str(update.a.file),
                     fix="merge it into the base it was trained on",
                 )
@@ -175,7 +175,7 @@ def _merged(
     weight = _load(tensor)
     where = loading.device()
     if nf4 is not None:
-        # What NF4 stands for in fp32 has more digits than a 16-bit file.
+        # NF4 dequantised in fp32 has more digits than a 16-bit file can hold.
         weight = weight.to(torch.promote_types(weight.dtype, compute))
         _through_nf4(weight, nf4, compute, where)
     if update is not None:
@@ -191,10 +191,10 @@ def _merged(
 def _through_nf4(
     weight: torch.Tensor, nf4: BitsAndBytesConfig, compute: torch.dtype, where: torch.device
 ) -> None:
-    """Put into `weight` what its NF4 form stands for, to the bit as `Linear4bit` would.
+    """Replace `weight` by its dequantised NF4 values, bit for bit as `Linear4bit` would.
 
-    As bitsandbytes does for a whole tensor, with buffers of ten times its size; here in parts,
-    each of which begins a new block.
+    bitsandbytes does this for a whole tensor, with buffers of ten times its size; here it is done
+    in parts, each of which starts at a block boundary.
     """
     kind = nf4.bnb_4bit_quant_type
     options = {"blocksize": loading.NF4_BLOCK, "quant_type": kind}

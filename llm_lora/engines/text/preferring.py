@@ -1,8 +1,8 @@
-"""Learning by preference on top of a trained adapter: TRL's DPO on pairs of answers, and what its
-GRPO (`rewarding`) has in common with it.
+"""Preference training on top of a trained adapter: TRL's DPO on pairs of answers, and the parts
+that it shares with GRPO (`rewarding`).
 
-The reference that both stay close to is the adapter they start from. The adapter kept is that of
-the last step: no validation loss says which one is best.
+The reference for both is the adapter that they start from. The adapter of the last step is kept: no
+validation loss says which one is best.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from llm_lora.scores import Pair
 
 @dataclass(frozen=True)
 class Places:
-    """Where a training starts from and writes to, and who hears of it."""
+    """Where a training starts, where it writes, and who receives its progress."""
 
     start: Path
     adapter: Path
@@ -56,10 +56,10 @@ class Places:
 
 
 class Resumed:
-    """For trainers of a PEFT model with a reference adapter: a checkpoint's own adapter is loaded.
+    """Trainer mix-in for PEFT models with a reference adapter: resumes the trained adapter too.
 
-    transformers loads the adapters in a checkpoint's subfolders, which is the reference, and then
-    forgets the one that is trained (5.19, `Trainer._load_from_checkpoint`).
+    transformers loads the adapters in a checkpoint's subfolders (the reference), but then skips the
+    adapter that is trained (5.19, `Trainer._load_from_checkpoint`).
     """
 
     model: Any
@@ -69,7 +69,7 @@ class Resumed:
 
 
 class _Pairwise(Resumed, DPOTrainer):
-    """TRL's DPO over pairs that are token ids already, in an order planned before."""
+    """TRL's DPO over pairs of token ids, in a planned order."""
 
     def __init__(self, *, order: list[list[int]], **options: Any) -> None:
         self._order = order
@@ -98,22 +98,22 @@ def prefer(
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train an adapter further by DPO (arXiv 2305.18290), and leave it whole in `adapter`.
+    """Train an adapter further with DPO (arXiv 2305.18290), and write it to `adapter`.
 
     Args:
-        recipe: `prefer` and `train` decide everything that is not a path.
+        recipe: `prefer` and `train` hold all settings except paths.
         examples: the training examples that pairs refer to by id.
-        pairs: for a prompt, the answer to prefer and the one to avoid.
+        pairs: for a prompt, the chosen and the rejected answer.
         base, chat: the frozen model and its tokenizer with template.
-        start: the adapter to go on from; it is also the reference.
+        start: the adapter to start from; it is also the reference.
         adapter, checkpoints, metrics, tensorboard: where to write.
-        resume: continue from the newest whole checkpoint.
-        listener: told about progress.
-        tell: told every decision.
+        resume: continue from the newest complete checkpoint.
+        listener: receives progress.
+        tell: receives every decision.
 
     Raises:
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
-        UserError: out of memory, a loss that is not a number, no pair that can be encoded.
+        UserError: out of memory, a NaN loss, or no pair that can be encoded.
     """
     places = Places(start, adapter, checkpoints, metrics, tensorboard, resume, listener, tell)
     rows = _encoded(examples, pairs, chat, tell)
@@ -168,7 +168,7 @@ def _encoded(
         except Unencodable:
             continue
         prompt = chosen.prompt_tokens
-        # What was cut off had no end-of-turn token.
+        # A truncated answer had no end-of-turn token.
         end = prompt + chosen.answer_tokens, prompt + rejected.answer_tokens - (not pair.ended)
         rows.append(
             {
@@ -179,7 +179,7 @@ def _encoded(
         )
     rows = [row for row in rows if row["rejected_ids"]]
     if len(rows) < len(pairs):
-        tell(f"{len(pairs) - len(rows)} pairs left out: no answer could be made of their texts")
+        tell(f"{len(pairs) - len(rows)} pairs skipped: their answers could not be encoded")
     if not rows:
         raise UserError("none of the pairs can be encoded", where="prefer", fix="use method: sft")
     return rows
@@ -193,10 +193,10 @@ def go_on(
     tokens: Sequence[int],
     steps_per_epoch: float,
 ) -> Fit:
-    """Run a trainer from the adapter `places.start` to its end, and save the adapter.
+    """Run a trainer, starting from the adapter `places.start`, and save the adapter.
 
     Args:
-        make: the trainer of a model with adapter and of transformers' arguments.
+        make: makes the trainer from a model with adapter and transformers' arguments.
         tokens: seen after 0, 1, 2, … steps.
         steps_per_epoch: of the trainer.
     """
@@ -227,6 +227,7 @@ def go_on(
             trainer.add_callback(callback)
         trainable, total = model.get_nb_trainable_parameters()
         checkpoint = newest_checkpoint(places.checkpoints) if places.resume else None
+        # After a kill between the last checkpoint and saving, only saving is left to do.
         if checkpoint is not None and (ended := _ended(checkpoint, steps)):
             trainer.state = ended
             load_adapter(model, checkpoint)
@@ -239,7 +240,7 @@ def go_on(
         raise Interrupted(state.global_step, steps, saved or places.checkpoints)
     tuning.save(model, places.adapter, base)
     seen = state.num_input_tokens_seen
-    # Model, optimizer and callbacks point at each other; evaluation needs their memory.
+    # Model, optimizer and callbacks form reference cycles; evaluation needs their memory.
     del trainer, model
     free_memory()
     return Fit(
@@ -260,24 +261,24 @@ def go_on(
 
 
 def load_adapter(model: Any, folder: Path, name: str = "default") -> None:
-    """Put the weights of a saved adapter into the adapter `name` of a model."""
+    """Load the weights of a saved adapter into the adapter `name` of a model."""
     weights = load_peft_weights(str(folder), device=str(model.device))
     set_peft_model_state_dict(model, weights, adapter_name=name)
 
 
 def _ended(checkpoint: Path, steps: int) -> TrainerState | None:
-    """The state of a checkpoint after which nothing is left to do."""
+    """The state of a checkpoint of a finished training; None if steps are left."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     return state if state.global_step >= steps else None
 
 
 def _start_from(model: Any, start: Path, base: Base) -> None:
-    """Put the weights of `start` into the adapter and, where TRL made one, its reference, in fp32.
+    """Load the weights of `start` into the adapter and, if TRL made one, its reference, in fp32.
 
-    TRL casts them to bf16 first, which would round away what was learned last.
+    TRL casts them to bf16 first, which would round away the last updates.
     """
     for config in model.peft_config.values():
-        # The adapter names its base by the recipe's word; PEFT looks for its files.
+        # The adapter stores the base's name in the recipe; PEFT needs its folder.
         config.base_model_name_or_path = str(base.path)
     for name, parameter in model.named_parameters():
         if "lora_" in name:

@@ -1,6 +1,6 @@
-"""Learning by rewards on top of a trained adapter: TRL's GRPO with the judge's reward.
+"""Reinforcement learning on top of a trained adapter: TRL's GRPO with the judge's reward.
 
-Apart from `preferring`, because TRL's GRPO imports vLLM where that is installed.
+Separate from `preferring`, because TRL's GRPO imports vLLM if it is installed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llm_lora.scores import reward
 
 
 class _Rewarded(Resumed, GRPOTrainer):
-    """TRL's GRPO over prompts whose token ids are those that the server builds."""
+    """TRL's GRPO over prompts with the token ids that the server builds."""
 
     def __init__(self, *, prompt_ids: dict[str, list[int]], **options: Any) -> None:
         self._prompt_ids = prompt_ids
@@ -53,17 +53,17 @@ def reinforce(
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train an adapter further by GRPO (arXiv 2402.03300), and leave it whole in `adapter`.
+    """Train an adapter further with GRPO (arXiv 2402.03300), and write it to `adapter`.
 
     Args:
-        examples: their prompts are answered again and again, each time by the adapter as it is.
+        examples: their prompts are answered repeatedly, by the adapter as trained so far.
         schema: judges the answers; `preference.reward` is the reward.
         max_new_tokens: the longest answer.
-        The others are those of `preferring.prefer`.
+        For the others see `preferring.prefer`.
 
     Raises:
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
-        UserError: out of memory, a loss that is not a number, too few prompts for one step.
+        UserError: out of memory, a NaN loss, or too few prompts for one step.
     """
     places = Places(start, adapter, checkpoints, metrics, tensorboard, resume, listener, tell)
     samples = recipe.prefer.samples
@@ -76,7 +76,7 @@ def reinforce(
         )
     steps_per_epoch = len(examples) // each
     steps = max(1, round(recipe.prefer.epochs * steps_per_epoch))
-    # TRL wants texts; rendered prompts stand for their ids, which need not be tokenized anew.
+    # TRL expects texts: rendered prompts are keys to their token ids, so none is tokenized again.
     prompts = [chat.render(one.prompt, add_generation_prompt=True) for one in examples]
 
     def rewards(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:

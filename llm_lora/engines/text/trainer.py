@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer over examples that are token ids already, in an order planned before."""
+"""TRL's SFTTrainer over examples of token ids, in a planned order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_lora.engines.text import batches
 
 
 def planned_loader(trainer: Any, order: list[list[int]]) -> Any:
-    """The loader of a trainer's examples in batches that were planned before."""
+    """The loader of a trainer's examples, in the planned batches."""
     loader: DataLoader[Any] = DataLoader(
         trainer.train_dataset,
         batch_sampler=batches.Order(order),
@@ -28,7 +28,7 @@ def planned_loader(trainer: Any, order: list[list[int]]) -> Any:
 
 
 class PlannedTrainer(SFTTrainer):
-    """Takes batches as planned; on a CPU it scores only what carries loss."""
+    """Trains on planned batches; on a CPU it computes logits only where there is loss."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class PlannedTrainer(SFTTrainer):
         course: Course | None = None,
         **options: Any,
     ) -> None:
-        """`course` constrains the validation loss; all else goes to TRL."""
+        """`course` constrains the validation loss; everything else goes to TRL."""
         self._order = order
         self._course = course
         collate = batches.concatenate if concatenated else lambda rows: batches.pad(rows, pad_id)
@@ -57,12 +57,11 @@ class PlannedTrainer(SFTTrainer):
     ) -> Any:
         """Mean negative log-likelihood of the answers' tokens, weighted where weights are given.
 
-        With a course, the validation loss is that of the tokens it lets through, all counting
-        alike: what the constraint forces costs nothing, as when answers are decoded under it.
+        With a course, the validation loss is computed over the tokens that the constraint allows,
+        unweighted: a token that the constraint forces costs nothing, as in constrained decoding.
 
-        TRL knows no weights. It scores only the positions with a label where it has Triton; on a
-        CPU it scores all of them, with entropies that nobody reads: two fifths more time on a
-        small base.
+        TRL has no token weights. With Triton it computes logits only at labelled positions; on a
+        CPU it computes all of them, and entropies that nothing uses: 40% more time on a small base.
         """
         weights = inputs.pop(batches.WEIGHTS, None)
         course = None if model.training else self._course
@@ -87,7 +86,8 @@ def _scored(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits [rows, columns, vocabulary] from the first label on, targets, and which count."""
     labels = inputs["labels"]
-    # The label of column i is predicted at column i - 1.
+    # The label of column i is predicted at column i - 1. Columns before the first label of any row
+    # (prompts) need no logits, which are the largest tensor of a step.
     first = int((labels[:, 1:] != batches.IGNORED).any(dim=0).nonzero()[0])
     targets = labels[:, first + 1 :]
     rest = {name: value for name, value in inputs.items() if name != "labels"}
@@ -97,9 +97,9 @@ def _scored(
 
 
 def _allowed(course: Course, labels: list[list[int]], vocabulary: int) -> torch.Tensor:
-    """What may stand for each label that counts, row by row, [labels, vocabulary].
+    """The tokens allowed at each label that counts, row by row, [labels, vocabulary].
 
-    Where examples share a row, what carries no loss stands between their answers.
+    If examples share a row, tokens without loss separate their answers.
     """
     answers = [
         list(run)
@@ -108,5 +108,5 @@ def _allowed(course: Course, labels: list[list[int]], vocabulary: int) -> torch.
         if counts
     ]
     rows = torch.from_numpy(np.concatenate([course.allowed(answer) for answer in answers]))
-    # Logits beyond the tokenizer's vocabulary are padding of the model's matrix.
+    # Logits beyond the tokenizer's vocabulary come from padding of the model's output matrix.
     return F.pad(rows, (0, vocabulary - rows.shape[1]))

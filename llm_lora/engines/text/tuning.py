@@ -1,4 +1,4 @@
-"""What every training shares: the arguments of its trainer, numbers in fp32, a whole adapter."""
+"""Shared parts of every text training: trainer arguments, fp32 adapter weights, saving."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def options(
     """The arguments of transformers' trainers that every training sets.
 
     Args:
-        recipe: decides what is not named here.
+        recipe: decides everything else.
         checkpoints: the folder to save them in.
         steps: optimizer steps of the whole training.
         save_every: steps between two checkpoints.
         learning_rate: the peak.
-        compute: what is computed in.
+        compute: the compute dtype.
     """
     train = recipe.train
     return {
@@ -76,13 +76,13 @@ def options(
 
 
 def on_one_card(config: Config) -> Config:
-    """One process trains on one card; TRL refuses to start when more are merely visible."""
+    """Limit training to one card: TRL refuses to start if more are visible to one process."""
     config._n_gpu = min(config.n_gpu, 1)
     return config
 
 
 def optimizer(name: str) -> str:
-    """TRL's name of an optimizer; pages need a GPU whose memory they could leave."""
+    """TRL's name of an optimizer; paged ones need a GPU to page memory out of."""
     if name == "paged-adamw-8bit" and not torch.cuda.is_available():
         name = "adamw-8bit"
     return _OPTIMIZERS[name]
@@ -91,7 +91,7 @@ def optimizer(name: str) -> str:
 def keep_adapter_in_fp32(model: Any) -> None:
     """Undo TRL's cast of LoRA weights to bf16: small updates would round to nothing.
 
-    Under autocast the products are bf16 all the same, so it costs no speed.
+    Under autocast the products are bf16 anyway, so this costs no speed.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -99,7 +99,7 @@ def keep_adapter_in_fp32(model: Any) -> None:
 
 
 def save(model: Any, adapter: Path, base: Base) -> None:
-    """Write the adapter beside its place, make its configuration reproducible, move it there."""
+    """Write the adapter to a temporary folder, make it reproducible, and move it into place."""
     unfinished = adapter.with_name(f".{adapter.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     with full_disk(adapter):
@@ -117,10 +117,10 @@ def save(model: Any, adapter: Path, base: Base) -> None:
 
 
 def quiet() -> None:
-    """Silence what repeats itself or speaks to programmers; errors still come through."""
+    """Silence repeated and developer-facing library messages; errors still come through."""
     datasets.disable_progress_bars()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     logging.getLogger("trl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    # TRL warns of every vLLM newer than itself, though no training here goes through vLLM.
+    # TRL warns about every vLLM newer than itself, though no training here uses vLLM.
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM")

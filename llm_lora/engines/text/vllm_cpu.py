@@ -1,13 +1,13 @@
-"""Mends two faults of vLLM 0.32 on CPUs; imported by vLLM's own workers.
+"""Fixes for two faults of vLLM 0.32 on CPUs; imported by vLLM's own workers.
 
-For rows without an adapter, it takes index -1 for the last LoRA slot, so requests to the base get
-the share of whatever adapter lies there: one that other requests of the batch use, or one that was
-unloaded long ago, since unloading does not empty a slot. Here the inner product of these rows
-becomes zero, and with it what is added to them.
+For rows without an adapter, vLLM reads index -1 as the last LoRA slot, so requests to the base get
+the update of whatever adapter is there: one that other requests of the batch use, or one unloaded
+long ago, since unloading does not clear a slot. Here the inner product of these rows is set to
+zero, and so is the update.
 
-A request with a seed ends the whole engine when its prompt is worked on in parts: what was drawn
-for a part is taken back by moving the generator's offset, and generators of a CPU have none. Here
-such a generator begins anew, which is the same, as nothing that was drawn before counts.
+A request with a seed stops the whole engine when its prompt is prefilled in chunks: vLLM undoes the
+draws of a chunk by moving the generator's offset, and CPU generators have none. Here such a
+generator restarts from its seed, which is equivalent, as none of the earlier draws is used.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Shrink = Callable[..., None]
 
 
 class Mended:
-    """What `--worker-extension-cls` names; adds nothing to the worker, its import does the work."""
+    """The class for `--worker-extension-cls`; empty, as importing this module does the work."""
 
 
 class Rewinding(torch.Generator):
-    """A generator for a CPU that takes back what it drew."""
+    """A CPU generator that can undo its draws."""
 
     def get_offset(self) -> int:
-        """Nothing that tells one moment from another."""
+        """A constant: CPU generators have no offset."""
         return 0
 
     def set_offset(self, _: int) -> torch.Generator:
-        """Begin anew with the seed."""
+        """Restart from the seed."""
         return self.manual_seed(self.initial_seed())
 
 
 def only_rows_with_adapter(shrink: Shrink) -> Shrink:
-    """The first half of vLLM's LoRA product, with zeros where the index of the adapter is -1."""
+    """Wrap the first half of vLLM's LoRA product: zeros for rows with adapter index -1."""
 
     def mended(
         inputs: torch.Tensor,
@@ -54,7 +54,7 @@ def only_rows_with_adapter(shrink: Shrink) -> Shrink:
 
 
 def _mend() -> None:
-    # By name: vLLM is no dependency of training, and its types are not looked at.
+    # By name: training does not depend on vLLM, and its types are not checked.
     operations: Any = importlib.import_module("vllm.lora.ops.torch_ops.lora_ops")
     wrapper: Any = importlib.import_module("vllm.lora.punica_wrapper.punica_cpu")
     # The model runner makes its generators by this name.

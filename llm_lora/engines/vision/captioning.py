@@ -1,4 +1,4 @@
-"""Captions from models that run here: CLIP chooses among candidates, BLIP writes its own."""
+"""Captions from local models: CLIP chooses among candidates, BLIP writes its own."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _BEAMS = 3
 
 
 class ZeroShot:
-    """Chooses captions among candidates by CLIP (arXiv 2103.00020, section 3.1)."""
+    """Chooses captions among candidates with CLIP (arXiv 2103.00020, section 3.1)."""
 
     def __init__(
         self, model: VisionModel, parts: Sequence[Part], device: str | None = None
     ) -> None:
-        """Load the model and look at all candidates once."""
+        """Load the model and embed all candidates once."""
         self._clip = Clip(model, device)
         self._parts = parts
         self._points = [self._clip.texts(part.texts) for part in parts]
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Label]:
-        """A caption for each picture; its score is the share of its least sure part."""
+        """A caption for each picture; its score is the probability of its least certain part."""
         seen = self._clip.images(images)
         shares = [
             torch.softmax(seen @ points.T / self._clip.temperature, dim=-1).tolist()
@@ -45,7 +45,7 @@ class ZeroShot:
 
 
 class Captioner:
-    """Describes pictures by BLIP (arXiv 2201.12086)."""
+    """Describes pictures with BLIP (arXiv 2201.12086)."""
 
     def __init__(self, model: VisionModel, device: str | None = None) -> None:
         """Load the model in fp32; the GPU is used where there is one."""

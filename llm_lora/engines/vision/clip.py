@@ -1,4 +1,4 @@
-"""CLIP: pictures and texts as points of one space, in which the like lie close together."""
+"""CLIP: pictures and texts embedded in one space, where similar ones lie close together."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def quieten() -> None:
-    """Turn off what transformers prints while it loads a model."""
+    """Silence what transformers prints while it loads a model."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
 
 class Clip:
-    """A CLIP model, for looking only: nothing of it is ever trained."""
+    """A CLIP model for inference only; it is never trained."""
 
     def __init__(self, model: VisionModel, device: str | None = None) -> None:
         """Load the model in fp32.
 
         Args:
             model: of kind "clip".
-            device: where it computes; the GPU where there is one.
+            device: where it runs; by default the GPU, if there is one.
         """
         quieten()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -38,18 +38,18 @@ class Clip:
             model.path, use_safetensors=True, dtype=torch.float32, local_files_only=True
         )
         self._model.requires_grad_(False).eval().to(self.device)
-        # The processor that works without torchvision.
+        # The image processor that works without torchvision.
         self._processor = CLIPImageProcessorPil.from_pretrained(model.path, local_files_only=True)
         self._tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
 
     @property
     def temperature(self) -> float:
-        """By which similarities are divided to become shares (the learned one)."""
+        """The learned temperature, by which similarities are divided before the softmax."""
         return float((-self._model.logit_scale).exp())
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image], batch_size: int = 32) -> Tensor:
-        """Points of pictures in RGB: (pictures, dimensions), of length 1, fp32 on the CPU."""
+        """Embeddings of RGB pictures: (pictures, dimensions), unit length, fp32 on the CPU."""
         found = []
         for start in range(0, len(images), batch_size):
             some = list(images[start : start + batch_size])
@@ -60,7 +60,7 @@ class Clip:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Points of texts: (texts, dimensions), of length 1; what is over the limit is cut."""
+        """Embeddings of texts: (texts, dimensions), unit length; longer texts are truncated."""
         limit = self._model.config.text_config.max_position_embeddings
         found = []
         for start in range(0, len(texts), batch_size):

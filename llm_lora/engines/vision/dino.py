@@ -1,7 +1,7 @@
-"""DINO and its like: pictures as points of a space that was learned without captions.
+"""DINO and similar models: pictures embedded in a space that was learned without captions.
 
-What tells two things of a kind apart counts more in it than in CLIP's, which learned to pass over
-what captions do not say (Ruiz et al., DreamBooth, arXiv 2208.12242, compare subjects by it).
+It separates two objects of the same kind better than CLIP, which learned to ignore what captions do
+not mention (Ruiz et al., DreamBooth, arXiv 2208.12242, compare subjects by it).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Dino:
-    """A vision transformer, for looking only."""
+    """A vision transformer for inference only."""
 
     def __init__(self, model: VisionModel, device: str | None = None) -> None:
         """Load the model in fp32.
 
         Args:
             model: of a kind of `vision_models.DINO`.
-            device: where it computes; the GPU where there is one.
+            device: where it runs; by default the GPU, if there is one.
         """
         quieten()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -36,15 +36,15 @@ class Dino:
             model.path, use_safetensors=True, dtype=torch.float32, local_files_only=True
         )
         self._model.requires_grad_(False).eval().to(self.device)
-        # The processor that works without torchvision.
+        # The image processor that works without torchvision.
         self._processor = AutoImageProcessor.from_pretrained(
             model.path, backend="pil", local_files_only=True
         )
 
     @torch.inference_mode()
     def points(self, images: Sequence[Image.Image]) -> list[Floats]:
-        """Points of some pictures in RGB, all at once, as the class token has them after the last
-        norm: (dimensions) each, of length 1.
+        """Embeddings of RGB pictures, in one batch: the class token after the last norm, one vector
+        (dimensions) of unit length each.
         """
         pixels = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
         tokens = self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, 0]

@@ -1,4 +1,4 @@
-"""Faces: the largest one of a picture, as 128 numbers that are alike for pictures of one person."""
+"""Faces: a descriptor (128 numbers) of a picture's largest face, similar for one person."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SAME = 0.6
-"""Distance of two descriptors up to which they are taken for one person's: what the model was
-trained for, and right for 99.38% of the pairs of Labeled Faces in the Wild (King, High Quality Face
-Recognition with Deep Metric Learning, blog.dlib.net, 2017)."""
+"""Distance of two descriptors up to which they count as the same person: the threshold that the
+model was trained for, correct for 99.38% of the pairs of Labeled Faces in the Wild (King, High
+Quality Face Recognition with Deep Metric Learning, blog.dlib.net, 2017)."""
 
 _ENLARGED = 1
-"""How often a picture is doubled in size to look for faces; without it they have to be of 80
-pixels."""
+"""How often a picture is doubled in size before the search for faces; without doubling, a face
+needs at least 80 pixels."""
 
 
 class Faces:
@@ -32,9 +32,9 @@ class Faces:
         self._descriptor = dlib.face_recognition_model_v1(str(model.descriptor))
 
     def largest(self, image: Image.Image) -> Floats | None:
-        """The descriptor (128) of the largest face in a picture in RGB; None where none is found.
+        """The descriptor (128) of the largest face in an RGB picture; None if none is found.
 
-        Faces have to look at the viewer, more or less, and to stand upright.
+        Faces must be upright and roughly frontal.
         """
         pixels = np.ascontiguousarray(image)
         boxes = self._detector(pixels, _ENLARGED)

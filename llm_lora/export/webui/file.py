@@ -1,4 +1,4 @@
-"""A run's adapter for WebUIs: one file in kohya's layout, with what they show beside it."""
+"""Export of an adapter to WebUIs: one file in kohya's layout, with preview and notes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from llm_lora.weights import arrays
 
 
 def write(here: Run, out: Path, step: int | None = None) -> Path:
-    """Write the adapter of a run of pictures into a WebUI's folder `models/Lora`.
+    """Write the adapter of an image run into a WebUI's folder `models/Lora`.
 
     Beside it go its trigger (NAME.json) and its last sample picture as a preview (NAME.png).
 
     Args:
         here: the run.
-        out: the folder, made where it is not there.
-        step: take the adapter as it was after so many steps; the name then tells it, as kohya's.
+        out: the folder; created if it does not exist.
+        step: use the adapter as saved after this many steps; its name then includes the step.
 
     Returns:
         the adapter's file.
 
     Raises:
-        UserError: the adapter is damaged or not of this base, that step was not kept, or something
-            of its name is there.
+        UserError: the adapter is damaged or not of this base, that step was not kept, or a file of
+            its name exists.
     """
     prepared = image_task.reopen(here, unchanged=False)  # captions and sizes are enough
     family = prepared.base.family
@@ -53,7 +53,7 @@ def write(here: Run, out: Path, step: int | None = None) -> Path:
 
 
 def _sample(here: Run, step: int) -> Path | None:
-    """The last sample picture that was painted up to a step."""
+    """The last sample picture generated up to a step."""
     painted = runs.steps_in(here.samples)
     samples = [painted[one] / "00.png" for one in sorted(painted) if one <= step]
     return next((path for path in reversed(samples) if path.is_file()), None)

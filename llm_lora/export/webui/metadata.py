@@ -1,7 +1,7 @@
-"""What a WebUI shows of an adapter: kohya's `ss_…` keys, and Stability AI's ModelSpec 1.0.1.
+"""Metadata for WebUIs: kohya's `ss_…` keys, and Stability AI's ModelSpec 1.0.1.
 
-All values are texts. WebUIs decide by them whether an adapter fits a base and hide it where they
-think that it does not. Sources: train_network.py and library/sai_model_spec.py of kohya's
+All values are strings. WebUIs use them to decide whether an adapter fits a base, and hide those
+that do not. Sources: train_network.py and library/sai_model_spec.py of kohya's
 sd-scripts; ui_extra_networks_lora.py and network.py of AUTOMATIC1111's stable-diffusion-webui.
 """
 
@@ -41,16 +41,16 @@ _LEGACY_FROM, _LEGACY_BYTES = 0x100000, 0x10000
 
 @dataclass(frozen=True)
 class Trained:
-    """What an adapter was trained on, and how it went.
+    """Facts about an adapter's training.
 
     Attributes:
         name: of the adapter.
         recipe: of its training.
         base: name of the base; `family` and `prediction` are the base's.
-        resolution: side in pixels of the squares that were trained at.
+        resolution: side in pixels of the square size of training.
         captions: of the training pictures.
-        regularisation: how many pictures kept what the base knew.
-        buckets: how many pictures have each size (width, height).
+        regularisation: the number of regularisation pictures.
+        buckets: the number of pictures of each size (width, height).
         steps: optimizer steps done; `epochs` passes over the pictures.
         started, seconds: when training began, and how long it took.
     """
@@ -75,18 +75,18 @@ def describe(lora: Lora, found: Mapping[str, Array], trained: Trained) -> dict[s
 
     Args:
         lora: the adapter.
-        found: the same under the keys of the file: what the digests are of.
-        trained: what it comes from.
+        found: its arrays under the keys of the file, for the digests.
+        trained: facts about its training.
     """
     notes = {**_kohya(lora, trained), **_spec(trained)}
     notes |= hashes(found, notes)
     notes["modelspec.hash_sha256"] = f"0x{notes['sshs_model_hash']}"
-    # transformers and diffusers ask for it.
+    # transformers and diffusers require it.
     return {"format": "pt", **notes}
 
 
 def user_notes(trained: Trained) -> dict[str, Any]:
-    """What WebUIs keep in NAME.json beside an adapter: clicking on it puts the trigger in."""
+    """The content of NAME.json beside an adapter: a click in a WebUI inserts the trigger."""
     return {
         "description": f"trained on {trained.base} with llm-lora",
         "sd version": _UI_VERSIONS[trained.family],
@@ -171,7 +171,7 @@ def _spec(trained: Trained) -> dict[str, str]:
 
 
 def tags(captions: Sequence[str]) -> dict[str, int]:
-    """How many captions hold each tag (what stands between commas), the most frequent first."""
+    """The number of captions with each tag (text between commas), the most frequent first."""
     counts = Counter(
         tag for caption in captions for tag in {part.strip() for part in caption.split(",")} if tag
     )
@@ -179,10 +179,10 @@ def tags(captions: Sequence[str]) -> dict[str, int]:
 
 
 def hashes(found: Mapping[str, Array], notes: Mapping[str, str]) -> dict[str, str]:
-    """The digests that WebUIs look up: of the data, and an older one of a part of the file.
+    """The digests that WebUIs look up: one of the data, and a legacy one of a part of the file.
 
-    They are taken of the file as it would be with its `ss_…` keys alone, so that later changes of
-    the title do not change them (`precalculate_safetensors_hashes` in kohya's sd-scripts).
+    They are computed as if the file had only its `ss_…` keys, so that a later change of the title
+    does not change them (`precalculate_safetensors_hashes` in kohya's sd-scripts).
     """
     kept = {key: value for key, value in notes.items() if key.startswith("ss_")}
     body = arrays.body(found)

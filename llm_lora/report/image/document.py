@@ -1,4 +1,4 @@
-"""What was measured of an adapter that paints → `report.json` and `report.html`."""
+"""Reports of image adapters: measurements → `report.json` and `report.html`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORT = "report.json"
 PAGE = "report.html"
 
 DIMENSIONS = picture_gates.DIMENSIONS
-"""What an adapter is judged by, in the order of the report."""
+"""The dimensions in which an adapter is judged, in the order of the report."""
 
 
 def build(
@@ -39,16 +39,16 @@ def build(
         recipe: its `name`, `digest` and `profile`.
         base: its `name`, `digest` and `family`.
         adapter: its `digest`, `rank`, `alpha`, `modules` (how many), `bytes` and `trigger`.
-        held_out: how many pictures it was judged with.
+        held_out: the number of held-out pictures it was judged with.
         measured: under `scores` a figure for each dimension, None where it could not be measured,
-            under `reasons` why not; under `dimensions` what is told of each (`name`, `method`,
+            under `reasons` why not; under `dimensions` the details of each (`name`, `method`,
             `source`, `picture` as a path from the run's folder, `shows`, `facts`, `findings`),
             under `strengths` rows of `strength`, `change`, `style`, `alignment`; other keys are
             kept as they are.
-        gates: dimension → least figure.
-        seconds: that all of it took.
-        peak_memory_bytes: that all of it took.
-        schema: bounds on what was measured.
+        gates: dimension → lowest figure.
+        seconds: the total time.
+        peak_memory_bytes: the peak of the whole run.
+        schema: bounds on the measurements.
     """
     reasons = measured.get("reasons", {})
     scores = {name: measured["scores"].get(name) for name in DIMENSIONS}
@@ -81,11 +81,11 @@ def write(
 
     Args:
         folder: of the run.
-        document: what `build` made.
-        recipe: what was asked for.
-        dataset: what was learned from, and what was set aside.
-        fit: what training did.
-        samples: folder of the pictures painted while training.
+        document: the result of `build`.
+        recipe: the recipe of the run.
+        dataset: the training pictures, and those set aside.
+        fit: the result of training.
+        samples: the folder of sample pictures from training.
 
     Raises:
         UserError: the disk is full or the folder may not be written.

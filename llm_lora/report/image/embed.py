@@ -1,4 +1,4 @@
-"""Pictures inside a page: small ones as they are, large ones scaled down, none over its bytes."""
+"""Embedding of pictures in a page: small ones unchanged, large ones scaled down to a byte limit."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
 _QUALITIES = (88, 75, 60)
 _SHRINK = 0.7
 _ENLARGED = 2
-"""How often its own width a picture is shown at most; of 64 pixels it is then well seen."""
+"""Largest magnification of a small picture; enough for 64 pixels to be clearly visible."""
 _LEAST = 8
-"""Side in pixels below which there is nothing to see; what it takes fits any limit."""
+"""Side in pixels below which nothing can be recognised; its bytes fit any limit."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A picture as a page holds it; `width` and `height` are in its own pixels."""
+    """An embedded picture; `width` and `height` are in its own pixels."""
 
     url: str
     width: int
     height: int
 
     def times(self, room: int) -> int:
-        """How many times its own width it is shown in a place of `room` CSS pixels.
+        """The magnification of the picture in a space of `room` CSS pixels.
 
-        1 also stands for what does not fit and is scaled down.
+        It is 1 also for a picture that does not fit and is scaled down.
         """
         return min(max(room // self.width, 1), _ENLARGED)
 
 
 def embed(path: Path, *, side: int, most_bytes: int) -> Embedded | None:
-    """A picture file as a data URL; None where there is none that could be read.
+    """A picture file as a data URL; None if it is missing or unreadable.
 
     Args:
         path: the file.
         side: its longest side in pixels; larger ones are scaled down.
-        most_bytes: how many bytes the encoded picture may take, before it is written as base64.
+        most_bytes: the limit in bytes of the encoded picture, before base64.
     """
     try:
         with picture_files.bombs_refused():
@@ -60,7 +60,7 @@ def embed(path: Path, *, side: int, most_bytes: int) -> Embedded | None:
 
 
 def _encodings(picture: Image.Image, side: int) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
-    """Ever smaller encodings: without loss where it is small enough, then JPEG, then shrunk."""
+    """Encodings from largest to smallest: lossless if small enough, then JPEG, then scaled down."""
     if max(picture.size) <= side:
         yield "png", _encoded(picture, "PNG"), picture.size
     side = min(side, max(picture.size))

@@ -1,7 +1,7 @@
-"""`report.html` of a run of pictures: one self-contained page, its pictures inside of it.
+"""`report.html` of an image run: one self-contained page with embedded pictures.
 
-Every picture has a limit of bytes, and there are limits to how many of a kind are shown, so that a
-page stays below 10 MB whatever it shows, and can be mailed.
+Bytes per picture and the number of pictures of each kind are limited, so that every page stays
+below 10 MB and can be sent by mail.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from llm_lora.scores.image import DIMENSIONS, SCHEMA_VALID
 
 ASKED = {
     "consistency": "Does the style stay the same whatever the seed?",
-    "fidelity": "Are its pictures like those that training never saw?",
+    "fidelity": "Do its pictures resemble those that training never saw?",
     "generalisation": "Does the style hold where training never showed the subject?",
     "learning": "Did it learn, and learn the style rather than the pictures?",
     "strength": "Does the effect follow the strength at which it is applied?",
     "alignment": "Do its pictures still show what the prompt says?",
 }
-"""What each dimension asks."""
+"""The question behind each dimension."""
 
 _WIDE, _NARROW = 998, 560
-"""Width in CSS pixels of a card, and of the larger half of one."""
+"""Width in CSS pixels of a card, and of its larger half."""
 
 _JUDGED = {"side": 1600, "most_bytes": 600_000}
 _SAMPLE = {"side": 256, "most_bytes": 40_000}
@@ -40,7 +40,7 @@ _LEARNED = {"side": 192, "most_bytes": 25_000}
 """How pictures of a kind are embedded: those of the dimensions, samples, training pictures."""
 
 STEPS, PROMPTS, LEARNED, SET_ASIDE = 6, 8, 12, 20
-"""The most that is shown: steps of samples, prompts, training pictures, ones set aside."""
+"""Display limits: steps of samples, prompts, training pictures, rejected pictures."""
 
 
 def render(
@@ -55,12 +55,12 @@ def render(
     """The page for a report.
 
     Args:
-        folder: of the run, in which the pictures of the dimensions lie.
+        folder: of the run, which holds the pictures of the dimensions.
         document: `report.json`.
-        recipe: what was asked for.
-        dataset: what was learned from, and what was set aside.
-        fit: what training did.
-        samples: folder of the pictures painted while training.
+        recipe: the recipe of the run.
+        dataset: the training pictures, and those set aside.
+        fit: the result of training.
+        samples: the folder of sample pictures from training.
     """
     from markupsafe import Markup
 
@@ -91,7 +91,7 @@ def render(
 
 
 def figure(value: Any) -> str:
-    """A figure for people: three places, nothing where there is none.
+    """A figure as text: three decimals, or "not measured".
 
     >>> figure(0.87449), figure(3), figure(None), figure("a"), figure(31.7352)
     ('0.874', '3', 'not measured', 'a', '31.735')
@@ -102,19 +102,19 @@ def figure(value: Any) -> str:
 
 
 def megabytes(count: int) -> str:
-    """A size of a file: `1.2 MB`."""
+    """A file size as text: `1.2 MB`."""
     return f"{count / 1e6:.1f} MB"
 
 
 def _dimension(folder: Path, document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a card shows: `facts`, `findings`, `method` … are empty where nothing was measured."""
+    """The content of a card; `facts`, `findings`, `method` … are empty if nothing was measured."""
     told: Mapping[str, Any] = next(
         (one for one in document.get("dimensions", []) if one["name"] == name), {}
     )
     gates = [gate for gate in map(_gate, document["gates"]) if gate["name"] == name]
     value = document["scores"].get(name)
     picture = _judged(folder, told.get("picture"))
-    # What is neither enlarged nor tall in a part of the card gets all of its width.
+    # A picture that is neither enlarged nor tall in half of the card gets its full width.
     wide = picture is not None and picture.times(_NARROW) == 1 and picture.width > picture.height
     return {
         "name": name,
@@ -137,7 +137,7 @@ def _dimension(folder: Path, document: Mapping[str, Any], name: str) -> dict[str
 
 
 def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of a gate: of which dimension, whose bound, what was reached and wanted."""
+    """A gate's row: its dimension, the source of its bound, the value reached and wanted."""
     name, _, of = gate["name"].partition(".")
     told = {"passed": gate["passed"], "reason": gate.get("reason")}
     if gate["name"] == SCHEMA_VALID:
@@ -153,7 +153,7 @@ def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _judged(folder: Path, picture: str | None) -> Embedded | None:
-    """A picture of a dimension, which lies in the run's folder."""
+    """The picture of a dimension, from the run's folder."""
     if picture is None:
         return None
     path = (folder / picture).resolve()
@@ -163,7 +163,7 @@ def _judged(folder: Path, picture: str | None) -> Embedded | None:
 
 
 def _response(strengths: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], str]]:
-    """What strength does to style and alignment, then to the picture: names of lines, and chart."""
+    """Charts over strength: style and alignment, then change of the picture; with line names."""
     found = []
     for names, label, top in (
         (("style", "alignment"), "share", 1.0),
@@ -181,7 +181,7 @@ def _response(strengths: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], s
 
 
 def _loss(fit: Fit) -> str:
-    """The losses by step, with the step whose weights were kept."""
+    """The chart of losses by step, marking the step whose weights were kept."""
     series = [
         Series(
             name,
@@ -193,7 +193,7 @@ def _loss(fit: Fit) -> str:
 
 
 def _samples(folder: Path, recipe: ImageRecipe) -> dict[str, Any] | None:
-    """The steps at which samples were painted, and for each prompt its pictures."""
+    """The steps at which samples were generated, and the pictures of each prompt."""
     folders = runs.steps_in(folder)
     steps = sorted(folders)
     prompts = recipe.train.samples[:PROMPTS]
@@ -218,7 +218,7 @@ def _samples(folder: Path, recipe: ImageRecipe) -> dict[str, Any] | None:
 
 
 def _spread(steps: Sequence[int], most: int) -> list[int]:
-    """At most so many of them, the first and the last among them.
+    """At most `most` of the steps, including the first and the last.
 
     >>> _spread([0, 10, 20, 30, 40], 3)
     [0, 20, 40]
@@ -229,7 +229,7 @@ def _spread(steps: Sequence[int], most: int) -> list[int]:
 
 
 def _learned(pictures: Sequence[Picture]) -> Iterator[tuple[str, Embedded]]:
-    """Some of the training pictures, spread over all of them, with their captions."""
+    """Some training pictures, evenly spread over all, with their captions."""
     for number in _spread(range(len(pictures)), LEARNED):
         found = embed(pictures[number].path, **_LEARNED)
         if found is not None:
@@ -237,7 +237,7 @@ def _learned(pictures: Sequence[Picture]) -> Iterator[tuple[str, Embedded]]:
 
 
 def called(name: str) -> str:
-    """What a model is called: a folder without those above it, for pages are mailed.
+    """A model's display name: a path is shortened, because pages are shared.
 
     >>> called("/home/ann/models/sd15"), called("stabilityai/stable-diffusion-xl-base-1.0")
     ('models/sd15', 'stabilityai/stable-diffusion-xl-base-1.0')
@@ -246,7 +246,7 @@ def called(name: str) -> str:
 
 
 def _short(where: str) -> str:
-    """A place without the folders above it.
+    """A path shortened to its last parts, because pages are shared.
 
     >>> _short("/home/ann/pictures/train/a.png"), _short("train/metadata.csv:3")
     ('train/a.png', 'train/metadata.csv:3')
@@ -255,7 +255,7 @@ def _short(where: str) -> str:
 
 
 def _commands(folder: Path, recipe: ImageRecipe) -> Iterator[tuple[str, str]]:
-    """What to do next: why, and the command."""
+    """Next steps: purpose and command."""
     run = shlex.quote("/".join(folder.resolve().parts[-3:]))
     prompts = (*recipe.judge.prompts, *recipe.train.samples, recipe.data.trigger, "a prompt")
     prompt = shlex.quote(next(filter(None, prompts)))

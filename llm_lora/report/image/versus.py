@@ -1,4 +1,4 @@
-"""Two runs of pictures compared by what their reports say of each dimension."""
+"""Comparison of two image runs, dimension by dimension, from their reports."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run
 
 _TOLD = ("prompts", "embedder")
-"""Of the block judge, what the report tells as it was, also where the recipe leaves it open."""
+"""Keys of `judge` whose actual values are in the report, even if the recipe leaves them open."""
 
 
 def compare(ours: Run, theirs: Run) -> dict[str, Any]:
-    """The figures of two runs side by side.
+    """Compare the figures of two runs.
 
     Returns:
         `ours` and `theirs`: the runs; `scores`: for each dimension the figures `ours` and
-        `theirs` and their `difference`, None where one was not measured; `unlike`: what the two
-        were not judged alike by, so that their figures say less about the adapters.
+        `theirs` and their `difference`, None if one was not measured; `unlike`: the conditions of
+        judging in which the runs differ, which make their figures less comparable.
 
     Raises:
         UserError: one of them has no report, or a file of it is damaged.
@@ -44,13 +44,13 @@ def _row(ours: float | None, theirs: float | None) -> dict[str, float | None]:
 
 
 def _judged_by(run: Run, report: dict[str, Any]) -> dict[str, Any]:
-    """All that figures depend on besides the adapter."""
+    """Everything that figures depend on besides the adapter."""
     recipe = recipes.load(run.recipe).model_dump(include={"judge", "generate"})
     return {
         "the base": report["base"]["digest"],
         "the embedder": report.get("embedder"),
         "the prompts": report.get("prompts"),
-        # Yardsticks of fidelity and of the style are taken from them.
+        # The yardsticks of fidelity and the style probe come from them.
         "the training pictures": _digests(run.dataset / "train.jsonl"),
         "the held-out pictures": _digests(run.dataset / "held_out.jsonl"),
         **{f"judge.{key}": value for key, value in recipe["judge"].items() if key not in _TOLD},

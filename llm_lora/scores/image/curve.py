@@ -1,8 +1,8 @@
-"""What the log of a training on pictures says: learned, learned too little or too long, broken.
+"""Analysis of an image training log: under-fitting, over-fitting, divergence.
 
-Single losses of a diffusion model say next to nothing, for each is of another noise level. What is
-read here are means over stretches of the log, and the loss on held-out pictures with noise that is
-the same every time (kohya's validation loss).
+Single losses of a diffusion model say next to nothing, because each has another noise level. So
+this uses means over stretches of the log, and the loss on held-out pictures with the same noise
+every time (kohya's validation loss).
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from statistics import fmean, variance
 from typing import Any
 
 _STRETCH = 0.2
-"""Share of the log whose mean stands for its begin and its end."""
+"""Share of the log whose mean represents its beginning and its end."""
 _SURE = 5
-"""By how many standard errors the loss has to rise to count as risen."""
+"""Number of standard errors by which the loss must rise to count as risen."""
 _LATE = 1 / 3
-"""Share of the training in which little should be left to learn."""
+"""The last share of the training, in which little should be left to learn."""
 _LEAST = 3
-"""Measurements to read anything from; of the held-out loss, that before the first step included."""
+"""Fewest usable measurements; for the held-out loss, the one before the first step counts."""
 _LEVEL = 0.15
-"""Share of the whole fall from which the late third counts as still falling."""
+"""Share of the total fall from which the last third counts as still falling."""
 _KEPT = 0.95
-"""Share of the fall that has to be kept at the end, lest the loss count as risen again."""
+"""Share of the fall that must be kept at the end; below it the loss counts as risen again."""
 _LEAST_FALL = 1e-3
-"""Share of the bare base's loss that has to fall, lest nothing count as learned."""
+"""Share by which the bare base's loss must fall; below it nothing counts as learned."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a log says.
+    """Result of the analysis.
 
-    `learned` is the share of the held-out loss that learning took away, 0 where it hardly fell;
-    `kept` is the share of that fall which is left at the step that the adapter is of; `level` is
-    one less the share of the fall that came in the last third of the log, 1 where the log ends
-    with a rise. All are None where the log is too short. `findings` are sentences.
+    `learned` is the share by which training lowered the held-out loss, 0 if it hardly fell; `kept`
+    is the share of that fall that is left at the adapter's step; `level` is one minus the share of
+    the fall in the last third of the log, 1 if the log ends with a rise. All are None if the log is
+    too short. `findings` are sentences.
     """
 
     learned: float | None
@@ -48,11 +48,11 @@ class Reading:
 
 
 def read(curve: Sequence[Mapping[str, Any]], step: int) -> Reading:
-    """Read the log of a training.
+    """Analyse the log of a training.
 
     Args:
         curve: rows with step and either loss or validation_loss.
-        step: the step that the adapter is of.
+        step: the step of the adapter.
     """
     losses = [float(row["loss"]) for row in curve if row.get("loss") is not None]
     watched = {
@@ -64,8 +64,7 @@ def read(curve: Sequence[Mapping[str, Any]], step: int) -> Reading:
     values = tuple(watched[at] for at in sorted(watched))
     if len(values) < _LEAST:
         short = (
-            "the loss on held-out pictures was measured too seldom to read anything from: lower "
-            "train.save_every"
+            "the loss on held-out pictures was measured too rarely to judge: lower train.save_every"
         )
         return Reading(None, None, None, loss, values, (*broken, short))
     first, best, last = values[0], min(values), max(watched)
@@ -74,7 +73,7 @@ def read(curve: Sequence[Mapping[str, Any]], step: int) -> Reading:
     if fall <= _LEAST_FALL * first or not math.isfinite(fall):
         never = (
             f"the loss on held-out pictures never fell more than {_LEAST_FALL:.1%} below that of "
-            "the bare base: nothing was learned that holds for other pictures; try another "
+            "the bare base: nothing was learned that generalises; try another "
             "train.learning_rate"
         )
         return Reading(0.0, 0.0, 1.0, loss, values, (*broken, never))
@@ -98,7 +97,7 @@ def _stretch(losses: Sequence[float]) -> int:
 
 
 def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
-    """The mean loss at the begin and at the end."""
+    """The mean loss at the beginning and at the end."""
     if not losses:
         return None
     count = _stretch(losses)
@@ -106,7 +105,7 @@ def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
 
 
 def _broken(losses: Sequence[float]) -> tuple[str, ...]:
-    """A sentence where the loss rose by more than it wavers."""
+    """A sentence if the loss rose by more than its noise."""
     count = _stretch(losses)
     begin, end = losses[:count], losses[-count:]
     if count < _LEAST:

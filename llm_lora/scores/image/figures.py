@@ -1,7 +1,7 @@
-"""Figures of painted pictures: statistics on points of an embedding, and on pixels.
+"""Statistics of generated pictures: on embeddings, and on pixels.
 
-Points are rows of length 1, as CLIP gives them: (pictures, dimensions). The product of two is their
-cosine, which is 1 where pictures are alike.
+Embeddings are rows of unit length, as CLIP returns them: (pictures, dimensions). The product of two
+is their cosine, which is 1 for equal pictures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TINY = 1e-12
 
 
 def likeness_to_others(likeness: Floats) -> float:
-    """The mean likeness of all pairs but those of one number, which share what they show.
+    """The mean likeness of all pairs except those of equal number, which share their content.
 
     Args:
         likeness: (pictures, others); the first of the others belong to the pictures, in their
@@ -29,13 +29,13 @@ def likeness_to_others(likeness: Floats) -> float:
 
 
 def known_mean(values: Floats) -> float | None:
-    """The mean of what is not NaN; None where all is."""
+    """The mean of the values that are not NaN; None if all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
 
 
 def nearest(some: Floats, others: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """For each of some points, the cosine with the nearest of the others, and which it is."""
+    """For each of some points, the cosine with the nearest of the others, and its index."""
     cosines = some @ others.T
     which = cosines.argmax(axis=1)
     return cosines[np.arange(len(some)), which], which
@@ -58,34 +58,34 @@ class Probe:
     """A linear classifier of pictures: style or not."""
 
     direction: Floats
-    """By which points are multiplied, and from which `offset` is taken: then 0 and 1 are the means
-    of both sides that were learned from."""
+    """The axis: position is the product with it minus `offset`, scaled so that the means of the two
+    training sides are at 0 and 1."""
     offset: float
 
     def position(self, points: Floats) -> Floats:
-        """Where points lie between the plain pictures, at 0, and those of the style, at 1."""
+        """Positions of points between the plain pictures (0) and those of the style (1)."""
         found: Floats = points @ self.direction - self.offset
         return found
 
     def presence(self, points: Floats) -> Floats:
-        """The position, kept within 0 and 1."""
+        """The position, clipped to 0 to 1."""
         return self.position(points).clip(0.0, 1.0)
 
     def accuracy(self, plain: Floats, style: Floats) -> float:
-        """The share of pictures on the right side of the middle; both kinds count the same."""
+        """The share of pictures on the correct side of the middle; both classes count equally."""
         return float(((~self.takes(plain)).mean() + self.takes(style).mean()) / 2)
 
     def takes(self, points: Floats) -> NDArray[np.bool_]:
-        """Which pictures it takes for the style: those nearer to it than to the plain ones."""
+        """Which pictures are classified as the style: those nearer to it than to the plain ones."""
         return self.position(points) > 0.5
 
 
 def probe(plain: Floats, style: Floats) -> Probe | None:
-    """Learn to tell pictures of a style from others; None where nothing tells them apart.
+    """Train a classifier of style against plain; None if nothing separates them.
 
     Fisher's linear discriminant: the difference of both means, by the inverse of the covariance
-    within both, which is shrunk to a multiple of the identity as Ledoit and Wolf do (Journal of
-    Multivariate Analysis 88, 2004), for there are fewer pictures than dimensions.
+    within both, shrunk towards a multiple of the identity as Ledoit and Wolf do (Journal of
+    Multivariate Analysis 88, 2004), because there are fewer pictures than dimensions.
     """
     apart = style.mean(axis=0) - plain.mean(axis=0)
     within = np.concatenate([plain - plain.mean(axis=0), style - style.mean(axis=0)])
@@ -98,9 +98,9 @@ def probe(plain: Floats, style: Floats) -> Probe | None:
 
 
 def cross_accuracy(plain: Floats, style: Floats, parts: int = 8) -> float:
-    """The accuracy of the probe on pictures that were left out of learning it, part by part.
+    """The cross-validated accuracy of the probe, in `parts` folds.
 
-    A half, which is chance, where there are too few to leave any out.
+    0.5, which is chance, if there are too few pictures to leave any out.
     """
     parts = min(parts, len(plain), len(style))
     found = []
@@ -125,7 +125,8 @@ def _covariance(rows: Floats) -> Floats:
 
 
 def rank_share(some: Floats, others: Floats) -> float:
-    """How often one of some is larger than one of the others; ties count half (Mann-Whitney)."""
+    """The probability that one of some is larger than one of the others; ties count half
+    (Mann-Whitney)."""
     pairs = some[:, None] - others[None, :]
     return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
 
@@ -140,9 +141,9 @@ def change(pictures: Sequence[NDArray[np.uint8]], others: Sequence[NDArray[np.ui
 
 
 def steadiness(values: Sequence[float]) -> float:
-    """How steadily values rise: the rise from first to last as a share of the way up and down.
+    """How steadily values rise: the rise from first to last as a share of all rises and falls.
 
-    1 where no step falls, 0 where the whole does not rise; a small step back costs little.
+    1 if no step falls, 0 if there is no rise overall; a small fall costs little.
     """
     steps = np.diff(np.asarray(values, np.float64))
     way = float(np.abs(steps).sum())
@@ -150,10 +151,10 @@ def steadiness(values: Sequence[float]) -> float:
 
 
 def margins(pictures: Floats, texts: Floats, own: Sequence[int]) -> Floats:
-    """By how much each picture is nearer to its own text than to the others on the average.
+    """The margin by which each picture is nearer to its own text than to the others on average.
 
-    What a style changes about all texts alike drops out. `own` is the number of each picture's
-    text; at least two texts.
+    A shift that a style causes for all texts alike cancels out. `own` is the number of each
+    picture's text; at least two texts.
     """
     cosines = pictures @ texts.T
     rows = np.arange(len(own))
@@ -164,7 +165,7 @@ def margins(pictures: Floats, texts: Floats, own: Sequence[int]) -> Floats:
 
 
 def retrieved(pictures: Floats, texts: Floats, own: Sequence[int]) -> float:
-    """The share of pictures to which their own text is the nearest of all (R-precision at 1)."""
+    """The share of pictures whose own text is the nearest of all (R-precision at 1)."""
     return float(((pictures @ texts.T).argmax(axis=1) == np.asarray(own)).mean())
 
 
@@ -175,8 +176,8 @@ def above_zero(values: Floats) -> bool:
 
 
 def nearest_pixels(some: Floats, others: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """For each row of pixels, the least root mean square distance to one of the others, and which
-    that is.
+    """For each row of pixels, the least root mean square distance to one of the others, and its
+    index.
     """
     squares = (some**2).mean(axis=1)[:, None] + (others**2).mean(axis=1)[None, :]
     apart = np.sqrt(np.maximum(squares - 2 * some @ others.T / some.shape[1], 0.0))

@@ -1,7 +1,7 @@
-"""What is measured of an adapter that paints, as a record that a schema of bounds judges.
+"""Gates of image adapters: measurements as a record, judged by a schema of bounds.
 
-The record is kept as `measurements.json` in the run, so that `llm-lora validate` judges it as any
-answer: one notion of passing serves text and pictures.
+The record is kept as `measurements.json` in the run, so that `llm-lora validate` judges it like any
+answer: text and pictures share one notion of passing.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ DIMENSIONS = (
     "strength",
     "alignment",
 )
-"""What an adapter is judged by, in the order of the report."""
+"""The dimensions in which an adapter is judged, in the order of the report."""
 
 SCHEMA_VALID = "schema_valid"
-"""The gate that all that was measured fits the schema of bounds."""
+"""The gate that requires all measurements to fit the schema of bounds."""
 
 _KEYS = (*DIMENSIONS, "strengths", "facts")
 
 
 def record(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What the schema judges: a number or null for each dimension, `strengths` and `facts`.
+    """The record that the schema judges: a number or null per dimension, `strengths`, `facts`.
 
-    `facts` has, for each dimension, what its number rests on, by label.
+    `facts` has, for each dimension, the facts behind its number, by label.
     """
     return {
         **{name: measured["scores"].get(name) for name in DIMENSIONS},
@@ -43,10 +43,10 @@ def record(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_known(schema: AnswerSchema) -> None:
-    """See that a schema of bounds speaks of what is measured.
+    """Check that a schema of bounds refers only to measured values.
 
     Raises:
-        UserError: it names something else, which no adapter could ever satisfy.
+        UserError: it names something else, which no adapter could satisfy.
     """
     named = [*schema.document.get("properties", {}), *schema.document.get("required", [])]
     problems = []
@@ -65,14 +65,13 @@ def judge(
     """The outcome of every gate.
 
     Args:
-        least: dimension → least figure, as the recipe's `check` demands.
-        measured: what the engine found: `scores`, `reasons`, `strengths`, `dimensions`.
+        least: dimension → lowest figure, as the recipe's `check` demands.
+        measured: the engine's result: `scores`, `reasons`, `strengths`, `dimensions`.
         schema: the bounds that `data.schema` names.
 
     Returns:
-        outcomes as `gates.outcome` makes them: one for each of `least`; one, named
-        `alignment.schema` say, for each dimension with a minimum in the schema, and `schema_valid`
-        for all of it.
+        outcomes as from `gates.outcome`: one for each of `least`; one for each dimension with a
+        minimum in the schema (named `alignment.schema`, say); and `schema_valid` for the whole.
     """
     scores, reasons = measured["scores"], measured.get("reasons", {})
 

@@ -133,7 +133,7 @@ def test_chinese_text_in_its_old_encoding(tmp_path: Path) -> None:
         ("a.png,a red house\n", "no column names the picture"),
         ("file_name,words\na.png,red\n", "no column names the caption"),
         ("file_name,text,prompt\na.png,x,y\n", "more than one column names the caption"),
-        (b"file_name,text\n\x81\x00\x01", "this is no text"),
+        (b"file_name,text\n\x81\x00\x01", "this is not text"),
     ],
 )
 def test_lists_that_say_nothing(tmp_path: Path, data: str | bytes, what: str) -> None:
@@ -199,7 +199,7 @@ def test_captions_beside_pictures_fill_what_the_list_leaves(tmp_path: Path) -> N
     found = read(tmp_path, "file_name,text\na.png,listed\n")
     assert told(found) == {"a.png": "listed", "b.png": "grün, hell", "sub/d.png": "deep"}
     assert kinds(found) == {"unused_captions": 1, "encoding": 1}
-    assert reasons(found) == ["the caption cannot be read: this is no text"]
+    assert reasons(found) == ["the caption cannot be read: this is not text"]
 
 
 def test_a_list_may_lie_elsewhere(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_pictures_are_turned_as_the_camera_held_them(
     shown = picture_files.load(path)
     assert shown.size == (found.width, found.height) == expected.size
     assert np.array_equal(np.asarray(shown), np.asarray(expected))
-    turned = ("turned as the camera held them",) if orientation > 1 else ()
+    turned = ("rotated by their EXIF orientation",) if orientation > 1 else ()
     assert picture_files.looks(path, 64).changed == turned
 
 
@@ -90,15 +90,15 @@ def test_cmyk_and_16_bits_become_rgb_of_8(tmp_path: Path) -> None:
     shown = picture_files.load(tmp_path / "a.jpg")
     assert shown.mode == "RGB"
     assert abs(np.asarray(shown, dtype=int) - np.asarray(BARS, dtype=int)).max() < 40
-    assert picture_files.looks(tmp_path / "a.jpg", 64).changed == ("turned from CMYK to RGB",)
+    assert picture_files.looks(tmp_path / "a.jpg", 64).changed == ("converted from CMYK to RGB",)
     grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     for name in ("deep.png", "deep.tif"):
         Image.fromarray(grey).save(tmp_path / name)
         shown = picture_files.load(tmp_path / name)
         assert np.array_equal(np.asarray(shown)[..., 0], (grey // 256).astype(np.uint8))
-        assert picture_files.looks(tmp_path / name, 64).changed == ("cut from 16 bits to 8",)
+        assert picture_files.looks(tmp_path / name, 64).changed == ("reduced from 16 bits to 8",)
     (tmp_path / "rgb48.png").write_bytes(png(64, 64, bits=16))
-    assert picture_files.looks(tmp_path / "rgb48.png", 64).changed == ("cut from 16 bits to 8",)
+    assert picture_files.looks(tmp_path / "rgb48.png", 64).changed == ("reduced from 16 bits to 8",)
 
 
 def png(width: int, height: int, *, bits: int = 8, data: bytes | None = None) -> bytes:
@@ -164,7 +164,7 @@ def test_what_is_no_picture(tmp_path: Path, name: str, data: bytes, reason: str)
 def test_animations_and_pages_are_refused(tmp_path: Path, name: str) -> None:
     frames = [scene(i) for i in range(3)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-    assert refused(tmp_path / name) == "animated, or of several pages"
+    assert refused(tmp_path / name) == "animated, or with several pages"
 
 
 def test_photos_with_a_second_view_are_read(tmp_path: Path) -> None:

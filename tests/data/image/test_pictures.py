@@ -107,9 +107,9 @@ def test_ten_faults_and_more_are_found_and_named(copy: Path) -> None:
         "000.png": "broken",
         "001.png": "not a picture",
         "002.png": "too small",
-        "003.png": "too long a shape",
-        "005.png": "equal to another picture",
-        "006.png": "animated, or of several pages",
+        "003.png": "too elongated",
+        "005.png": "identical to another picture",
+        "006.png": "animated, or with several pages",
         "007.png": "too large",
         "009.png": "the link leads out of the folder",
         "unlisted.png": "no caption",
@@ -143,9 +143,9 @@ def test_what_can_be_mended_is_mended_and_said(copy: Path) -> None:
     dataset = prepare(copy)
     converted = [one for one in dataset.findings if one.kind == "converted"]
     assert sorted(one.message.partition(" were ")[2] for one in converted) == [
-        "put on white where they were transparent",
-        "turned as the camera held them",
-        "turned from CMYK to RGB",
+        "converted from CMYK to RGB",
+        "placed on white where they were transparent",
+        "rotated by their EXIF orientation",
     ]
     (turned,) = [one for one in (*dataset.train, *dataset.held_out) if "turned" in one.path.name]
     assert turned.size == (128, 160)
@@ -304,7 +304,7 @@ def test_captions_elsewhere_and_folders_within(tmp_path: Path) -> None:
     assert len(dataset.train) + len(dataset.held_out) == 12
     assert [(Path(row.where).name, row.reason.partition(":")[0]) for row in dataset.quarantine] == [
         ("\\xff.png", "the name is not UTF-8"),
-        ("metadata.csv", "a list of captions within"),
+        ("metadata.csv", "a list of captions in a subfolder"),
     ]
     dataset.write(tmp_path / "out")
     assert PictureDataset.read(tmp_path / "out") == dataset
@@ -378,7 +378,7 @@ def test_changed_pictures_are_noticed(copy: Path, tmp_path: Path) -> None:
         PictureDataset.read(tmp_path / "dataset")
     assert {(problem.where, problem.what) for problem in error.value.problems} == {
         (str(first.path), "the picture was changed after it was checked"),
-        (str(second.path), "the picture is gone, or cannot be read any more"),
+        (str(second.path), "the picture is missing or unreadable"),
     }
     train = tmp_path / "dataset" / "train.jsonl"
     train.write_text(train.read_text().replace("number", "figure"))

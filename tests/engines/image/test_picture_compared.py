@@ -186,7 +186,7 @@ def test_a_model_that_tells_nothing_apart(judge: Judge, tmp_path: Path) -> None:
     BitImageProcessorPil().save_pretrained(tmp_path / "blind")
     found = judge(good, f"judge.likeness={tmp_path / 'blind'}")
     assert found["scores"]["fidelity"] is None
-    assert "name another model there" in found["reasons"]["fidelity"]
+    assert "choose another model there" in found["reasons"]["fidelity"]
     assert found["scores"]["generalisation"] > 0.85
 
 

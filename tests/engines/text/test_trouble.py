@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_stops_with_the_remedy(small_recipe: Path, tmp_
         "train", small_recipe, "--runs", tmp_path / "runs", "--set", f"base={sick}"
     ).finish()
     assert code == 2, output
-    assert "the loss is not a number any more, at step" in output
+    assert "the loss became NaN at step" in output
     assert not list(tmp_path.rglob("manifest.json"))
 
 

@@ -268,7 +268,7 @@ def test_candidate_files(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         candidates.read(path)
     assert [(one.where, one.what) for one in error.value.problems] == [
-        (f"{path}:6", "a candidate twice: x"),
+        (f"{path}:6", "duplicate candidate: x"),
         (f"{path}:1", "part a has 1 candidates"),
     ]
     path.write_text("# nothing\n")

@@ -1,4 +1,4 @@
-"""How like pictures are to held-out ones: by the embedder, by DINO, or by the faces they show."""
+"""Similarity of pictures to held-out ones: by the embedder, by DINO, or by faces."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from llm_lora.vision import FaceModel, Judges, VisionModel
 T = TypeVar("T")
 
 UNTOLD = (
-    "the embedder cannot tell the dataset's pictures from those of the bare base; name another in "
-    "judge.embedder"
+    "the embedder cannot separate the dataset's pictures from those of the bare base; choose "
+    "another in judge.embedder"
 )
 _AT_ONCE = 32
 _TRAIN = 64
-"""How many training pictures are looked at anew: one fact is told of them, and faces take time."""
+"""How many training pictures are compared: only one fact depends on them, and faces take time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Likeness to held-out pictures: rows are pictures, columns are held-out ones; 1 is the same.
+    """Likeness to held-out pictures: rows are pictures, columns are held-out ones; 1 is identical.
 
-    What cannot be compared is NaN: the column of a held-out picture in which there is nothing to
-    compare, and its row.
+    A held-out picture that cannot be compared (one without a face, say) has NaN in its column and
+    row.
 
     Attributes:
-        kind: what compares them: "clip", "dinov2" …, "faces".
-        method: the same for people.
+        kind: the model that compares them: "clip", "dinov2" …, "faces".
+        method: the same, as a sentence for the report.
         source: the paper.
         own: the adapter's pictures of held-out captions, whose pictures are the first columns.
         bare: the bare base's of the same captions.
         train: training pictures.
         held_out: the held-out pictures themselves.
-        floor: likeness below which there is none, whatever the bare base reaches.
-        alone: why there is no figure where fewer than two held-out pictures can be compared.
-        alike: why there is none where the bare base's pictures are as like as held-out ones.
-        facts: what is to be told besides.
-        findings: what was noticed.
+        floor: likeness that counts as 0, even if the bare base reaches less.
+        alone: the reason given if fewer than two held-out pictures can be compared.
+        alike: the reason given if the bare base's pictures are as similar as the held-out ones.
+        facts: further facts for the report.
+        findings: findings for the report.
     """
 
     kind: str
@@ -57,32 +57,32 @@ class Compared:
     train: Floats
     held_out: Floats
     floor: float = -1.0
-    alone: str = "there is one held-out picture alone"
+    alone: str = "there is only one held-out picture"
     alike: str = (
-        "by judge.likeness the bare base's pictures are as like the held-out ones as these are to "
-        "each other; name another model there"
+        "according to judge.likeness, the bare base's pictures are as similar to the held-out ones "
+        "as those are to each other; choose another model there"
     )
     facts: tuple[tuple[str, float], ...] = ()
     findings: tuple[str, ...] = ()
 
     @property
     def comparable(self) -> int:
-        """How many held-out pictures can be compared."""
+        """The number of held-out pictures that can be compared."""
         return int((~np.isnan(self.held_out)).any(axis=0).sum())
 
 
 def compare(seen: Evidence, judges: Judges, listener: Listener) -> Compared:
-    """Compare what was painted with the held-out pictures.
+    """Compare the generated pictures with the held-out ones.
 
     Raises:
-        UserError: a picture of the dataset is gone.
+        UserError: a picture of the dataset is missing.
     """
     match judges.likeness:
         case None:
             sides = (seen.own_held_out, seen.bare_held_out, seen.train, seen.held_out)
             return _by_points(
                 "clip",
-                "Likeness is the cosine of two pictures' points in CLIP's space (CLIP-I).",
+                "Likeness is the cosine of two pictures' CLIP embeddings (CLIP-I).",
                 [one.points for one in sides],
                 UNTOLD,
             )
@@ -95,7 +95,7 @@ def compare(seen: Evidence, judges: Judges, listener: Listener) -> Compared:
 def _each(
     seen: Evidence, look: Callable[[list[Image.Image]], Sequence[T]], listener: Listener
 ) -> list[list[T]]:
-    """What is seen in the adapter's, the bare base's, training and held-out pictures."""
+    """One value per picture of the adapter, bare base, training set and held-out set."""
     train = seen.train.spread(_TRAIN)
     sides = (seen.own_held_out, seen.bare_held_out, train, seen.held_out)
     total, done = sum(len(side) for side in sides), 0
@@ -116,7 +116,7 @@ def _in_turn(images: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
 
 
 def _by_points(kind: str, method: str, points: Sequence[Floats], alike: str = "") -> Compared:
-    """By the cosine of points, of length 1."""
+    """Compare by the cosine of unit-length embeddings."""
     own, bare, train, held_out = (one @ points[-1].T for one in points)
     source = "Ruiz et al., DreamBooth (CLIP-I, DINO), arXiv 2208.12242"
     return Compared(kind, method, source, own, bare, train, held_out, alike=alike or Compared.alike)
@@ -126,17 +126,16 @@ def _by_dino(seen: Evidence, model: VisionModel, listener: Listener) -> Compared
     dino = Dino(model)
     return _by_points(
         model.kind,
-        "Likeness is the cosine of two pictures' class tokens, as the model has them that "
-        "judge.likeness names.",
+        "Likeness is the cosine of two pictures' class tokens in the model of judge.likeness.",
         [np.stack(side) for side in _each(seen, dino.points, listener)],
     )
 
 
 def _by_faces(seen: Evidence, model: FaceModel, listener: Listener) -> Compared:
-    """By one less the distance of the faces' descriptors; a painted picture without one is like
-    none.
+    """Compare by one minus the distance of the face descriptors; a generated picture without a face
+    has likeness 0.
     """
-    # dlib is there only where the user has installed it.
+    # dlib is an optional dependency.
     from llm_lora.engines.vision import SAME, Faces
 
     faces = Faces(model)
@@ -160,7 +159,7 @@ def _by_faces(seen: Evidence, model: FaceModel, listener: Listener) -> Compared:
         return sum(one is not None for one in some) / len(some)
 
     def same(some: Floats) -> float:
-        """Of the pictures, how many show a face that is taken for that of a held-out picture."""
+        """The share of pictures whose face counts as that of a held-out picture's person."""
         return float((np.nan_to_num(some).max(axis=1) >= 1.0 - SAME).mean())
 
     findings = [
@@ -175,9 +174,9 @@ def _by_faces(seen: Evidence, model: FaceModel, listener: Listener) -> Compared:
     owns, bares = likeness(own, 0.0), likeness(bare, 0.0)
     return Compared(
         "faces",
-        "Likeness is one less the distance of the two faces' descriptors, 0 where no face is "
-        f"found; the lower yardstick is at least {1.0 - SAME:g}, from where on two faces are taken "
-        "for one person's.",
+        "Likeness is one minus the distance of the two face descriptors, and 0 if no face is "
+        f"found; the lower yardstick is at least {1.0 - SAME:g}, the likeness from which two faces "
+        "count as one person's.",
         "King, Dlib-ml: A Machine Learning Toolkit, JMLR 10 (2009)",
         owns,
         bares,
@@ -185,8 +184,8 @@ def _by_faces(seen: Evidence, model: FaceModel, listener: Listener) -> Compared:
         likeness(held_out, np.nan),
         floor=1.0 - SAME,
         alone="faces were found in fewer than two held-out pictures",
-        alike="the faces of held-out pictures are no more like each other than the bare base's, or "
-        "are not one person's",
+        alike="the faces of held-out pictures are no more similar to each other than the bare "
+        "base's are to them, or show different people",
         facts=(
             ("share of pictures with a face", share(own)),
             ("share of the bare base's with a face", share(bare)),

@@ -1,5 +1,5 @@
-"""Dimensions that an adapter which paints is judged by, all measured on one evidence; learning has
-a module of its own.
+"""Dimensions in which an image adapter is judged, all measured on the same evidence; the dimension
+`learning` is in `picture_learning`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from llm_lora.scores.image import Floats
 from llm_lora.scores.image import figures as picture_figures
 
 _PRESENT = 0.5
-"""Presence from which a picture counts as of the style."""
+"""Presence from which a picture counts as being in the style."""
 _USUAL = 0.8
-"""The strength that most people paint with; the style has to be there."""
+"""The strength that most people use; the style has to be present at it."""
 LEAST_KEPT = 0.7
 """Share of the bare base's alignment below which an adapter counts as broken."""
 
 
 def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
-    """What the adapter changes, the same whatever the seed?"""
+    """Consistency: whether the adapter's change is the same for every seed."""
     moved = seen.full.points - seen.bare.points
     parts = [slice_ for _, slice_ in seen.each_prompt()]
     agreed = [picture_figures.agreement(moved[part]) for part in parts]
@@ -49,7 +49,7 @@ def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 
 
 def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
-    """Like the held-out pictures: no more than the bare base's, or as these are each other?"""
+    """Fidelity: likeness to held-out pictures, between the bare base's and theirs to each other."""
     like = sticks.compared
     value, reason = None, like.alone
     yardsticks: list[tuple[str, float]] = []
@@ -58,7 +58,7 @@ def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
             picture_figures.likeness_to_others, (like.own, like.bare, like.held_out)
         )
         low = max(bare, like.floor)
-        # What tells the style has to tell these pictures apart, where it compares them as well.
+        # An embedder that compares pictures here must also separate them from the bare base's.
         if ideal > low and (sticks.probe is not None or like.kind != "clip"):
             value = min(max((own - low) / (ideal - low), 0.0), 1.0)
         reason = like.alike
@@ -103,12 +103,12 @@ def _rows(seen: Evidence) -> range:
 
 
 def _nearest(likeness: Floats) -> float | None:
-    """How like the nearest picture is, of the held-out ones on average."""
+    """The mean, over held-out pictures, of the likeness to the nearest picture."""
     return picture_figures.known_mean(likeness.max(axis=0))
 
 
 def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
-    """Is the style there in combinations that training never showed?"""
+    """Generalisation: whether the style is present in combinations that training never showed."""
     like = seen.full.pictures
     probe = sticks.probe
     if probe is None:
@@ -130,11 +130,12 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         most.append(part.start + int(presence[part].argmax()))
         by_prompt.append(float(presence[part].mean()))
     findings = [
-        f"the style is hardly there in “{prompt}”: {there:.2f}"
+        f"the style is hardly present in “{prompt}”: {there:.2f}"
         for prompt, there in zip(seen.prompts, by_prompt, strict=True)
         if there < _PRESENT
     ] + [
-        f"training showed “{prompt}”: it is no new combination" for prompt in seen.shown_in_training
+        f"training showed “{prompt}”: it is not a new combination"
+        for prompt in seen.shown_in_training
     ]
     return Measured(
         value=float(presence.mean()),
@@ -158,7 +159,7 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 
 
 def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
-    """Does the effect rise with the strength, and from where on does it break?"""
+    """Strength: whether the effect rises with the strength, and at which strength it breaks."""
     usual = [one for one in sticks.responses if one.strength <= FULL]
     steady = picture_figures.steadiness([one.change for one in usual])
     styles = [one.style for one in usual if one.style is not None]
@@ -209,19 +210,19 @@ def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 
 
 def _breaks(responses: Sequence[Response]) -> tuple[float | None, str]:
-    """The lowest strength at which alignment is lost or the change rises no more, and which."""
+    """The lowest strength at which alignment is lost or the change stops rising, and the reason."""
     for before, one in pairwise(responses):
         if one.alignment is not None and one.alignment < LEAST_KEPT:
             return one.strength, (
                 f"only {one.alignment:.0%} of the bare base's prompt alignment is left"
             )
         if one.change <= before.change:
-            return one.strength, f"it changes no more than at {before.strength:g}"
+            return one.strength, f"pictures change no more than at {before.strength:g}"
     return None, ""
 
 
 def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
-    """Do its pictures still show what the prompt says, and not what the negative prompt says?"""
+    """Alignment: whether pictures still follow the prompt, and avoid the negative prompt."""
     numbers = (*seen.prompt_texts, *seen.held_texts)
     own = np.concatenate([seen.full.points, seen.own_held_out.points])
     bare = np.concatenate([seen.bare.points, seen.bare_held_out.points])
@@ -238,7 +239,7 @@ def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         without = "without the" if seen.usual_is_negative else "with a"
         shows += f", and the adapter {without} negative prompt"
     if len(seen.texts) < 2:
-        only = "all prompts and held-out captions say the same: add other prompts to judge.prompts"
+        only = "all prompts and held-out captions are the same: add other prompts to judge.prompts"
         return Measured(None, columns, f"{shows}.", reason=only)
     kept = kept_of(
         margins := picture_figures.margins(own, seen.texts, numbers),
@@ -259,8 +260,8 @@ def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     more, findings = _negative(seen)
     return Measured(
         value=kept,
-        reason="the bare base does not follow these prompts itself, as far as the embedder can "
-        "tell, so nothing can be lost",
+        reason="according to the embedder, the bare base itself does not follow these prompts, so "
+        "there is nothing to lose",
         columns=columns,
         shows=f"{shows}.",
         facts=[*facts, *more],
@@ -271,7 +272,7 @@ def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 def _negative(
     seen: Evidence,
 ) -> tuple[list[tuple[str, float | int | str]], list[str]]:
-    """What a negative prompt does: pictures have to be less like its text."""
+    """The effect of a negative prompt: pictures must become less similar to its text."""
     if seen.other is None:
         return [("negative prompt", "none in the recipe: judge.negative_prompt")], []
     pair = (seen.full, seen.other) if seen.usual_is_negative else (seen.other, seen.full)
@@ -282,10 +283,10 @@ def _negative(
         ("the same, when given", float(given.mean())),
         ("share of pictures less like it when given", float((given < free).mean())),
     ]
-    # Compared in pairs, for both are of the same prompt and seed.
+    # Compared in pairs: both have the same prompt and seed.
     if picture_figures.above_zero(free - given):
         return facts, []
-    return facts, ["the negative prompt does not keep away what it names, or not beyond chance"]
+    return facts, ["the negative prompt does not suppress what it names, or no more than by chance"]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Whether an adapter learned enough and not too long, and whether it knows pictures by heart."""
+"""The dimension `learning`: under-fitting, over-fitting and memorised training pictures."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llm_lora.scores.image import figures as picture_figures
 
 
 def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
-    """Learned enough, not too long, and no training picture by heart?"""
+    """Learning: whether training was long enough, not too long, and memorised no picture."""
     curve = learning_curve.read(fit.curve, fit.best_step)
     usual = _Nearest.of(seen.held_out, seen.train)
     trained = _Nearest.of(seen.own_train, seen.train)
     held_out = _Nearest.of(seen.own_held_out, seen.train)
-    # How close a caption alone brings a picture to one that was never seen.
+    # The baseline: how close a caption alone brings a picture to one that was never seen.
     unseen = _Nearest.of(seen.own_held_out, seen.held_out)
     copied = {
         "training": trained.closer_than_all(usual) & trained.closer_than_all(unseen),
@@ -31,7 +31,7 @@ def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     share = max(float(one.mean()) for one in copied.values())
     findings = list(curve.findings) + [
         f"{int(one.sum())} of {len(one)} pictures of {of} captions are copies of training "
-        "pictures: memorised; take more pictures, fewer epochs or a lower rank"
+        "pictures: memorised; use more pictures, fewer epochs or a lower rank"
         for of, one in copied.items()
         if one.any()
     ]
@@ -88,12 +88,12 @@ def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 
 @dataclass(frozen=True, eq=False)
 class _Nearest:
-    """For each of some pictures, how near the nearest of the real ones is, and which it is."""
+    """For each picture, the nearest real one and how near it is."""
 
     likeness: Floats
     which: NDArray[np.intp]
     apart: Floats
-    """The least distance of pixels, which may be that of another one."""
+    """The least distance in pixels, possibly to another real picture."""
 
     @classmethod
     def of(cls, some: Painted | Real, real: Real) -> _Nearest:
@@ -102,7 +102,7 @@ class _Nearest:
         return cls(likeness, which, apart)
 
     def closer_than_all(self, others: _Nearest) -> NDArray[np.bool_]:
-        """Which lie closer than any of the others, in the embedding and by pixels."""
+        """Which pictures lie closer than all of the others, in the embedding and by pixels."""
         found: NDArray[np.bool_] = (self.likeness > others.likeness.max()) & (
             self.apart < others.apart.min()
         )

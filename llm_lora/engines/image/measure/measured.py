@@ -1,4 +1,4 @@
-"""What a dimension comes to: a figure, what it rests on, and the pictures that show it."""
+"""The result of a dimension: its figure, the facts behind it, and pictures that show it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit
 
 SHOWN = 8
-"""Rows or columns of a sheet at most, where there may be many."""
+"""Largest number of rows or columns of a sheet."""
 
 Columns = Mapping[str, Sequence[Pixels]]
-"""A sheet of pictures: title → what stands below it."""
+"""A sheet of pictures: column title → pictures below it."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One dimension: its value or why there is none, what it rests on, and what it shows."""
+    """One dimension: its value or the reason why there is none, its facts and its pictures."""
 
     value: float | None
     columns: Columns
@@ -30,9 +30,9 @@ class Measured:
 
 
 Dimension = Callable[[Evidence, Yardsticks, Fit], Measured]
-"""How one is measured."""
+"""The function that measures a dimension."""
 
 
 def or_not(value: float | None) -> float | str:
-    """A figure as a fact, also where there is none."""
+    """A figure as a fact; a missing one is stated."""
     return "not measured" if value is None else value

@@ -1,4 +1,4 @@
-"""Measuring an adapter that paints: it paints what it never saw, and its pictures are compared."""
+"""Measurement of an image adapter in six dimensions, on prompts that training never showed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SMALLER = "lower generate.batch_size, or name a smaller judge.embedder"
 
 @dataclass(frozen=True)
 class _Method:
-    """How a dimension is measured, for people."""
+    """How a dimension is measured, as text for the report."""
 
     measure: Dimension
     method: str
@@ -40,53 +40,53 @@ class _Method:
 _METHODS = {
     "consistency": _Method(
         picture_dimensions.consistency,
-        "What the adapter changes about a picture is its point in the embedding less that of the "
-        "bare base's picture of the same prompt and seed, so that what both show drops out. The "
-        "value is the mean cosine of these changes over all pairs of seeds of a prompt: 1 where "
-        "every seed is changed alike, 0 where there is nothing in common.",
+        "The adapter's change to a picture is its embedding minus that of the bare base's picture "
+        "with the same prompt and seed, which removes what both show. The value is the mean cosine "
+        "of these changes over all pairs of seeds of a prompt: 1 if every seed is changed in the "
+        "same way, 0 if the changes have nothing in common.",
         "Gal et al., StyleGAN-NADA (directions in CLIP's space), arXiv 2108.00946; Hertz et al., "
         "Style Aligned Image Generation (set consistency), arXiv 2312.02133",
     ),
     "fidelity": _Method(
         picture_dimensions.fidelity,
         "Mean likeness of the adapter's pictures of held-out captions to the held-out pictures of "
-        "the other captions, told between two yardsticks: 0 is what the bare base reaches with the "
-        "same captions, 1 is how like the held-out pictures are to one another.",
+        "the other captions, on a scale between two yardsticks: 0 is the bare base's likeness with "
+        "the same captions, 1 is the likeness of the held-out pictures to one another.",
         "",
     ),
     "generalisation": _Method(
         picture_dimensions.generalisation,
-        "A linear classifier is learned from the training pictures and the bare base's pictures of "
-        "their captions, and tried on held-out ones, or on parts of its own that were left out in "
-        "turn where fewer than 8 are held out. The value is the mean place of the adapter's "
-        "pictures of unseen prompts on its line: 0 where the base's lie, 1 where the style lies.",
+        "A linear classifier is trained on the training pictures and the bare base's pictures of "
+        "their captions, and tested on held-out ones, or by cross-validation if fewer than 8 are "
+        "held out. The value is the mean position of the adapter's pictures of unseen prompts on "
+        "the classifier's axis: 0 is the mean of the base's pictures, 1 that of the style.",
         "Alain and Bengio, Understanding intermediate layers using linear classifier probes, arXiv "
         "1610.01644; Ledoit and Wolf, J. Multivariate Analysis 88 (2004), for the covariance",
     ),
     "learning": _Method(
         picture_learning.learning,
-        "The least of three shares: of the fall of the loss on held-out pictures, how much is left "
-        "in the end (over-fitting) and how much came before the last third (under-fitting); and "
-        "how many pictures of training captions, or of held-out ones, are no copies. A copy lies "
-        "closer to a training picture, in the embedding and by pixels, than any held-out picture "
-        "does; that of a training caption also closer than any of a held-out caption lies to a "
-        "held-out picture, for that much a caption alone can do.",
+        "The smallest of three shares: how much of the fall in held-out loss is left at the end "
+        "(over-fitting), how much of it came before the last third (under-fitting), and how many "
+        "pictures of training or held-out captions are no copies. A copy lies closer to a training "
+        "picture, in the embedding and by pixels, than any held-out picture does; a copy from a "
+        "training caption also lies closer than any picture of a held-out caption lies to a "
+        "held-out picture, since a caption alone can bring it that close.",
         "Meehan, Chaudhuri and Dasgupta, A Non-Parametric Test to Detect Data-Copying in "
         "Generative Models, arXiv 2004.05675; kohya-ss/sd-scripts (validation loss)",
     ),
     "strength": _Method(
         picture_dimensions.strength,
-        "The same prompts and seeds at every strength. Steadiness is the rise from 0 to 1 as a "
-        "share of the whole way up and down; the value is that of the style's presence or of the "
-        "pictures' change, whichever is less: 1 where no step falls.",
+        "The same prompts and seeds at every strength. Steadiness is the net rise from strength 0 "
+        "to 1 as a share of all rises and falls; the value is the lower of the steadiness of the "
+        "style's presence and of the pictures' change: 1 if no step falls.",
         "Gandikota et al., Concept Sliders: LoRA Adaptors for Precise Control in Diffusion Models, "
         "arXiv 2311.12092",
     ),
     "alignment": _Method(
         picture_dimensions.alignment,
-        "By how much a picture is nearer to its own prompt than to the others, as a share of the "
-        "same of the bare base's pictures: 1 where nothing of the prompt is lost. The trigger is "
-        "left out, for it speaks of the style.",
+        "The margin by which a picture matches its own prompt over the others, relative to the "
+        "bare base's margin: 1 if nothing of the prompt is lost. The trigger is left out, because "
+        "it names the style.",
         "Hessel et al., CLIPScore, arXiv 2104.08718; Xu et al., AttnGAN (R-precision), arXiv "
         "1711.10485",
     ),
@@ -107,24 +107,24 @@ def judge(
     """Measure an adapter in six dimensions; equal calls give equal figures.
 
     Args:
-        recipe: prompts, seeds, strengths, what compares pictures, and how to paint.
-        dataset: held-out pictures to compare with, training pictures to find copies of.
+        recipe: prompts, seeds, strengths, the models that compare, and generation settings.
+        dataset: held-out pictures to compare with, training pictures to detect copies.
         base: the frozen pipeline.
         adapter: the adapter's folder.
-        pictures: where to write what was painted, one sheet for each dimension.
-        fit: what training did.
-        listener: told about progress.
-        tell: told every decision, as a sentence.
+        pictures: the folder for the generated pictures, one sheet for each dimension.
+        fit: the result of training.
+        listener: receives progress.
+        tell: receives every decision, as a sentence.
 
     Returns:
         `scores`: dimension → figure, None where it could not be measured, and then `reasons`:
-        dimension → why; `dimensions`: what each figure rests on (`name`, `value`, `method`,
+        dimension → why; `dimensions`: the basis of each figure (`name`, `value`, `method`,
         `source`, `picture` as a path from the run's folder, `shows`, `facts` as pairs, `findings`);
         `strengths`: for each, `change` (root mean square, 0 to 255), `style` (presence, 0 to 1) and
         `alignment` (share kept, 0 to 1), None where not measured; `embedder`; `prompts`.
 
     Raises:
-        UserError: the adapter does not fit, a model to compare by is not there, or memory ran out.
+        UserError: the adapter does not fit, a comparing model is missing, or memory ran out.
     """
     judges = judging.find(recipe.judge)
     with out_of_memory(_SMALLER):
@@ -150,7 +150,7 @@ def judge(
                 "shows": one.shows,
                 "facts": [[label, _rounded(value)] for label, value in one.facts],
                 "findings": [
-                    # The reason why there is no figure is told as such.
+                    # The reason for a missing figure has its own key.
                     text
                     for text in one.findings
                     if one.value is not None or text != one.reason
@@ -173,7 +173,7 @@ def judge(
 
 
 def _told(name: str, compared: Compared) -> dict[str, str]:
-    """How a dimension was measured; what compared pictures has a method of its own."""
+    """A dimension's method and source; the model that compared pictures adds its own."""
     one = _METHODS[name]
     if name == "fidelity":
         return {"method": f"{one.method} {compared.method}", "source": compared.source}

@@ -1,4 +1,4 @@
-"""What several dimensions measure with: the probe for a style, and what each strength does."""
+"""Yardsticks shared by several dimensions: the style probe and the response to strength."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from llm_lora.scores.image import Floats, Probe
 from llm_lora.scores.image import figures as picture_figures
 
 _TELLS = 0.75
-"""Least accuracy on held-out pictures, of which a half is chance, for the probe to be believed."""
+"""Lowest accuracy on held-out pictures at which the probe is trusted (chance is a half)."""
 _FEW = 8
-"""Held-out pictures below which the probe is tried on parts of what it learns from: with two on
-each side it would be right about three of four by chance in every third case.
+"""Number of held-out pictures below which the probe is cross-validated instead: with two on each
+side it would get three of four right by chance in every third case.
 """
 
 
 @dataclass(frozen=True)
 class Response:
-    """What one strength does: `change` in steps of 0 to 255; None where nothing can be told."""
+    """The effect of one strength: `change` on the scale 0 to 255; None if not measurable."""
 
     strength: float
     change: float
@@ -29,19 +29,19 @@ class Response:
 
 @dataclass(frozen=True)
 class Yardsticks:
-    """What dimensions measure with: the probe for the style, how well it tells, and likeness."""
+    """Shared yardsticks: the style probe, its accuracy, and likeness."""
 
     probe: Probe | None
-    """None where it does not tell the dataset's pictures from the bare base's."""
+    """None if it cannot separate the dataset's pictures from the bare base's."""
     accuracy: float
     tried: str
-    """What the accuracy is of."""
+    """The pictures that the accuracy was measured on."""
     responses: tuple[Response, ...]
     compared: Compared
 
 
 def yardsticks(seen: Evidence, compared: Compared) -> Yardsticks:
-    """Learn the probe from training pictures and the bare base's; then look at every strength."""
+    """Train the probe on training pictures and the bare base's; then measure every strength."""
     probe = picture_figures.probe(seen.bare_train.points, seen.train.points)
     accuracy, tried = 0.5, "held-out pictures"
     if len(seen.held_out.points) < _FEW:
@@ -71,7 +71,7 @@ def _margins(seen: Evidence, painted: Painted) -> Floats | None:
 
 
 def kept_of(own: Floats | None, bare: Floats | None) -> float | None:
-    """How much of the bare base's alignment is left, 0 to 1."""
+    """The share of the bare base's alignment that is left, 0 to 1."""
     if own is None or bare is None or not picture_figures.above_zero(bare):
         return None
     return min(max(float(own.mean() / bare.mean()), 0.0), 1.0)

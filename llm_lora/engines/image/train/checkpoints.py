@@ -1,4 +1,4 @@
-"""Checkpoints of a training on pictures: whole or not there, without pickle, the last two kept."""
+"""Checkpoints of image training: written atomically, without pickle; the last two are kept."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TENSORS = ("weights", "average", "best", "optimizer")
 
 @dataclass(frozen=True)
 class Rungs:
-    """Where on the ladder of saving memory training stands.
+    """The memory-saving measures that are on.
 
-    `split` is in how many parts each batch goes through the model.
+    `split` is the number of parts in which each batch goes through the model.
     """
 
     checkpointing: bool
@@ -33,10 +33,10 @@ class Rungs:
 
 @dataclass(frozen=True)
 class State:
-    """How far training has come.
+    """Progress of the training.
 
-    `pending` holds the losses since the last row of the metrics, `climbed` what was said about the
-    rungs of the ladder.
+    `pending` holds the losses since the last row of the metrics, `climbed` the decisions reported
+    about memory-saving measures.
     """
 
     step: int
@@ -54,13 +54,13 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that training needs to go on.
+    """Everything that training needs to continue.
 
     Attributes:
-        state: how far it has come.
+        state: its progress.
         weights, average, best: the adapter's weights, their moving average, and those of the best
-            step; the latter two are empty where they are not kept.
-        optimizer, rest: what the optimizer remembers, as `Optimizer.state` gives it.
+            step; the latter two are empty if they are not kept.
+        optimizer, rest: the optimizer's state, as `Optimizer.state` returns it.
     """
 
     state: State
@@ -71,7 +71,7 @@ class Checkpoint:
     rest: str
 
     def write(self, folder: Path) -> Path:
-        """Write it below a folder, and take away all but the newest ones.
+        """Write it below a folder, and delete all but the newest checkpoints.
 
         Raises:
             UserError: the disk is full or the folder may not be written.
@@ -90,7 +90,7 @@ class Checkpoint:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint below a folder, in the CPU's memory."""
+    """The newest complete checkpoint below a folder, in the CPU's memory."""
     place = newest_checkpoint(folder)
     if place is None:
         return None
@@ -103,7 +103,7 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    # Copies: parameters share what 8-bit optimizers look numbers up in, which safetensors refuses.
+    # Copies: 8-bit optimizers share lookup tables between parameters, which safetensors refuses.
     how: Any = {"copy": True, "memory_format": torch.contiguous_format}
     files.write_bytes(path, save({name: one.to("cpu", **how) for name, one in tensors.items()}))
 

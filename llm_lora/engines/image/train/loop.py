@@ -1,7 +1,7 @@
-"""The training loop over pictures: steps that come out the same however often it is interrupted.
+"""The image training loop: every step gives the same result, however often training is interrupted.
 
-A plain loop instead of accelerate's: with one device there is nothing to prepare, and everything
-that a step depends on, the order, the noise and the dropout, follows from the seed and the step.
+A plain loop instead of accelerate's: one device needs no preparation, and everything that a step
+depends on (the order, the noise and the dropout) follows from the seed and the step.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _LOG_EVERY = 5
 _LEVELS = 4
 """Noise levels at which each held-out picture is measured."""
 _WATCHED = 32
-"""Held-out pictures that are measured while training, at most."""
+"""Largest number of held-out pictures measured while training."""
 _AVERAGE_RISE = 10.0
-"""Steps over which the moving average of weights comes to its decay: (1 + n) / (10 + n), the
-warm-up of diffusers' EMAModel."""
+"""Constant of the warm-up of the weights' moving average: decay (1 + n) / (10 + n) at step n, as in
+diffusers' EMAModel."""
 
 _SMALLER = (
     "everything that saves memory is on: lower data.resolution, lora.rank or generate.batch_size, "
@@ -51,9 +51,9 @@ _SMALLER = (
 
 @dataclass(frozen=True)
 class Means:
-    """What training works with, made by `image.fit`.
+    """Everything that training works with, made by `image.fit`.
 
-    `texts` encodes captions once; None where text encoders learn, or captions are too many.
+    `texts` encodes captions once; None if text encoders are trained or captions are too many.
     """
 
     recipe: ImageRecipe
@@ -97,12 +97,12 @@ class Training:
 
     @property
     def _stays(self) -> bool:
-        """Whether a picture looks the same every time, so that it need be encoded only once."""
+        """Whether every picture has the same crop each time, so that it is encoded only once."""
         return self._means.recipe.data.crop == "center"
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing more to do."""
+        """Whether training is complete."""
         train, state = self._means.recipe.train, self.state
         if train.patience is not None and state.best_loss is not None:
             waited = state.step - state.best_step
@@ -114,12 +114,12 @@ class Training:
         """Train to the end.
 
         Returns:
-            the adapter's weights: the best where the recipe takes those, else the last; of their
-            moving average where it keeps one.
+            the adapter's weights: the best or the last, as the recipe says; from the moving average
+            if the recipe keeps one.
 
         Raises:
             Interrupted: the user stopped it; a checkpoint was saved.
-            UserError: the loss is not a number, or memory ran out at the end of the ladder.
+            UserError: the loss is NaN, or memory ran out after every way to save it.
         """
         means, train = self._means, self._means.recipe.train
         if self.state.step == 0:
@@ -148,7 +148,7 @@ class Training:
     # One step
 
     def _step(self) -> None:
-        """One optimizer step, on the first rung of the ladder that there is memory for."""
+        """One optimizer step; saves more memory and tries again when memory runs out."""
         means, step = self._means, self.state.step
         while True:
             try:
@@ -157,13 +157,14 @@ class Training:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Here the error is gone, and with it what its traceback held.
+            # Outside the except block: the traceback, and the tensors it held, are freed by now.
+            # The step is repeated from its start, with the same noise and dropout.
             means.optimizer.clear()
             free_memory()
             self._climb()
         if not math.isfinite(total):
             raise UserError(
-                f"the loss is not a number any more, at step {step + 1}",
+                f"the loss became NaN at step {step + 1}",
                 where="train.learning_rate",
                 fix="divide it by 3 or more and train again",
             )
@@ -178,9 +179,9 @@ class Training:
         means.record.stepped(self.state.step, total)
 
     def _gradients(self, batches: Sequence[Batch]) -> float:
-        """Add up the gradients of a step's batches; the mean loss of its pictures."""
+        """Accumulate the gradients of a step's batches; returns the mean loss of its pictures."""
         means = self._means
-        # Dropout in the adapter is all that draws from here.
+        # Seeds the adapter's dropout, the only user of the global generator.
         torch.manual_seed(dice("step", means.recipe.train.seed, self.state.step).getrandbits(63))
         count = sum(map(len, batches))
         total = 0.0
@@ -195,13 +196,15 @@ class Training:
                 guess = self._guess(
                     noised, [one.cut for one in part], [one.caption for one in part]
                 )
+                # Divided by the pictures of the whole step, so that neither accumulation nor a
+                # split of the batch changes the gradient.
                 lost = loss(guess, noised, counts) / count
                 self._scaler.scale(lost).backward()
                 total += lost.item()
         return total
 
     def _guess(self, noised: Noised, cuts: Sequence[Cut], captions: Sequence[str]) -> torch.Tensor:
-        """What the UNet says of noised latents."""
+        """The UNet's prediction for noised latents."""
         loaded = self._means.loaded
         device, compute = loaded.device, loaded.compute
         with loaded.autocast():
@@ -231,7 +234,7 @@ class Training:
             part.train(learning)
 
     def _follow(self, step: int) -> None:
-        """Move the average of the weights towards them."""
+        """Update the moving average of the weights."""
         decay = self._means.recipe.train.ema
         if decay is None:
             return
@@ -239,30 +242,32 @@ class Training:
         for name, one in self._means.layers.tensors().items():
             self._average[name].lerp_(one, 1 - decay)
 
-    # The ladder
+    # Saving memory
 
     def _climb(self) -> None:
-        """Save memory: by what costs least first.
+        """Turn on the next measure that saves memory, the cheapest first.
 
         Raises:
-            UserError: there is nothing left to save.
+            UserError: every measure is already on.
         """
         rungs = self.state.rungs
         largest = max(len(batch) for step in self._means.order.steps for batch in step)
         if not rungs.checkpointing:
             rungs = replace(rungs, checkpointing=True)
             self._checkpoint_activations()
-            self._say("out of memory: gradient checkpointing is on from here")
+            self._say("out of memory: gradient checkpointing is on from here on")
         elif not rungs.cache and self._stays:
             rungs = replace(rungs, cache=True)
             self._latents = self._encoded(True)
-            self._say("out of memory: pictures are encoded once from here, without the VAE beside")
+            self._say(
+                "out of memory: from here on pictures are encoded once, and the VAE is unloaded"
+            )
         elif rungs.split < largest:
             rungs = replace(rungs, split=rungs.split * 2)
             size = -(-largest // rungs.split)
             self._say(
-                f"out of memory: batches go through in {rungs.split} parts of {size} from here; "
-                "what is learned stays the same"
+                f"out of memory: from here on batches run in {rungs.split} parts of {size}; the "
+                "training result stays the same"
             )
         else:
             raise UserError("out of memory", fix=_SMALLER)
@@ -280,7 +285,7 @@ class Training:
                 encoder.gradient_checkpointing_enable()
 
     def _encoded(self, cache: bool) -> Latents:
-        """The latents of all pictures, before the first step where they are kept."""
+        """The latents of all pictures; with a cache, all are encoded before the first step."""
         means = self._means
         latents = means.latents(cache)
         if not cache:
@@ -293,10 +298,10 @@ class Training:
         free_memory()
         return latents
 
-    # Looking at it
+    # Measuring and sampling
 
     def _measurements(self) -> Iterator[tuple[Noised, list[Cut], list[str]]]:
-        """The held-out pictures with noise that is the same every time, in batches."""
+        """The held-out pictures in batches, with the same noise every time."""
         means = self._means
         chosen = sorted(means.held_out[:_WATCHED], key=lambda one: one.cut.bucket)
         size = means.recipe.train.batch_size
@@ -313,7 +318,7 @@ class Training:
                 yield noised, [one.cut for one, *_ in part], [one.caption for one, *_ in part]
 
     def _measure(self, *, candidate: bool) -> None:
-        """The loss on held-out pictures: same noise, same levels every time (kohya's idea)."""
+        """Measure the held-out loss, with the same noise and levels every time (kohya's idea)."""
         if not self._watched:
             return
         total, count = 0.0, 0
@@ -330,7 +335,7 @@ class Training:
                 self._best = {name: one.clone() for name, one in self._told().items()}
 
     def _paint(self) -> None:
-        """Paint the sample prompts, each with a seed of its own that stays the same."""
+        """Generate the sample prompts, each with its own fixed seed."""
         means = self._means
         generate, prompts = means.recipe.generate, means.recipe.train.samples
         if not prompts:
@@ -350,7 +355,7 @@ class Training:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The model as it would be at the end: not learning, with averaged weights."""
+        """The model as it would be if training ended now: evaluation mode, averaged weights."""
         layers = self._means.layers
         own = {name: one.clone() for name, one in layers.tensors().items()}
         layers.load(self._told())
@@ -380,6 +385,8 @@ class Training:
         return checkpoint.write(means.checkpoints)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
+        # Into the existing parameters: the optimizer refers to them, and its state goes by their
+        # order. All else of a step follows from its number.
         device = self._means.loaded.device
         self._means.layers.load(checkpoint.weights)
         self._means.optimizer.load(checkpoint.optimizer, checkpoint.rest)

@@ -1,4 +1,4 @@
-"""Optimizers for adapters of pictures, their learning rates, and their state without pickle."""
+"""Optimizers for image adapters: learning rates, and state without pickle."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from llm_lora.engines.image.lora import Layers
 from llm_lora.recipe.image import ImageTrain
 
 _TEXT_SHARE = 0.5
-"""Of the UNet's learning rate for text encoders, where the recipe does not say (kohya's guide)."""
+"""Default text encoder learning rate, as a fraction of the UNet's (kohya's guide)."""
 
 
 class Optimizer:
-    """An optimizer whose learning rates follow from the step alone."""
+    """An optimizer whose learning rates depend only on the step."""
 
     def __init__(self, layers: Layers, train: ImageTrain, steps: int) -> None:
-        """`steps` is how many the whole training has."""
+        """`steps` is the number of steps of the whole training."""
         self._train = train
         self._steps = steps
         groups = []
@@ -38,14 +38,16 @@ class Optimizer:
         return self._rates[0] * share(step, self._steps, self._train.warmup, self._train.schedule)
 
     def step(self, step: int, scaler: torch.amp.GradScaler) -> float:
-        """Take a step by the gradients that are there, and clear them.
+        """Take a step with the current gradients, and clear them.
 
         Returns:
-            the length of the gradients before they were cut to `train.max_grad_norm`.
+            the norm of the gradients before clipping to `train.max_grad_norm`.
         """
         factor = share(step, self._steps, self._train.warmup, self._train.schedule)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
+        # Clipping needs the true norm, so it comes after unscaling. In fp16 the scaler skips a step
+        # whose gradients overflowed, and lowers its scale.
         scaler.unscale_(self._optimizer)
         length = torch.nn.utils.clip_grad_norm_(self.parameters, self._train.max_grad_norm)
         scaler.step(self._optimizer)
@@ -54,11 +56,11 @@ class Optimizer:
         return float(length)
 
     def clear(self) -> None:
-        """Forget gradients, as before a step that is tried again."""
+        """Clear gradients, before a step is tried again."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> tuple[dict[str, torch.Tensor], str]:
-        """All that the optimizer remembers: tensors, and JSON for the rest."""
+        """The optimizer's state: tensors, and JSON for the rest."""
         whole = self._optimizer.state_dict()
         tensors, plain = {}, {}
         for index, entries in whole["state"].items():
@@ -67,7 +69,7 @@ class Optimizer:
                     tensors[f"{index}.{name}"] = value
                 else:
                     plain[f"{index}.{name}"] = value
-        # Learning rates and the like come from the recipe; Prodigy keeps its estimate there.
+        # Mostly recipe settings, but Prodigy keeps its step size estimate in the groups.
         groups = [
             {name: value for name, value in group.items() if name != "params"}
             for group in whole["param_groups"]
@@ -75,7 +77,7 @@ class Optimizer:
         return tensors, json.dumps({"state": plain, "groups": groups})
 
     def load(self, tensors: Mapping[str, torch.Tensor], plain: str) -> None:
-        """Set the optimizer to what `state` once gave."""
+        """Restore the optimizer from a result of `state`."""
         rest = json.loads(plain)
         state: dict[int, dict[str, Any]] = {}
         for key, value in (*tensors.items(), *rest["state"].items()):
@@ -84,9 +86,10 @@ class Optimizer:
             for one in outer:
                 place = place.setdefault(one, {})
             place[name] = value
+        # Groups keep the parameter numbers of this process; all other entries are restored.
         whole = self._optimizer.state_dict()
         for group, before in zip(whole["param_groups"], rest["groups"], strict=True):
-            # JSON has no tuples.
+            # JSON turned tuples into lists.
             group.update(
                 {name: tuple(v) if isinstance(v, list) else v for name, v in before.items()}
             )
@@ -94,7 +97,7 @@ class Optimizer:
 
 
 def _flat(entries: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
-    """The entries of a state; bitsandbytes keeps its 8-bit ones in a mapping of their own."""
+    """The entries of a state, flattened; bitsandbytes nests its 8-bit entries in a mapping."""
     for name, value in entries.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{outer}{name}.")
@@ -103,14 +106,14 @@ def _flat(entries: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, An
 
 
 def text_rate(train: ImageTrain) -> float:
-    """The learning rate of text encoders; Prodigy finds one for all."""
+    """The learning rate of text encoders; Prodigy finds one rate for everything."""
     if train.optimizer == "prodigy":
         return train.learning_rate
     return train.text_encoder_learning_rate or train.learning_rate * _TEXT_SHARE
 
 
 def share(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """Which share of the peak learning rate holds at a step: it rises, then falls as told.
+    """The share of the peak learning rate at a step: warm-up, then the schedule.
 
     >>> [round(share(step, 8, 0.25, "linear"), 2) for step in range(8)]
     [0.5, 1.0, 1.0, 0.83, 0.67, 0.5, 0.33, 0.17]
@@ -129,10 +132,10 @@ def share(step: int, steps: int, warmup: float, schedule: str) -> float:
 def _make(train: ImageTrain, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
     decay = train.weight_decay
     if train.optimizer == "adamw":
-        # One call for hundreds of small tensors, which cost more than their numbers otherwise.
+        # Fused: hundreds of small tensors would cost more in kernel launches than in arithmetic.
         return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
     made: torch.optim.Optimizer
-    # The others are imported where they are used: most recipes need neither.
+    # Imported where they are used: most recipes need neither.
     if train.optimizer == "adamw-8bit":
         from bitsandbytes.optim import AdamW8bit
 
@@ -140,8 +143,8 @@ def _make(train: ImageTrain, groups: Sequence[dict[str, Any]]) -> torch.optim.Op
     else:
         from prodigyopt import Prodigy
 
-        # What its authors advise for diffusion: without the safeguard the warm-up spoils its
-        # estimate. It prints what it does.
+        # The authors' advice for diffusion: without safeguard_warmup, the warm-up distorts the
+        # step size estimate. It prints its settings, which the redirect drops.
         careful = {"safeguard_warmup": True, "use_bias_correction": True}
         with contextlib.redirect_stdout(io.StringIO()):
             made = Prodigy(groups, weight_decay=decay, **careful)

@@ -1,7 +1,7 @@
-"""The order of training: what every step of a whole run shows, fixed before the first step.
+"""The order of image training: the content of every step, fixed before the first step.
 
-What a picture looks like when it is shown, its caption, its crop and its noise, depends on the
-seed, the picture and how often it came before, and on nothing else.
+Each showing of a picture (its caption, crop and noise) depends only on the seed, the picture and
+how often it was shown before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llm_lora.recipe.image import ImageRecipe
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture in a batch: what is cut out of it, what is said of it, what it counts.
+    """A picture in a batch: its crop, its caption, its loss weight.
 
     `key` is the picture's place in the epoch and the epoch: the seed of its noise.
     """
@@ -34,9 +34,9 @@ Batch = tuple[Shown, ...]
 
 @dataclass(frozen=True)
 class Order:
-    """A whole run, step by step; a step is so many batches as the recipe accumulates.
+    """A whole run, step by step; a step has as many batches as the recipe accumulates.
 
-    `shown` holds how many pictures were shown after 0, 1, 2, … steps.
+    `shown` holds the number of pictures shown after 0, 1, 2, … steps.
     """
 
     steps: tuple[tuple[Batch, ...], ...]
@@ -48,17 +48,19 @@ class Order:
         return (one.caption for step in self.steps for batch in step for one in batch)
 
     def cuts(self) -> Iterator[Cut]:
-        """Every cut of the run."""
+        """Every crop of the run."""
         return (one.cut for step in self.steps for batch in step for one in batch)
 
 
 def plan(recipe: ImageRecipe, dataset: PictureDataset, resolution: int) -> Order:
-    """The order of a recipe's training.
+    """Plan the order of a recipe's training.
 
-    With regularisation pictures, every picture of an epoch is joined by one of them; they take
-    turns. They keep their captions: they stand for what the base should go on to know.
+    With regularisation pictures, every picture of an epoch is paired with one of them, in turn.
+    They keep their captions: they represent what the base must not forget.
     """
     train = recipe.train
+    # Counted in batches before they are grouped into steps: an epoch's last batches may share a
+    # step with the next epoch's first ones.
     limit = None if train.max_steps is None else train.max_steps * train.accumulate
     batches: list[Batch] = []
     per_epoch = 0
@@ -97,7 +99,7 @@ def _epoch(
 
 
 def held_out(recipe: ImageRecipe, dataset: PictureDataset, resolution: int) -> list[Shown]:
-    """The held-out pictures as the loss on them is measured: their middle, their caption."""
+    """The held-out pictures as their loss is measured: centre crop, unchanged caption."""
     pictures = dataset.held_out
     plans = assign([one.size for one in pictures], recipe, resolution)
     return [

@@ -1,4 +1,4 @@
-"""What is told of a training on pictures: metrics.jsonl, TensorBoard, samples, live progress."""
+"""Recording of image training: metrics.jsonl, TensorBoard, samples, live progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PICTURE_SUFFIX = ".png"
 
 
 class Record:
-    """Writes down what training tells, and tells the listener."""
+    """Records training metrics and samples, and reports progress to the listener."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Record:
         step: int,
         peak_memory: Callable[[], int],
     ) -> None:
-        """`shown` is the order's; `step` is how far an interrupted training had come."""
+        """`shown` is the order's; `step` is where an interrupted training continues."""
         self.rows: list[dict[str, Any]] = []
         self._metrics = metrics
         self._samples = samples
@@ -46,7 +46,7 @@ class Record:
         self._peak_memory = peak_memory
         self._loss: float | None = None
         self._validation: float | None = None
-        # What was recorded beyond the checkpoint happened to nobody.
+        # A resume repeats the steps after the checkpoint, so their old rows are dropped.
         if step and metrics.is_file():
             kept = whole_rows(files.read_text(metrics))
             self.rows = [row for row in kept if row["step"] <= step]
@@ -55,9 +55,9 @@ class Record:
         self._started = time.monotonic()
 
     def losses(self, step: int, losses: Sequence[float], rate: float, length: float) -> None:
-        """The losses of the last steps, with learning rate and length of the gradient.
+        """Record the losses of the last steps, the learning rate and the gradient norm.
 
-        In fp16 gradients overflow now and then; such a step is left out, and has no length.
+        In fp16 gradients overflow now and then; such a step is skipped and has no gradient norm.
         """
         values = {"loss": sum(losses) / len(losses), "learning_rate": rate}
         if math.isfinite(length):
@@ -65,12 +65,12 @@ class Record:
         self._row(step, values)
 
     def validation(self, step: int, loss: float) -> None:
-        """The loss on held-out pictures."""
+        """Record the loss on held-out pictures."""
         self._validation = loss
         self._row(step, {"validation_loss": loss})
 
     def painted(self, step: int, pictures: Sequence[Pixels]) -> None:
-        """Sample pictures, in the order of their prompts."""
+        """Write sample pictures, in the order of their prompts."""
         for number, picture in enumerate(pictures):
             name = f"{number:02}{_PICTURE_SUFFIX}"
             write_picture(self._samples / f"step-{step}" / name, picture)
@@ -78,12 +78,12 @@ class Record:
         self._writer.flush()
 
     def stepped(self, step: int, loss: float | None) -> None:
-        """A step is done."""
+        """Report a finished step."""
         self._loss = self._loss if loss is None else loss
         self._listener(self._progress(step))
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the TensorBoard writer."""
         self._writer.close()
 
     def _row(self, step: int, values: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Adapters of saved steps, kept beside the last one, so that there is something to go back to."""
+"""Adapters of saved steps, kept beside the final one so that users can go back to them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llm_lora import run as runs
 
 @dataclass(frozen=True)
 class Steps:
-    """A folder with the adapters of a run's saved steps, each whole in a folder of its own.
+    """A folder with the adapters of a run's saved steps, each a complete adapter folder.
 
     Attributes:
-        folder: where they lie.
-        count: how many are kept, the newest ones, besides the best.
-        save: writes an adapter's weights as a folder.
+        folder: the folder that holds them.
+        count: how many of the newest are kept, besides the best.
+        save: writes weights as an adapter folder.
     """
 
     folder: Path
@@ -27,12 +27,12 @@ class Steps:
     save: Callable[[Mapping[str, torch.Tensor], Path], None]
 
     def keep(self, weights: Mapping[str, torch.Tensor], step: int, best: int) -> None:
-        """Keep what the adapter is after a step, and let go of what is too old.
+        """Keep the adapter after a step, and delete those that are too old.
 
         Args:
             weights: as the adapter would have them if training ended now.
-            step: how many steps are done.
-            best: after how many of them the loss on held-out pictures was least.
+            step: the number of steps done.
+            best: the step with the lowest held-out loss.
 
         Raises:
             UserError: the disk is full or the folder may not be written.
