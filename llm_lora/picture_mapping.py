@@ -1,4 +1,4 @@
-"""What an adapter for pictures will do on a base, told from files alone."""
+"""The effect of an adapter for pictures on a base, derived from files alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llm_lora.picture_base import PictureBase
 from llm_lora.webui import stem
 
 _OTHERWISE = ("fan_in_fan_out",)
-"""Parts of PEFT's configuration that painting does not follow, beside those of all tasks."""
+"""Settings of PEFT that painting does not support, beside those of all tasks."""
 
 _TEXT = "text_model."
 
 
 def configured(adapter: Adapter) -> Iterator[Problem]:
-    """What the configuration asks for and painting does not do."""
+    """Settings of the configuration that painting ignores."""
     path = adapter.path / CONFIG
     config = read_object(path)
     asked = [*more_than_products(config), *(key for key in _OTHERWISE if config.get(key))]
@@ -40,12 +40,12 @@ def mapped(
 ) -> Iterator[Problem]:
     """Modules that the base does not have, or has in another shape.
 
-    Of a base in one file only the names are known here: its layout is the original one, and
-    shapes are compared when the adapter is loaded.
+    For a base in one file only the names are known here: its layout is the original one, so shapes
+    are compared when the adapter is loaded.
 
     Args:
         adapter: the adapter.
-        base: what it is to be put on.
+        base: the base that it will be applied to.
         tensors: the header of the adapter's weights.
     """
     weights = None if base.single_file else _weights(base)
@@ -95,7 +95,7 @@ def _weights(base: PictureBase) -> dict[str, list[int]]:
             for name, tensor in safetensors_header(path).items():
                 if name.endswith(".weight") and len(tensor["shape"]) in (2, 4):
                     module = name.removesuffix(".weight")
-                    # transformers leaves the part out of the names of one of its text models.
+                    # transformers omits the part in the names of one of its text models.
                     if part != "unet" and not module.startswith(_TEXT):
                         module = _TEXT + module
                     found[f"{part}.{module}"] = tensor["shape"]

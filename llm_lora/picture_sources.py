@@ -1,4 +1,4 @@
-"""What is painted with: adapters by run, folder or file, and the base that they were made for."""
+"""Sources for painting: adapters by run, folder or file, and their base."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SETTINGS = ("steps", "guidance", "negative_prompt", "width", "height", "schedul
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter: what prompts call it by, where it lies, and its manifest where it has one."""
+    """An adapter: its name in prompts, its path, and its manifest where it has one."""
 
     name: str
     path: Path
@@ -27,7 +27,7 @@ class Source:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How its recipe paints."""
+        """The sampling settings of its recipe."""
         sampling = (self.manifest or {}).get("sampling", {})
         return {key: sampling[key] for key in _SETTINGS if key in sampling}
 
@@ -37,15 +37,15 @@ def find(path: Path, name: str | None = None, step: int | None = None) -> Source
 
     Args:
         path: a run, its folder `adapter`, or a .safetensors file.
-        name: what to call it; what it calls itself, or its file's name, where None.
-        step: of a run: the adapter as it was after so many steps.
+        name: its name in prompts; None: its own name, or that of its file.
+        step: for a run: the adapter as saved after so many steps.
 
     Raises:
-        UserError: there is none, it is damaged, or it is none for pictures.
+        UserError: it is missing, damaged, or not for pictures.
     """
     if step is not None and (path.is_file() or (path / adapters.WEIGHTS).is_file()):
         raise UserError(
-            "--step goes with runs, and this is an adapter", where=str(path), fix="name the run"
+            "--step needs a run, but this is an adapter", where=str(path), fix="name the run"
         )
     if path.is_file():
         return Source(name or path.stem, path, None)
@@ -58,7 +58,7 @@ def find(path: Path, name: str | None = None, step: int | None = None) -> Source
     manifest = adapters.read(path).manifest
     if "sampling" not in manifest or "steps" not in manifest["sampling"]:
         raise UserError(
-            "this adapter is for text, and pictures are asked for",
+            "this adapter is for text, not for pictures",
             where=str(path),
             fix="talk to it: llm-lora chat RUN",
         )
@@ -70,14 +70,14 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
 
     Args:
         sources: adapters.
-        named: a base that the user names, over what the adapters say.
+        named: a base that the user names, instead of that of the adapters.
 
     Raises:
-        UserError: nothing tells a base, or an adapter was trained on another one (all of them).
+        UserError: no base is known, or adapters were trained on another one (lists all).
     """
     told = [source.manifest["base"] for source in sources if source.manifest]
     if named is not None:
-        # Some files do not say what they predict, which the adapter knows.
+        # Some files do not state their prediction type, but the adapter does.
         prediction = told[0]["prediction"] if told else "auto"
         base = picture_base.resolve(named, prediction=prediction)
     elif told:
@@ -87,7 +87,7 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
         )
     else:
         raise UserError(
-            "nothing tells the base to paint with",
+            "no base to paint with is named",
             fix='name a run before the prompt, as in llm-lora generate RUN "a harbour", or give '
             "--base BASE",
         )
@@ -106,7 +106,7 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
 
 
 def own_name(path: Path) -> str:
-    """What an adapter calls itself: the name in its folder's manifest, or that of its file."""
+    """The name of an adapter: from its folder's manifest, or that of its file."""
     if (path / adapters.MANIFEST).is_file():
         return str(bases.read_object(path / adapters.MANIFEST).get("name", path.name))
     return path.name if path.is_dir() else path.stem

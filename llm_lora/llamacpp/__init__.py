@@ -1,1 +1,1 @@
-"""What llama.cpp and Ollama read: GGUF files with weights and vocabulary, and Modelfiles."""
+"""Output for llama.cpp and Ollama: GGUF files with weights and vocabulary, and Modelfiles."""
