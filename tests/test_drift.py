@@ -190,7 +190,7 @@ def test_other_token_ids_are_named_where_they_part(made: tuple[Run, Prepared]) -
     assert first["server"].startswith("Answer") != first["training"].startswith("Answer")
     count = len(prepared.dataset.held_out)
     assert document["reasons"] == [
-        f"the server builds other token ids than training for {count} of {count} prompts"
+        f"the server's token ids differ from those of training for {count} of {count} prompts"
     ]
 
 

@@ -198,8 +198,8 @@ def test_an_earlier_step_is_gone_back_to(here: Run, tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (("{run}", "a star", "--step", "7"), "step 7 was not kept; kept are: 1, 2, 3"),
-        (("{run}/adapter", "a star", "--step", "1"), "--step goes with runs"),
-        (("a star",), "nothing tells the base"),
+        (("{run}/adapter", "a star", "--step", "1"), "--step needs a run"),
+        (("a star",), "no base to paint with is named"),
         (("no-such-run", "a star"), "no run here"),
         (("{run}", "a star <lora:small"), "<lora: without >"),
         (("{run}", "a star", "--size", "30x64"), "'30x64' is no size"),

@@ -112,7 +112,7 @@ def test_a_run_that_a_server_refused_is_not_served_again_unless_a_person_forces_
             sources.publish(plan.served, plan.store)
         assert [problem.where for problem in caught.value.problems] == [str(run), str(weak)]
         for problem in caught.value.problems:
-            assert "refused it before: it answers exactly as the base does" in problem.what
+            assert "has refused it: it answers exactly as the base does" in problem.what
             assert problem.fix is not None and f"--store {plan.store} --force" in problem.fix
     assert {name: store.alias(name) for name in store.names()} == before
     for name in store.names():
@@ -144,7 +144,7 @@ def test_an_adapter_folder_is_taken_for_its_run_or_on_its_own(
     plan = examine(port, sources=(alone,))
     assert [one.name for one in plan.served] == ["small-run"]
     assert plan.store == alone / "serving" / "store"
-    assert plan.warnings == (f"{alone} has no report: nothing tells how well it answers",)
+    assert plan.warnings == (f"{alone} has no report: the quality of its answers is unknown",)
 
 
 def publish(store: Store, run: Path, name: str, *, live: bool = True) -> None:
@@ -168,7 +168,7 @@ def test_a_store_is_served_with_what_is_live_in_it(tmp_path: Path, port: int) ->
 def test_an_empty_store_is_served_once_a_base_is_named(tmp_path: Path, port: int) -> None:
     (tmp_path / "store").mkdir()
     assert refused(port, store=tmp_path / "store") == [
-        "nothing here tells which base to serve; name it: --base NAME or FOLDER"
+        "no adapter names a base to serve; name it: --base NAME or FOLDER"
     ]
     plan = examine(port, store=tmp_path / "store", base="tiny")
     assert plan.served == () and "the store is empty" in plan.warnings[0]
@@ -219,7 +219,7 @@ def test_damaged_weights_and_another_template_are_refused(
     told = refused(port, sources=(run, other))
     assert len(told) == 2
     assert "adapter_model.safetensors" in told[0]
-    assert "another chat template than the base has" in told[1]
+    assert "a chat template other than that of the base" in told[1]
 
 
 def test_adapters_of_two_bases_need_one_named(tmp_path: Path, port: int) -> None:
@@ -245,7 +245,7 @@ def test_a_base_that_changed_under_its_name_is_refused(tmp_path: Path, port: int
 def test_runs_and_a_store_are_one_of_the_two(run: Path, tmp_path: Path, port: int) -> None:
     for wanted in ({}, {"sources": (run,), "store": tmp_path}):
         (told,) = refused(port, **wanted)
-        assert "one of the two" in told
+        assert "give either runs or a store" in told
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -253,12 +253,12 @@ def test_others_are_let_in_only_with_keys_or_when_asked_by_name(
     run: Path, tmp_path: Path, port: int, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (told,) = refused(port, sources=(run,), host=host)
-    assert "no API keys are given" in told
+    assert "there are no API keys" in told
     keys = tmp_path / "keys"
     keys.write_text(KEY + "\n")
     keys.chmod(0o600)
     (told,) = refused(port, sources=(run,), host=host, admin_keys=keys)
-    assert "no API keys are given" in told, "admin keys do not close the other routes"
+    assert "there are no API keys" in told, "admin keys do not close the other routes"
     assert examine(port, sources=(run,), host=host, api_keys=keys).keys.use
     assert not examine(port, sources=(run,), host=host, open=True).keys.use
     monkeypatch.setenv("LLM_LORA_API_KEYS", KEY)
@@ -354,7 +354,7 @@ def test_limits_and_contents_of_the_log_are_passed_on(
     assert made.limits == Limits(max_body_bytes=5 * 2**20, max_concurrent=3, request_seconds=7.0)
     assert made.log_contents
     assert refused(port, sources=(run,), log_contents=True) == [
-        "--log-contents without an access log; add --access-log FILE"
+        "--log-contents needs an access log; add --access-log FILE"
     ]
 
 

@@ -235,7 +235,7 @@ def test_a_server_that_dies_comes_back_until_it_does_so_too_often(fake: Fake) ->
 
 def test_a_server_that_never_came_up_is_not_tried_again(fake: Fake) -> None:
     screen = Screen()
-    with pytest.raises(UserError, match=r"did not come up(.|\n)*code 3(.|\n)*ValueError: no room"):
+    with pytest.raises(UserError, match=r"did not start(.|\n)*code 3(.|\n)*ValueError: no room"):
         keep_running(fake, "broken", screen, launch.Stop())
     assert len(screen.of("starting")) == 1
     assert screen.of("died") == [(3, ["ValueError: no room"], None)]

@@ -134,7 +134,7 @@ def test_a_server_that_does_not_load_keeps_the_alias_where_it_is(made: Parts) ->
         ("canary", {"name": "qa", "version": 2, "share": 1.5}, 400, "share"),
         ("canary", {"name": "qa", "version": 2, "share": 1}, 409, "a share of 1"),
         ("canary", {"name": "qa", "version": 2, "share": 10**400}, 400, "share"),
-        ("canary", {"name": "qa", "version": 1, "share": 0.5}, 409, "live already"),
+        ("canary", {"name": "qa", "version": 1, "share": 0.5}, 409, "already live"),
         ("load", {"name": "qa", "version": 9}, 404, "there are 1, 2"),
     ],
 )
@@ -153,7 +153,7 @@ def test_history_needs_a_name(made: Parts) -> None:
     assert history(made, "name=../../etc").status == 404
     assert history(made, "name=%ff%00").status == 404
     nobody = history(made, "name=nobody")
-    assert nobody.status == 404 and "no adapter of this name; there are: qa" in str(nobody.error)
+    assert nobody.status == 404 and "unknown adapter; choose one of qa" in str(nobody.error)
     assert [event["event"] for event in history(made, "name=qa").json["data"]] == [
         "publish",
         "promote",

@@ -110,14 +110,14 @@ def test_the_version_before_answers_for_one_beyond_the_servers_rank(
         answers = [asyncio.run(chat(made.layer, "qa")) for _ in range(2)]
     assert [got.json["llm_lora"]["version"] for got in answers] == [1, 1]
     assert [one.message for one in caplog.records if "qa@2 does not answer" in one.message] == [
-        "qa@2 does not answer: its rank 8 is above what this server was started for; "
-        "restart the server: its limit is 4"
+        "qa@2 does not answer: its rank 8 is above this server's limit of 4; "
+        "restart the server to raise the limit"
     ]
     named = asyncio.run(chat(made.layer, "qa@2"))
     assert (named.status, named.error["code"]) == (503, "adapter_too_large")
-    assert "restart the server: its limit is 4" in named.error["message"]
+    assert "limit of 4; restart the server to raise the limit" in named.error["message"]
     got = ready(made)
-    assert got.status == 200 and "its limit is 4" in got.json["missing"]["qa@2"]
+    assert got.status == 200 and "limit of 4" in got.json["missing"]["qa@2"]
     (listed,) = asyncio.run(ask(made.layer, "GET", "/v1/adapters")).json["data"]
     assert listed["live"] == 2 and "its limit is 4" in listed["problem"]
     assert made.server.loads == [small.served_name]
@@ -130,7 +130,7 @@ def test_without_a_version_before_it_one_beyond_the_rank_tells_why(made: Parts) 
     publish_large(made, "qa", 1)
     made.store.promote("qa", 1, by="test")
     got = asyncio.run(chat(made.layer, "qa"))
-    assert got.status == 503 and "its limit is 4" in got.error["message"]
+    assert got.status == 503 and "limit of 4" in got.error["message"]
     asyncio.run(loaded(made))
     assert ready(made).status == 503
     assert made.server.loads == []
@@ -154,7 +154,7 @@ def test_no_call_moves_an_alias_to_a_version_beyond_the_rank(path: str, made: Pa
     publish_large(made, "qa", 2)
     body = {"name": "qa", "version": 2} | ({"share": 0.5} if path == "canary" else {})
     got = asyncio.run(ask(made.layer, "POST", f"/admin/{path}", body, key=KEY))
-    assert got.status == 503 and "its limit is 4" in got.error["message"]
+    assert got.status == 503 and "limit of 4" in got.error["message"]
     alias = made.store.alias("qa")
     assert (alias.live, alias.canary) == (1, None)
     assert made.server.loads == []
@@ -166,7 +166,7 @@ def test_an_adapter_with_the_bases_name_is_told_and_not_moved_to(made: Parts) ->
     made.publish(BASE, 2, live=True)
     asyncio.run(loaded(made))
     got = ready(made)
-    assert got.status == 200 and "the name of the base" in got.json["missing"]["tiny@1"]
+    assert got.status == 200 and "also the name of the base" in got.json["missing"]["tiny@1"]
     for path, body in (
         ("promote", {"version": 1}),
         ("canary", {"version": 1, "share": 0.1}),

@@ -273,7 +273,7 @@ def damage(version: Version) -> None:
 def test_a_damaged_version_is_never_loaded(made: Parts) -> None:
     damage(made.publish("qa", 1, live=True))
     got = asyncio.run(chat(made.layer, "qa"))
-    assert got.status == 503 and "not the file that was published" in got.error["message"]
+    assert got.status == 503 and "the file differs from the published one" in got.error["message"]
     assert str(made.folder) not in got.body.decode()
     assert made.server.loads == []
     assert made.store.alias("qa").live == 1, "a damaged copy says nothing about the version"
@@ -334,10 +334,10 @@ def test_with_no_version_before_it_the_name_answers_no_more(made: Parts) -> None
     made.server.dead.add(dead.served_name)
     got = asyncio.run(chat(made.layer, "qa"))
     assert got.status == 404
-    told = "no version is live (qa@1 was refused: loaded, it answers exactly as the base does)"
-    assert f"{told}; there are: tiny" in got.error["message"]
+    told = "no version is live (qa@1 was refused: once loaded, it answers exactly like the base)"
+    assert f"{told}; available: tiny" in got.error["message"]
     ready = asyncio.run(ask(made.layer, "GET", "/ready"))
-    assert ready.json["refused"] == {"qa@1": "loaded, it answers exactly as the base does"}
+    assert ready.json["refused"] == {"qa@1": "once loaded, it answers exactly like the base"}
     # A version that is asked for by its number tells of itself alone.
     named = asyncio.run(chat(made.layer, "qa@2"))
     assert named.status == 404 and "no version 2; there are" in named.error["message"]

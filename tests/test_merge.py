@@ -94,7 +94,7 @@ def test_merging_into_4_bits_is_refused_with_the_reason(word: str) -> None:
 def test_other_words_are_told_apart() -> None:
     with pytest.raises(UserError, match="one of auto, dequantised, original"):
         merging.check_into("bf16")
-    with pytest.raises(UserError, match="never quantised; merge into original"):
+    with pytest.raises(UserError, match=r"lora\.bits: 16\); merge into original"):
         merging._candidates("dequantised", 16, measure=True)
     assert merging._candidates("auto", 16, measure=True) == ["original"]
     assert merging._candidates("auto", 4, measure=False) == ["dequantised"]

@@ -117,7 +117,7 @@ def test_what_is_only_noticed_is_told_with_its_place(here: Path, run_command: Ru
     ("arguments", "told"),
     [
         (("label", "my_picturs"), "error: my_picturs: no such folder\n"),
-        (("generate", "runs/style/latest"), "error: nothing tells the base to paint with\n"),
+        (("generate", "runs/style/latest"), "error: no base to paint with is named\n"),
         (("generate", "runs/style/latest", "a cat"), "error: runs/style/latest: no run here\n"),
         (("export", "runs/style/latest"), "error: 0 of --peft, --gguf, --ollama, --vllm, --webui"),
         (("recipe", "convert", "style.yml"), "error: style.yml: no such file\n"),

@@ -139,7 +139,7 @@ def test_trouble_is_told_in_the_servers_words(page: Page) -> None:
     page.choose("#shown", "bare")
     paint(page, size="30x30")
     blanks = page.evaluate("[...document.querySelectorAll('.blank')].map(one => one.innerText)")
-    assert blanks == ['"size" is not in multiples of 8 pixels', "not painted"]
+    assert blanks == ['"size" has sides that are not multiples of 8 pixels', "not painted"]
     # The browser notes every refused request; that one is meant to be there.
     page.errors[:] = [text for text in page.errors if "400" not in text]
 

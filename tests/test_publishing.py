@@ -110,7 +110,7 @@ def test_a_name_with_an_underscore_is_answered_with_the_dashed_one(run: Path) ->
 
 def test_failed_gates_need_force(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", passed=False)
-    with pytest.raises(UserError, match=r"gate field_f1 failed: 0.5, wanted 0.6; train it better"):
+    with pytest.raises(UserError, match=r"gate field_f1 failed: 0.5, wanted 0.6; improve the"):
         call(publishing.publish, folder, "--as", NAME, "--promote")
     # It is published all the same.
     assert "failed" in call(publishing.adapters)
@@ -188,7 +188,7 @@ def test_a_damaged_alias_is_told_in_its_row_and_hides_no_other(run: Path, tmp_pa
     (tmp_path / "store" / NAME / "alias.json").write_text("{")
     first, second = json.loads(call(publishing.adapters, "--json"))
     assert (first["name"], first["live"], first["changed"]) == (NAME, None, None)
-    assert "nobody knows which version is live" in first["problem"]
+    assert "the live version is unknown" in first["problem"]
     assert [version["id"] for version in first["versions"]] == ["medical-qa@1"]
     assert (second["live"], second["problem"]) == (1, None)
     lines = call(publishing.adapters).splitlines()

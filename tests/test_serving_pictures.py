@@ -222,7 +222,7 @@ def test_an_adapters_own_steps_count_too(
     picture_adapters.publish(store, tmp_path, "slow", seed=1, sampling=slow)
     got = run(layer(picture_server, store), model="slow", prompt="x", n=6, steps=None)
     assert (got.status, got.error["param"]) == (400, "steps")
-    assert "(200, as the adapter has it) times n are more than 1,000" in got.error["message"]
+    assert "(200, the adapter's default) times n is more than 1,000" in got.error["message"]
     assert held.prompts == []
 
 

@@ -140,7 +140,7 @@ def test_mistakes_and_hostile_requests_are_refused_and_it_paints_on(
     asked = client(server)
     secret = folder / "2"
     for model in ("nobody", "../store/style", str(secret), "style@77"):
-        with pytest.raises(openai.NotFoundError, match="there are: tiny"):
+        with pytest.raises(openai.NotFoundError, match="available: tiny"):
             asked.images.generate(model=model, prompt=PROMPT)
     for name in (str(secret), "../2", "style/../style", "tiny/../../x"):
         with pytest.raises(openai.NotFoundError):

@@ -99,10 +99,10 @@ def test_text_and_pictures_share_a_store_and_each_server_takes_its_own(
             assert app.residents.uses("triage") == 0
         got = await ask(paints, "POST", ROUTE, {"model": "triage", "prompt": "x"})
         assert (got.status, got.error["code"]) == (404, "model_not_found")
-        why = "triage@1 is an adapter for text, and this server is for pictures"
+        why = "triage@1 is an adapter for text, but this server is for pictures"
         assert got.error["message"] == why
         got = await chat(answers, "style")
-        why = "style@1 is an adapter for pictures, and this server is for text"
+        why = "style@1 is an adapter for pictures, but this server is for text"
         assert (got.status, got.error["message"]) == (404, why)
         assert (await chat(answers, "triage")).status == 200
         for app, names in ((paints, ["style"]), (answers, ["triage"])):
