@@ -1,4 +1,4 @@
-"""What several tests share: a small recipe over the medical template that trains in seconds."""
+"""Shared fixtures: a small recipe over the medical template that trains in seconds."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ check:
 
 @pytest.fixture(scope="session")
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a command that ran before: its modules lie there as bytecode.
+    """The environment of a command that has run before, so that its modules exist as bytecode.
 
-    Whoever tests may forbid Python to write any, and then every start would compile everything.
+    The test environment may forbid Python to write bytecode; every start would then compile all.
     """
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))}
@@ -84,7 +84,7 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Command:
-    """`llm-lora` as a process of its own, as users run it."""
+    """`llm-lora` as a separate process, as users run it."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
@@ -96,12 +96,12 @@ class Command:
         )
 
     def finish(self, timeout: float = 600) -> tuple[int, str]:
-        """Exit code and everything printed."""
+        """The exit code and the whole output."""
         output, _ = self.process.communicate(timeout=timeout)
         return self.process.returncode, output
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
-        """Wait for something that the command does; fails with its output if it ends before."""
+        """Wait until the command has done something; fails with its output if it ends first."""
         deadline = time.monotonic() + timeout
         while not condition():
             if self.process.poll() is not None:
@@ -112,11 +112,11 @@ class Command:
             time.sleep(0.1)
 
     def interrupt(self) -> None:
-        """Ctrl-C."""
+        """Interrupt it, like Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """A power cut."""
+        """Kill it, like a power failure."""
         self.process.kill()
         self.process.wait()
 
@@ -145,7 +145,7 @@ def llm_lora() -> type[Command]:
 
 @pytest.fixture(scope="session")
 def small_run(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole, real run of the small recipe: NF4, QLoRA, both evaluations, report."""
+    """A complete, real run of the small recipe: NF4, QLoRA, both evaluations, report."""
     runs = tmp_path_factory.mktemp("runs")
     code, output = Command("train", small_recipe, "--runs", runs).finish()
     assert code == 0, output
@@ -156,7 +156,7 @@ def small_run(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A tab of a browser that all tests of playgrounds use one after the other."""
+    """The browser tab that all playground tests share, in turn."""
     import browser
 
     with browser.browsing(tmp_path_factory.mktemp("browser")) as page:
@@ -165,7 +165,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture(scope="session")
 def picture_server() -> PictureServer:
-    """The real server that paints, with the embedded base."""
+    """The real picture server, with the embedded base."""
     import picture_serving
 
     return picture_serving.start()
@@ -173,7 +173,7 @@ def picture_server() -> PictureServer:
 
 @pytest.fixture
 def held(picture_server: PictureServer) -> Iterator[Held]:
-    """Its painter, for a test that looks at it."""
+    """The server's painter, for tests that inspect it."""
     import picture_serving
 
     with picture_serving.holding(picture_server) as painter:
@@ -182,7 +182,7 @@ def held(picture_server: PictureServer) -> Iterator[Held]:
 
 @pytest.fixture(scope="session")
 def one_style(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store of pictures' adapters with one, `style`, which is live."""
+    """A store with one live picture adapter, `style`."""
     import picture_serving
 
     return picture_serving.one_style(tmp_path_factory.mktemp("one_style"))

@@ -1,4 +1,4 @@
-"""Pictures drawn for tests: each seed gives another scene, sharp, of many colours."""
+"""Pictures drawn for tests: a sharp, colourful scene for each seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 
 def scene(seed: object, size: tuple[int, int] = (128, 128)) -> Image.Image:
-    """Overlapping discs and bars on a ground, all of one size whatever the size of the picture."""
+    """Overlapping discs and bars on a background, of one size for every picture size."""
     rng = random.Random(str(seed))
 
     def colour() -> tuple[int, int, int]:
@@ -27,7 +27,7 @@ def scene(seed: object, size: tuple[int, int] = (128, 128)) -> Image.Image:
 
 
 def caption(seed: object) -> str:
-    """A caption of a few tags, another one for each seed."""
+    """A caption of a few tags, different for each seed."""
     rng = random.Random(f"caption {seed}")
     things = ["harbour", "garden", "tower", "river", "market", "forest", "bridge", "meadow"]
     lights = ["at dawn", "at noon", "in fog", "in rain", "at dusk", "under stars", "in snow"]

@@ -1,12 +1,12 @@
-"""Is lint's promise kept? Schemas of every kind, random answers under the constraint, judged.
+"""Soundness of lint: schemas of every kind, and random answers under their constraint, judged.
 
     python tests/lint_soundness.py vllm --made 300
     python tests/lint_soundness.py outlines --made 300
 
-Prints one line of JSON: how many schemas were declared enforceable, refused, or told not to be
-enforced, and of the answers written under the constraint of enforceable ones how many ended, and
-which did not fit. With --tokens every few schemas also write by the tokens of the embedded base,
-through the logits processor that the engine (or Outlines) uses, from random logits.
+Prints one line of JSON: how many schemas were declared enforceable, refused, or reported as not
+enforced; of the answers under the constraint of enforceable ones, how many ended and which did
+not fit. With --tokens, every few schemas also write tokens of the embedded base from random
+logits, through the logits processor that the engine (or Outlines) uses.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BYTES, _TOKENS, _ROWS = 800, 160, 4
 def measure(
     backend: Backend, made: int, every: int | None = None, answers: int = 25
 ) -> dict[str, Any]:
-    """Counts over the schemas by hand and so many made ones; `unsound` names every failure."""
+    """Counts over the hand-written schemas and `made` random ones; `unsound` lists failures."""
     counts = dict.fromkeys(
         "schemas enforceable refused told answers token_schemas token_answers unended".split(), 0
     )
@@ -50,7 +50,7 @@ def measure(
             try:
                 schema = AnswerSchema.from_text(dumps(document))
             except UserError:
-                continue  # Two keywords met at random that no draft lets meet.
+                continue  # A random combination of keywords that no draft allows.
             counts["schemas"] += 1
             told = lint(schema, backend, probes=probes)
             if not told.enforceable:
@@ -81,7 +81,7 @@ def _byte_answers(schema: AnswerSchema, backend: Backend, count: int) -> list[st
 
 
 def _token_writer(backend: Backend) -> Callable[[AnswerSchema], list[str]]:
-    """Writes answers with the embedded base's tokenizer from logits that mean nothing."""
+    """Writes answers with the embedded base's tokenizer from random logits."""
     import torch
     from outlines.backends.outlines_core import OutlinesCoreBackend, OutlinesCoreLogitsProcessor
     from outlines.models.transformers import TransformerTokenizer
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, metavar="N", help="every Nth also writes by tokens")
     parser.add_argument("--answers", type=int, default=25, help="answers of each schema")
     asked = parser.parse_args()
-    # Compilers that hang are left to themselves, as they cannot be stopped; fewer at a time.
+    # A compiler that hangs cannot be stopped and is left running; so few run at a time.
     grammar.COMPILE_SECONDS = 1.0
     print(json.dumps(measure(asked.backend, asked.made, asked.tokens, asked.answers)), flush=True)
     os._exit(0)

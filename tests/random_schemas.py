@@ -1,4 +1,4 @@
-"""Random schemas of every keyword, and values that fit them or nearly do; the same for a seed."""
+"""Random schemas of every keyword, and values that fit or nearly fit, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Maker:
         self._draft = draft
 
     def document(self) -> dict[str, Any]:
-        """A whole schema; some have definitions, which may refer to themselves."""
+        """A complete schema; some have definitions, which may refer to themselves."""
         dice = self._dice
         names = ["D", "E"] if dice.random() < 0.4 else []
         self._names = [f"#/{self._defs}/{name}" for name in names]
@@ -171,7 +171,7 @@ class Maker:
         ))()  # fmt: skip
 
     def _unlike(self, values: list[Any]) -> list[Any]:
-        """Enumerations name nothing twice; 1 and 1.0 are the same."""
+        """Enumerations have no duplicates; 1 and 1.0 are the same value."""
         found: list[Any] = []
         for value in values:
             if not any(value == other and type(value) is type(other) for other in found):
@@ -197,7 +197,7 @@ class Maker:
         return {name: self.value(depth - 1) for name in names}
 
     def near(self, schema: Any, depth: int = 3) -> Any:
-        """A value of the kind that a schema asks for; often it fits."""
+        """A value of the type that a schema requires; often it fits."""
         dice = self._dice
         if not isinstance(schema, dict) or depth < 0 or dice.random() < 0.1:
             return self.value(max(depth, 0))

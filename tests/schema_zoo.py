@@ -123,7 +123,7 @@ BY_HAND: dict[str, Schema] = {
                                                         "items": {"type": ["integer", "null"]}}},
 }  # fmt: skip
 
-# Parts that are put together at random; those that decoders stumble over come less often.
+# Parts that are combined at random; those that decoders fail on are rarer.
 _TROUBLE = 0.12
 
 
@@ -236,7 +236,7 @@ def _union(source: random.Random, depth: int) -> Schema:
 
 
 def _troubled(schema: Schema, source: random.Random) -> Schema:
-    """With a keyword that some decoder does not know, or knows otherwise."""
+    """With a keyword that some decoder ignores or reads differently."""
     return schema | source.choice([
         {"not": {"const": "red"}}, {"uniqueItems": True}, {"contains": {"type": "integer"}},
         {"dependentRequired": {"name": ["kind"]}}, {"propertyNames": {"maxLength": 3}},

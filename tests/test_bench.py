@@ -1,4 +1,4 @@
-"""Advice from figures, and what an adapter takes; the measurement itself is in test_serving."""
+"""Advice from figures, and the size of an adapter; test_serving covers the measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client of a running server: what it sends, what it makes of answers and refusals."""
+"""The client of a running server: its requests, and its handling of answers and refusals."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_each_kind_of_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyP
         (401, API_KEY),
         (403, ADMIN_KEY),
         (404, "adapters"),
-        (413, "less"),
+        (413, "smaller"),
         (429, "7 s"),
         (500, "log"),
     ],

@@ -95,7 +95,7 @@ def test_llama_3s_way_of_cutting_needs_whole_words_to_be_taken(tmp_path: Path) -
 def test_a_way_of_cutting_is_proven_on_texts_or_refused(tmp_path: Path) -> None:
     tiny = bases.resolve("tiny").path
     found = vocabulary.read(tiny, 4096, Chat.load(tiny), ["38.5 °C for 12 days"])
-    # Its merges never join what its pattern parts, but for digits.
+    # Its merges never join what its pattern splits, except digits.
     assert (found.cut, found.cut_exactly) == ("superbpe", False)
 
     folder = write_family(tmp_path / "a", "qwen3")
@@ -126,7 +126,7 @@ def test_other_tokenizers_are_refused(tmp_path: Path, change: dict[str, Any]) ->
 
 
 def go(template: str, messages: list[Message]) -> str:
-    """What Go makes of the few actions that `Turns.in_go` writes."""
+    """Go's output for the few actions that `Turns.in_go` writes."""
     import re
 
     loop, _, reply = template.removeprefix("{{ range $i, $m := .Messages }}").rpartition(

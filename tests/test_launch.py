@@ -1,4 +1,4 @@
-"""Before vLLM starts: what will be served, what is refused, and what vLLM is told. No vLLM here."""
+"""Plans, refusals and the command line before vLLM starts; no vLLM needed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def pairs(command: list[str]) -> dict[str, str]:
     return dict(zip(command, [*command[1:], ""], strict=True))
 
 
-# What is served.
+# Plans.
 
 
 def test_a_run_is_served_under_its_recipes_name_from_a_store_of_its_own(
@@ -174,7 +174,7 @@ def test_an_empty_store_is_served_once_a_base_is_named(tmp_path: Path, port: int
     assert plan.served == () and "the store is empty" in plan.warnings[0]
 
 
-# What is refused: all of it at once.
+# Refusals: all at once.
 
 
 def test_every_obstacle_is_told_in_one_message(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_every_obstacle_is_told_in_one_message(tmp_path: Path) -> None:
         "model.layers.9.mlp.up_proj",
         "ffffffffffff",
         "no run here",
-        "--context 100000 is more than tiny reads (2048)",
+        "--context 100000 exceeds the 2048 tokens of tiny",
     )
     for part in wanted:
         assert sum(part in one for one in told) == 1, (part, told)
@@ -279,7 +279,7 @@ def test_loopback_is_known(hosts: tuple[str, ...], only_here: bool) -> None:
     assert {is_loopback(host) for host in hosts} == {only_here}
 
 
-# What vLLM is told.
+# vLLM's command line.
 
 
 def test_the_command_for_a_cpu_keeps_the_cache_modest(run: Path, port: int) -> None:

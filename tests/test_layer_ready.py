@@ -1,4 +1,4 @@
-"""What the server can answer for: readiness, names that cannot answer, ranks beyond its limit."""
+"""Readiness, names that cannot answer, and ranks above the limit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def publish_large(made: Parts, name: str, seed: int) -> Version:
 
 
 async def loaded(made: Parts) -> None:
-    """Let upkeep load what it wants."""
+    """Let upkeep load the wanted versions."""
     await made.layer.upkeep.once()
     while any(one.terms is None for one in made.layer.residents._known.values()):
         await asyncio.sleep(0.01)
@@ -56,7 +56,7 @@ def test_a_server_that_was_ready_stays_so_when_a_later_version_cannot_be_loaded(
 ) -> None:
     made.publish("qa", 1, live=True)
     assert ready(made).status == 503
-    asyncio.run(loaded(made))  # Nobody asks meanwhile.
+    asyncio.run(loaded(made))  # No requests meanwhile.
     made.publish("other", 2, live=True)
     made.server.failing_loads = 1
     before = ready(made)
@@ -121,7 +121,7 @@ def test_the_version_before_answers_for_one_beyond_the_servers_rank(
     (listed,) = asyncio.run(ask(made.layer, "GET", "/v1/adapters")).json["data"]
     assert listed["live"] == 2 and "its limit is 4" in listed["problem"]
     assert made.server.loads == [small.served_name]
-    # Another server over the same store may well take it: nothing is recorded against it.
+    # Another server of the same store may accept it, so no refusal is recorded.
     alias = made.store.alias("qa")
     assert (alias.live, alias.refused) == (2, {})
 
@@ -179,7 +179,7 @@ def test_an_adapter_with_the_bases_name_is_told_and_not_moved_to(made: Parts) ->
     assert "llm_lora" not in asyncio.run(chat(made.layer, BASE)).json
     models = asyncio.run(ask(made.layer, "GET", "/v1/models")).json["data"]
     assert [one["id"] for one in models] == ["tiny", "qa", "qa@1", "tiny@1"]
-    # Asked for by its number it cannot be taken for the base.
+    # By its number it cannot be mistaken for the base.
     assert asyncio.run(chat(made.layer, "tiny@1")).json["llm_lora"]["version"] == 1
 
 

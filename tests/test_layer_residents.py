@@ -1,4 +1,4 @@
-"""Versions in the server: loaded once, when they are needed; unloaded when nobody needs them."""
+"""Versions in the server: loaded once, when needed; unloaded when no longer needed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_later(
         assert {got.status for got in failed} == {503}
         assert "out of memory" in failed[0].error["message"]
         assert failed[0].headers["retry-after"] == "5"
-        # Not at once: a server in trouble is not hammered.
+        # Not at once: a failing server gets time to recover.
         assert (await chat(made.layer, "qa")).status == 503
         assert len(made.server.loads) == 1
         await asyncio.sleep(1)
@@ -116,7 +116,7 @@ def test_the_longest_unused_goes_first_and_a_live_one_last(made: Parts) -> None:
     names = [one.served_name for one in (live, second, third)]
     first, *rest = asyncio.run(scenario())
     assert first == {names[0]}
-    # The live version is used least of all, and stays.
+    # The live version is the least used, yet stays.
     assert all(names[0] in state and len(state) == 2 for state in rest)
     assert made.server.unloads == [names[1], names[2], names[1]]
     assert made.server.most == 2
@@ -338,7 +338,7 @@ def test_with_no_version_before_it_the_name_answers_no_more(made: Parts) -> None
     assert f"{told}; available: tiny" in got.error["message"]
     ready = asyncio.run(ask(made.layer, "GET", "/ready"))
     assert ready.json["refused"] == {"qa@1": "once loaded, it answers exactly like the base"}
-    # A version that is asked for by its number tells of itself alone.
+    # A request by number reports only that version.
     named = asyncio.run(chat(made.layer, "qa@2"))
     assert named.status == 404 and "no version 2; there are" in named.error["message"]
 
@@ -385,7 +385,7 @@ def test_without_a_probe_nothing_is_compared(tmp_path: Path) -> None:
         (0.0, 0.001, 200),
         (0.02, 0.01, 422),
         (0.02, 0.5, 200),
-        # A base that is not itself says nothing about an adapter.
+        # A base that differs from itself proves nothing about an adapter.
         (3.0, 0.5, 200),
     ],
 )
@@ -442,7 +442,7 @@ def test_a_removed_version_answers_no_more(made: Parts) -> None:
 
 
 def test_a_canary_gets_its_share(tmp_path: Path) -> None:
-    made = parts(tmp_path, max_resident=2)  # Not all have a place at once, and all are to wait.
+    made = parts(tmp_path, max_resident=2)  # Too few places for all, so some must wait.
     made.publish("qa", 1, live=True)
     made.publish("qa", 2)
     made.store.canary("qa", 2, 0.25, by="test")

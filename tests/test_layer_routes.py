@@ -1,4 +1,4 @@
-"""The layer's door: which routes are there, who may use them, and nothing else."""
+"""The layer's routes: the allow-list and its keys."""
 
 from __future__ import annotations
 

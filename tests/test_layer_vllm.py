@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 
-# In a process of its own: vLLM configures logging and torch on import.
+# In a separate process: vLLM configures logging and torch on import.
 SCRIPT = """
 import asyncio, sys
 from pathlib import Path

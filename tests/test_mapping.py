@@ -142,7 +142,7 @@ def test_types_that_numpy_lacks(tmp_path: Path) -> None:
     assert "no effect" in one(b"\x00\x80")  # -0.0
     assert "NaN or infinity" in one(b"\x80\x7f")
     found = problems(as_type(write_adapter(tmp_path / "b"), "F8_E4M3", 1, b"\x38"))
-    assert "numbers of type F8_E4M3, which are not served" in found
+    assert "numbers of type F8_E4M3, which servers do not load" in found
 
 
 def test_weights_whose_header_lies(tmp_path: Path) -> None:

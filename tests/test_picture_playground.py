@@ -120,7 +120,7 @@ def test_strengths_from_none_to_full_with_two_pictures_each(page: Page) -> None:
     pictures = seen(page)
     assert [one.shape for one in pictures] == [(40, 32, 3)] * 12
     names = [text.split(" · ")[:2] for text in told(page)]
-    assert names[:3] == [["without it", "seed 5"], ["without it", "seed 6"],
+    assert names[:3] == [["without adapter", "seed 5"], ["without adapter", "seed 6"],
                          ["strength 0.2", "seed 5"]]  # fmt: skip
     assert names[-1] == ["strength 1", "seed 6"]
     assert len({one.tobytes() for one in pictures}) == 12

@@ -1,4 +1,4 @@
-"""Adapters for pictures in the store, and what is told before a server for them starts."""
+"""Picture adapters in the store, and the checks before a server for them starts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture_run(folder: Path, name: str = "style_lora", *, passed: bool = True) -> Path:
-    """What publishing and serving look at in a finished run for pictures."""
+    """The parts of a finished picture run that publishing and serving read."""
     made = picture_adapters.write_adapter(folder / "adapter", name)
     files.write_text(folder / "recipe.yaml", f"task: image\nname: {name}\n")
     files.write_json(folder / "report.json", picture_adapters.report_of(made, passed=passed))
@@ -141,7 +141,7 @@ def test_an_adapter_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
         adapters.read(made)
 
 
-# What an adapter will do on its base.
+# The effect of an adapter on its base.
 
 
 def test_an_adapter_that_fits_has_no_problem(tmp_path: Path) -> None:

@@ -48,14 +48,14 @@ def test_what_is_no_merged_model_is_refused(tmp_path: Path) -> None:
 
 
 class Behind:
-    """The layer as it stands before a merged model: version 1 of a store with two."""
+    """The layer before a merged model: version 1 of a store with two."""
 
     def __init__(self, folder: Path) -> None:
         store = Store(folder / "store")
         self.version, self.other = (publish(store, folder, "qa", seed) for seed in (1, 2))
         store.promote("qa", 1, by="test")
         self.server = FakeVllm()
-        # A name that the stand-in takes for a model that it has.
+        # A name that the stand-in accepts as a model of its own.
         self.server.adapters[self.version.served_name] = "merged"
         made = config(folder, base_name=self.version.served_name, merged=True)
         self.layer = Layer(self.server, made)

@@ -21,14 +21,14 @@ from llm_lora.store import Alias, Canary, Store, UnknownAdapter
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Adapters that differ in their weights alone."""
+    """Adapters that differ only in their weights."""
     root = tmp_path_factory.mktemp("adapters")
     return [write_adapter(root / str(seed), seed=seed) for seed in range(4)]
 
 
 @pytest.fixture
 def store(tmp_path: Path, folders: list[Path]) -> Store:
-    """Three versions: 1 and 2 passed their gates, 3 did not; none is live."""
+    """Three versions: 1 and 2 passed their gates and 3 did not; none is live."""
     return three_versions(tmp_path / "store", folders)
 
 
@@ -65,7 +65,7 @@ def test_a_published_version_is_nobodys_to_write(store: Store) -> None:
 def test_the_same_content_is_published_once(store: Store, folders: list[Path]) -> None:
     assert put(store, folders[1]) == 2
     assert store.numbers(NAME) == [1, 2, 3]
-    # With another report it is another version: what was proven of it differs.
+    # Another report makes another version, because its evidence differs.
     assert put(store, folders[1], passed=False) == 4
     assert store.version(NAME, 4).adapter_digest == store.version(NAME, 2).adapter_digest
     assert store.version(NAME, 4).served_name != store.version(NAME, 2).served_name
@@ -121,7 +121,7 @@ def test_a_folder_named_relatively_holds_wherever_one_goes(
     put(store, folders[0])
     monkeypatch.chdir("/")
     assert store.version(NAME, 1).folder == tmp_path / "store" / NAME / "versions" / "1"
-    # And it may be moved as a whole.
+    # The store may be moved as a whole.
     store.promote(NAME, 1, by="ann")
     (tmp_path / "store").rename(tmp_path / "moved")
     moved = Store(tmp_path / "moved")
@@ -137,7 +137,7 @@ def test_promotion_keeps_the_version_before(store: Store) -> None:
     assert state(store.promote(NAME, 2, by="bob", why="better")) == (2, 1, None)
     assert store.version(NAME).number == 2
     assert store.alias(NAME).changed == store.history(NAME)[-1]
-    # Once more changes nothing, and nothing is written down.
+    # A repeat changes nothing and is not recorded.
     before = store.history(NAME)
     assert state(store.promote(NAME, 2, by="bob")) == (2, 1, None)
     assert store.history(NAME) == before
@@ -204,10 +204,10 @@ def test_a_canary_gets_its_share(store: Store) -> None:
 def test_a_version_in_use_stays(store: Store) -> None:
     store.promote(NAME, 1, by="ann")
     store.promote(NAME, 2, by="ann")
-    with pytest.raises(UserError, match=r"medical-qa@2: live; promote another version first"):
+    with pytest.raises(UserError, match=r"medical-qa@2: the version is live; promote another version first"):
         store.remove(NAME, 2, by="ann")
     store.canary(NAME, 3, 0.1, by="ann", force=True)
-    with pytest.raises(UserError, match=r"medical-qa@3: on trial"):
+    with pytest.raises(UserError, match=r"medical-qa@3: the version is on trial"):
         store.remove(NAME, 3, by="ann")
     store.remove(NAME, 1, by="ann", why="old")
     assert store.numbers(NAME) == [2, 3]
@@ -308,7 +308,7 @@ def test_a_reference_names_alias_number_or_digest(store: Store) -> None:
     [
         ("nobody", "nobody: unknown adapter; choose one of medical-qa"),
         ("nobody@1", "unknown adapter"),
-        ("medical-qa@9", "medical-qa: no version 9; there are 1, 2, 3"),
+        ("medical-qa@9", "medical-qa: no version 9; choose one of 1, 2, 3"),
         ("medical-qa@0123456789ab", "no version '0123456789ab'"),
         ("medical-qa@", "no version ''"),
         ("medical-qa@01", "no version '01'"),
@@ -333,7 +333,7 @@ def test_an_alias_is_read_in_microseconds_and_never_stale(store: Store) -> None:
     store.promote(NAME, 1, by="ann")
     store.promote(NAME, 2, by="ann")
     other = Store(store.root)
-    # Faster than a clock of the file system ticks: every move must be seen at once.
+    # Faster than the clock of a file system: every move must be visible at once.
     for turn in range(200):
         moved = store.rollback(NAME, by="ann")
         assert other.alias(NAME).live == moved.live == 1 + turn % 2

@@ -169,7 +169,7 @@ def _context(wanted: Wanted, base: Base, found: Findings) -> int:
         return min(flags.USUAL_CONTEXT, base.context_length)
     if wanted.context > base.context_length:
         found.refuse(
-            f"--context {wanted.context} exceeds that of {base.name} ({base.context_length})",
+            f"--context {wanted.context} exceeds the {base.context_length} tokens of {base.name}",
             fix=f"use --context {base.context_length} or less",
         )
     return wanted.context
