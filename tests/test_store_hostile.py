@@ -110,9 +110,9 @@ def flip(data: bytes) -> bytes:
     [
         ("adapter_model.safetensors", flip, "the file differs from the published one"),
         ("adapter_model.safetensors", lambda data: data[:-9], "bytes, not"),
-        ("answer.schema.json", lambda data: data.replace(b"boolean", b"integer"), "the file differs"),
-        ("llm_lora.json", lambda data: data.replace(b"Answer", b"Refuse"), "the file differs"),
-        ("report.json", lambda data: data.replace(b"false", b"true "), "the file differs"),
+        ("answer.schema.json", lambda data: data.replace(b"boolean", b"integer"), "file differs"),
+        ("llm_lora.json", lambda data: data.replace(b"Answer", b"Refuse"), "file differs"),
+        ("report.json", lambda data: data.replace(b"false", b"true "), "file differs"),
         ("report.json", lambda data: b"{" * len(data), "damaged"),
         ("version.json", lambda data: data[:50], "damaged"),
         ("version.json", lambda data: b"[]", "damaged"),
@@ -127,7 +127,7 @@ def test_a_damaged_version_is_refused_by_name(
     store.promote(NAME, 1, by="ann")
     edit(store.root / NAME / "versions" / "3" / file, change)
     # A reader from before at least detects that the bytes changed.
-    for reader, told in ((Store(store.root), message), (store, f"{message}|the file differs from the")):
+    for reader, told in ((Store(store.root), message), (store, f"{message}|file differs from")):
         with pytest.raises(UserError, match=told):
             reader.verify(reader.version(NAME, 3))
         with pytest.raises(UserError, match=told):
