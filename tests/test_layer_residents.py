@@ -194,7 +194,7 @@ def test_with_all_places_in_flight_a_request_is_told_to_come_back(made: Parts) -
 
     refused = asyncio.run(scenario())
     assert refused.status == 429 and refused.headers["retry-after"] == "1"
-    assert "all 2 places" in refused.error["message"]
+    assert "all 2 adapter places" in refused.error["message"]
 
 
 def test_a_version_is_unloaded_when_its_alias_has_left_it_and_nobody_uses_it(
@@ -340,7 +340,7 @@ def test_with_no_version_before_it_the_name_answers_no_more(made: Parts) -> None
     assert ready.json["refused"] == {"qa@1": "once loaded, it answers exactly like the base"}
     # A request by number reports only that version.
     named = asyncio.run(chat(made.layer, "qa@2"))
-    assert named.status == 404 and "no version 2; there are" in named.error["message"]
+    assert named.status == 404 and "no version 2; available: " in named.error["message"]
 
 
 def test_force_puts_a_refused_version_live_for_good(
