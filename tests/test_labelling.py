@@ -198,7 +198,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(pictures: Path) -> None:
         "000.png": "broken",
         "001.png": "the picture cannot be read",
         "002.png": "refused",
-        "003.png": "the model returned an empty answer",
+        "003.png": "the model said nothing",
     }
     assert outcome.written == 6 and len(rows(pictures)) == 6
     assert run(pictures, Machine()).written == 2, "what failed is tried again"

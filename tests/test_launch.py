@@ -105,14 +105,14 @@ def test_a_run_that_a_server_refused_is_not_served_again_unless_a_person_forces_
     store = Store(plan.store)
     assert store.names() == ["small-run", "weak"]
     for name in store.names():
-        store.refuse(name, 1, "it answers exactly as the base does")
+        store.refuse(name, 1, "it answers exactly like the base")
     before = {name: store.alias(name) for name in store.names()}
     for _ in range(2):
         with pytest.raises(UserError) as caught:
             sources.publish(plan.served, plan.store)
         assert [problem.where for problem in caught.value.problems] == [str(run), str(weak)]
         for problem in caught.value.problems:
-            assert "has refused it: it answers exactly as the base does" in problem.what
+            assert "has refused it: it answers exactly like the base" in problem.what
             assert problem.fix is not None and f"--store {plan.store} --force" in problem.fix
     assert {name: store.alias(name) for name in store.names()} == before
     for name in store.names():

@@ -144,7 +144,7 @@ def test_a_version_without_effect_is_refused_by_the_probe(server: Server) -> Non
     got = server.chat("qa", max_tokens=5)
     assert got.status_code == 200 and got.json()["llm_lora"]["version"] == 1
     alias = server.store.alias("qa")
-    assert alias.live == 1 and "as the base does" in alias.refused[number]
+    assert alias.live == 1 and "exactly like the base" in alias.refused[number]
     named = server.chat(f"qa@{number}", max_tokens=5)
     assert named.status_code == 422 and f"qa@{number}" in named.json()["error"]["message"]
 

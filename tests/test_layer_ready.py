@@ -119,7 +119,7 @@ def test_the_version_before_answers_for_one_beyond_the_servers_rank(
     got = ready(made)
     assert got.status == 200 and "limit of 4" in got.json["missing"]["qa@2"]
     (listed,) = asyncio.run(ask(made.layer, "GET", "/v1/adapters")).json["data"]
-    assert listed["live"] == 2 and "its limit is 4" in listed["problem"]
+    assert listed["live"] == 2 and "limit of 4" in listed["problem"]
     assert made.server.loads == [small.served_name]
     # Another server of the same store may accept it, so no refusal is recorded.
     alias = made.store.alias("qa")

@@ -318,7 +318,7 @@ def test_an_adapter_that_changes_nothing_is_refused_by_name_and_the_one_before_a
     assert {got.json["llm_lora"]["version"] for got in answers} == {1}
     assert set(made.server.adapters) == {good.served_name}
     alias = made.store.alias("qa")
-    assert alias.live == 1 and "as the base does" in alias.refused[2]
+    assert alias.live == 1 and "exactly like the base" in alias.refused[2]
     named = asyncio.run(chat(made.layer, "qa@2"))
     assert named.status == 422 and named.error["code"] == "adapter_refused"
     assert "qa@2" in named.error["message"]

@@ -212,7 +212,7 @@ def test_a_version_in_use_stays(store: Store) -> None:
     store.remove(NAME, 1, by="ann", why="old")
     assert store.numbers(NAME) == [2, 3]
     assert state(store.alias(NAME)) == (2, None, Canary(3, 0.1))
-    with pytest.raises(UnknownAdapter, match="no version 1; there are 2, 3"):
+    with pytest.raises(UnknownAdapter, match="no version 1; choose one of 2, 3"):
         store.version(NAME, 1)
 
 
