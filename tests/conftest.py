@@ -1,4 +1,4 @@
-"""What several tests share: a small recipe over the medical template that trains in seconds."""
+"""Shared fixtures: a small recipe over the medical template that trains in seconds."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ check:
 
 @pytest.fixture(scope="session")
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a command that ran before: its modules lie there as bytecode.
+    """The environment of a command that has run before, so that its modules exist as bytecode.
 
-    Whoever tests may forbid Python to write any, and then every start would compile everything.
+    The test environment may forbid Python to write bytecode; every start would then compile all.
     """
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))}
@@ -101,7 +101,7 @@ def llm_lora() -> type[Command]:
 
 @pytest.fixture(scope="session")
 def small_run(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole, real run of the small recipe: NF4, QLoRA, both evaluations, report."""
+    """A complete, real run of the small recipe: NF4, QLoRA, both evaluations, report."""
     runs = tmp_path_factory.mktemp("runs")
     code, output = Command("train", small_recipe, "--runs", runs).finish()
     assert code == 0, output
@@ -112,7 +112,7 @@ def small_run(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A tab of a browser that all tests of playgrounds use one after the other."""
+    """The browser tab that all playground tests share, in turn."""
     from support import browser
 
     with browser.browsing(tmp_path_factory.mktemp("browser")) as page:
@@ -121,7 +121,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture(scope="session")
 def picture_server() -> PictureServer:
-    """The real server that paints, with the embedded base."""
+    """The real picture server, with the embedded base."""
     from support import picture_serving
 
     return picture_serving.start()
@@ -129,7 +129,7 @@ def picture_server() -> PictureServer:
 
 @pytest.fixture
 def held(picture_server: PictureServer) -> Iterator[Held]:
-    """Its painter, for a test that looks at it."""
+    """The server's painter, for tests that inspect it."""
     from support import picture_serving
 
     with picture_serving.holding(picture_server) as painter:
@@ -138,7 +138,7 @@ def held(picture_server: PictureServer) -> Iterator[Held]:
 
 @pytest.fixture(scope="session")
 def one_style(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store of pictures' adapters with one, `style`, which is live."""
+    """A store with one live picture adapter, `style`."""
     from support import picture_serving
 
     return picture_serving.one_style(tmp_path_factory.mktemp("one_style"))

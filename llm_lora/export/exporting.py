@@ -1,4 +1,4 @@
-"""A run's adapter for other programs: PEFT, vLLM, llama.cpp, Ollama; template and schema along."""
+"""Export of a run's adapter for PEFT, vLLM, llama.cpp and Ollama, with template and schema."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ README = "README.md"
 
 
 def peft(here: Run, out: Path) -> None:
-    """Write the adapter's folder, verified, with a text that tells how to load it.
+    """Write the adapter's folder, verified, with a README on loading it.
 
     Raises:
         UserError: the adapter is damaged, or `out` is taken.
@@ -51,7 +51,7 @@ def vllm(here: Run, out: Path) -> str:
         the command.
 
     Raises:
-        UserError: vLLM would refuse the adapter or leave some of it out, or `out` is taken.
+        UserError: vLLM would refuse the adapter or apply only part of it, or `out` is taken.
     """
     prepared, adapter = _open(here)
     mapping.effect(adapter, prepared.base)
@@ -73,10 +73,10 @@ def gguf(
     """Write a GGUF file: the adapter for a GGUF base, or the merged model.
 
     Returns:
-        what a merge measured (`merge.merge`), or an empty object.
+        the measurements of a merge (`merge.merge`), or an empty object.
 
     Raises:
-        UserError: an architecture or tokenizer that is not mapped here, the package gguf is not
+        UserError: an architecture or tokenizer that is not supported, the package gguf is not
             installed, `out` is taken, or merging is refused.
     """
     prepared, adapter = _open(here)
@@ -98,7 +98,7 @@ def gguf(
 def ollama(
     here: Run, out: Path, watch: Watcher, *, merged: bool, into: str, measure: bool
 ) -> dict[str, Any]:
-    """Write a folder from which `ollama create` makes a model.
+    """Write a folder from which `ollama create` builds a model.
 
     Returns:
         as `gguf`.
@@ -152,7 +152,7 @@ def _open(here: Run) -> tuple[Prepared, Adapter]:
 
 
 def _require(prepared: Prepared) -> None:
-    """Tell before a long merge that its result could not be written as GGUF."""
+    """Refuse before a long merge whose result could not be written as GGUF."""
     writing.require(prepared.base.path, prepared.chat, _texts(prepared))
 
 
@@ -212,7 +212,7 @@ def _notes(adapter: Adapter) -> dict[str, str]:
 
 
 def _texts(prepared: Prepared) -> list[str]:
-    """Every conversation of the dataset as the model reads it."""
+    """Every conversation of the dataset, rendered for the model."""
     dataset = prepared.dataset
     return [
         prepared.chat.render(
@@ -223,7 +223,7 @@ def _texts(prepared: Prepared) -> list[str]:
 
 
 def _added_begin(prepared: Prepared) -> str:
-    """The text of the token that llama.cpp puts before every prompt, as the tokenizer does."""
+    """The text of the token that llama.cpp, like the tokenizer, puts before every prompt."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(prepared.base.path / "tokenizer.json"))
@@ -232,7 +232,7 @@ def _added_begin(prepared: Prepared) -> str:
 
 
 def _question(prepared: Prepared, adapter: Adapter, *, system: bool) -> list[dict[str, str]]:
-    """A held-out prompt as a request carries it."""
+    """A held-out prompt as request messages."""
     prompt = prepared.dataset.held_out[0].prompt
     return [
         {"role": message.role, "content": message.content}
@@ -259,7 +259,7 @@ def _openai_request(prepared: Prepared, adapter: Adapter, name: str) -> dict[str
 
 
 def _ollama_request(prepared: Prepared, adapter: Adapter, name: str) -> dict[str, Any]:
-    """The Modelfile already holds system prompt and sampling."""
+    """A request without system prompt and sampling, which the Modelfile holds."""
     request: dict[str, Any] = {
         "model": name,
         "messages": _question(prepared, adapter, system=False),
@@ -271,7 +271,7 @@ def _ollama_request(prepared: Prepared, adapter: Adapter, name: str) -> dict[str
 
 
 def _where_base(prepared: Prepared) -> str:
-    """What other programs load the base by: its name on the hub, or its folder."""
+    """How other programs load the base: by its name on the hub, or its folder."""
     return prepared.base.name if prepared.base.revision else str(prepared.base.path)
 
 
@@ -306,8 +306,8 @@ base = AutoModelForCausalLM.from_pretrained({_where_base(prepared)!r}{revision})
 model = PeftModel.from_pretrained(base, ".")
 ```
 
-- `chat_template.jinja`: the template that it was trained with
-- `answer.schema.json`: the schema that its answers are meant to fit
+- `chat_template.jinja`: the template of its training
+- `answer.schema.json`: the schema of its answers
 - `llm_lora.json`: system prompt, sampling, held-out scores, digests and versions
 """
 
@@ -319,15 +319,15 @@ def _vllm_readme(name: str, command: str) -> str:
 {command}
 ```
 
-`{REQUEST}` is a whole request: system prompt, sampling and answer schema are in it, because plain
-vLLM knows none of them.
+`{REQUEST}` is a complete request with system prompt, sampling and answer schema, because plain vLLM
+knows none of them.
 
 ```sh
 curl -s localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d @{REQUEST}
 ```
 
-vLLM puts the adapter on the base in 16 bits. How near that comes to what was trained is measured
-by `llm-lora merge`.
+vLLM applies the adapter to the base in 16 bits. `llm-lora merge` measures how closely that matches
+what was trained.
 """
 
 
@@ -339,8 +339,8 @@ ollama create {name} -f Modelfile
 curl -s localhost:11434/api/chat -d @{REQUEST}
 ```
 
-The Modelfile holds chat template, system prompt, sampling and end tokens. Ollama has no place for
-an answer schema: every request carries it as `format`, as `{REQUEST}` does. Judge the answers:
+The Modelfile holds chat template, system prompt, sampling and end tokens. Ollama cannot
+store an answer schema: every request carries it as `format`, as `{REQUEST}` does. Check answers:
 
 ```sh
 llm-lora validate answers.jsonl --schema {adapters.SCHEMA}

@@ -1,8 +1,8 @@
-"""A run's adapter merged into its base: a model of its own, with all that serving it needs.
+"""Merging a run's adapter into its base: a complete model, ready to be served.
 
 model*.safetensors  config.json  tokenizer …   what transformers and vLLM read
 chat_template.jinja  answer.schema.json        as in the adapter's folder
-llm_lora.json                                  the adapter's, and how near the merge comes to it
+llm_lora.json                                  the adapter's, and how closely the merge matches it
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from llm_lora.weights import tensors
 
 DEQUANTISED, ORIGINAL, AUTO = "dequantised", "original", "auto"
 UNMERGED = "unmerged"
-"""The adapter, served as it is over the base in 16 bits."""
+"""The unmerged adapter over the base in 16 bits."""
 
 SHARD_BYTES = 5 * 10**9
 EXAMPLES = 64
-"""Held-out examples that are measured: two thousand answer tokens and more."""
+"""Number of held-out examples to measure: two thousand answer tokens or more."""
 
 _FOUR_BITS = ("4bit", "4-bit", "nf4", "fp4", "int4")
 _COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
 def check_into(into: str) -> None:
-    """Refuse what is no honest merge.
+    """Refuse a merge that would not keep what was trained.
 
     Raises:
-        UserError: 4-bit weights are asked for, or an unknown word was given.
+        UserError: 4-bit weights are requested, or `into` is unknown.
     """
     if into.lower() in _FOUR_BITS:
         raise UserError(
             "merging into 4-bit weights is refused: the adapter's changes are smaller than the "
-            "steps between 4-bit numbers, and rounding to these again destroys the model",
+            "steps between 4-bit numbers, so rounding would destroy them",
             where="--into",
             fix=f"merge into {DEQUANTISED} or {ORIGINAL}, or serve the adapter unmerged",
         )
     if into not in (AUTO, DEQUANTISED, ORIGINAL):
         raise UserError(
-            f"there is no {into!r} to merge into",
+            f"cannot merge into {into!r}",
             where="--into",
-            fix=f"one of {AUTO}, {DEQUANTISED}, {ORIGINAL}",
+            fix=f"choose one of {AUTO}, {DEQUANTISED}, {ORIGINAL}",
         )
 
 
@@ -67,15 +67,15 @@ def merge(
     measure: bool = True,
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
-    """Write the merged model to a new folder, whole or not at all.
+    """Write the merged model to a new folder, completely or not at all.
 
     Args:
         here: a run that has been trained.
-        out: a folder that is not there yet, or empty.
-        watch: told about progress and decisions.
-        into: "dequantised", "original", or "auto": the one that measures nearer.
+        out: a folder that is missing or empty.
+        watch: receives progress and decisions.
+        into: "dequantised", "original", or "auto": whichever measures closer.
         measure: compare with what was trained, on held-out answers; needs memory for the model.
-        shard_bytes: the most that a weight file holds.
+        shard_bytes: the largest size of a weight file.
 
     Returns:
         the folder's manifest (llm_lora.json).
@@ -94,7 +94,7 @@ def merge(
 def build(
     here: Run, space: Path, watch: Watcher, *, into: str, measure: bool, shard_bytes: int
 ) -> Path:
-    """As `merge`, but leave the merged model somewhere in the workspace `space`."""
+    """Like `merge`, but leave the merged model in the workspace `space`."""
     check_into(into)
     prepared = text_task.reopen(here)
     adapter = adapters.read(here.adapter)
@@ -126,15 +126,15 @@ def build(
 
 
 def _candidates(into: str, bits: int, measure: bool) -> list[str]:
-    """Which merges to make; the first is the default where nothing is measured.
+    """The merges to make; the first is the default where nothing is measured.
 
     Raises:
-        UserError: a dequantised base is asked for that training never had.
+        UserError: a dequantised base is requested, but training did not quantise it.
     """
     if bits == 16:
         if into == DEQUANTISED:
             raise UserError(
-                "this adapter was trained on the base as it is (lora.bits: 16), never quantised",
+                "this adapter was trained on the unquantised base (lora.bits: 16)",
                 where="--into",
                 fix=f"merge into {ORIGINAL}",
             )
@@ -145,24 +145,24 @@ def _candidates(into: str, bits: int, measure: bool) -> list[str]:
 
 
 def _require_space(space: Path, prepared: Prepared, copies: int) -> None:
-    """Tell before hours of work that they would end on a full disk.
+    """Refuse before hours of work that would end on a full disk.
 
     Raises:
-        UserError: the disk has less room than the weights take.
+        UserError: the weights do not fit on the disk.
     """
     size = sum(tensor.size for tensor in tensors.of_model(prepared.base.path).values())
     free = shutil.disk_usage(space).free
     if free < size * copies:
         raise UserError(
-            f"{size * copies / 1e9:.1f} GB are needed here ({copies} times {size / 1e9:.1f} GB), "
-            f"but {free / 1e9:.1f} GB are free",
+            f"not enough disk space: {size * copies / 1e9:.1f} GB needed "
+            f"({copies} times {size / 1e9:.1f} GB), {free / 1e9:.1f} GB free",
             where=str(space.parent),
             fix="free some space, or choose one merge with --into",
         )
 
 
 def _accompany(folder: Path, prepared: Prepared, adapter: Adapter, *, untied: bool) -> None:
-    """Put beside the weights what loading and serving them needs."""
+    """Add the files that loading and serving the weights needs."""
     base = prepared.base.path
     for pattern in _COMPANIONS:
         for path in sorted(base.glob(pattern)):
@@ -184,7 +184,7 @@ def _measure(
     candidates: Sequence[str],
     watch: Watcher,
 ) -> dict[str, Any]:
-    """Held-out loss and divergence of every form from what was trained."""
+    """Held-out loss of every form and its divergence from the trained one."""
     examples = spread(prepared.dataset.held_out, EXAMPLES)
     watch.stage("Measuring on held-out answers")
     bits = prepared.recipe.lora.bits
@@ -214,7 +214,7 @@ def _measure(
 
 
 def spread(examples: Sequence[Example], count: int) -> list[Example]:
-    """At most `count` examples, evenly from first to last, so that every part is among them."""
+    """At most `count` examples, evenly spaced from first to last."""
     count = min(count, len(examples))
     return [examples[i * len(examples) // count] for i in range(count)]
 

@@ -1,7 +1,7 @@
 """Captions from a vision model behind an OpenAI-compatible endpoint: vLLM, Ollama, a provider.
 
-The key comes from the environment, never from arguments, and is in no message. Pictures travel as
-data URLs, scaled down.
+The key comes from the environment, never from arguments, and appears in no message. Pictures
+are sent as data URLs, scaled down.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _PREFIX = re.compile(r"^(?:here(?: is|'s)[^:]{0,40}|caption|description|prompt)\
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to ask, and for what; `jobs` requests at a time; `pause` seconds before a second try,
-    doubled before each further one.
+    """An endpoint and how to use it: `ask` is the instruction, `jobs` the requests at a time,
+    `pause` the seconds before a second try, doubled before each further one.
     """
 
     url: str
@@ -64,7 +64,7 @@ class Describer:
         """Open no connection yet.
 
         Raises:
-            UserError: not an address.
+            UserError: the URL is not a server address.
         """
         self._endpoint, self._sleep = endpoint, sleep
         self._key = os.environ.get(KEY, "")
@@ -75,7 +75,7 @@ class Describer:
             address = httpx.URL("")
         if address.scheme not in ("http", "https") or not address.host:
             raise UserError(
-                "not the address of a server",
+                "not a server address",
                 where=endpoint.url,
                 fix="write it as http://127.0.0.1:8000/v1",
             )
@@ -83,7 +83,7 @@ class Describer:
         self._options: dict[str, Any] = {"temperature": 0, "max_tokens": _MOST_TOKENS}
         self._http = httpx.Client(
             timeout=httpx.Timeout(endpoint.timeout, connect=10.0),
-            # A proxy of the environment must not get what stays on this machine.
+            # A proxy set in the environment must not see local traffic.
             trust_env=not is_loopback(address.host),
         )
 
@@ -91,7 +91,7 @@ class Describer:
         """A caption for each picture, or why there is none.
 
         Raises:
-            UserError: the endpoint does not answer, or refuses whatever it is asked.
+            UserError: the endpoint does not answer, or refuses every request.
         """
         with ThreadPoolExecutor(self._endpoint.jobs) as pool:
             waiting = [pool.submit(self._describe, image) for image in images]
@@ -118,7 +118,7 @@ class Describer:
             text = response.json()["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
             raise UserError(
-                "something answers there, but not like an OpenAI-compatible server",
+                "the reply does not come from an OpenAI-compatible server",
                 where=self._path,
                 fix="check the address; it usually ends with /v1",
             ) from None
@@ -126,10 +126,10 @@ class Describer:
         return Label(caption) if caption else Failure("the model returned no caption")
 
     def _ask(self, messages: list[dict[str, Any]]) -> httpx.Response:
-        """An answer that is no passing trouble.
+        """A response, after retries of temporary failures.
 
         Raises:
-            UserError: there is none after several tries, or the server lets nobody in.
+            UserError: every try failed, or the server denies access.
         """
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         trouble, wait = "", 0.0
@@ -147,13 +147,13 @@ class Describer:
                 trouble = f"no answer within {self._endpoint.timeout:g} s"
                 continue
             except httpx.TransportError as error:
-                trouble = f"no server answers: {self._hidden(str(error))}"
+                trouble = f"cannot reach the server: {self._hidden(str(error))}"
                 continue
             status = response.status_code
             if status in _FATAL:
                 raise self._refused(response)
             if status in _BUSY or status >= 500:
-                trouble = f"the server is in trouble ({status}): {self._said(response)}"
+                trouble = f"the server failed ({status}): {self._said(response)}"
                 wait = max(wait, _seconds(response.headers.get("Retry-After")))
                 continue
             if status == 400 and (unknown := [o for o in options if o in response.text]):
@@ -165,16 +165,16 @@ class Describer:
                 continue
             return response
         raise UserError(
-            f"{trouble}, {_TRIES} times over",
+            f"{trouble}; tried {_TRIES} times",
             where=self._path,
-            fix="see to the server, then run the command again: it goes on where it stopped",
+            fix="check the server, then run the command again: it continues where it stopped",
         )
 
     def _refused(self, response: httpx.Response) -> UserError:
         fixes = {
-            401: f"put the server's key into {KEY}",
-            402: "see to the account at the provider",
-            403: f"put a key that may do this into {KEY}",
+            401: f"set {KEY} to the server's key",
+            402: "check the account at the provider",
+            403: f"set {KEY} to a key with this permission",
             404: "check the address, which usually ends with /v1, and --model",
         }
         status = response.status_code
@@ -185,7 +185,7 @@ class Describer:
         )
 
     def _said(self, response: httpx.Response) -> str:
-        """What the server says about its refusal, in OpenAI's shape or whatever comes."""
+        """The reason that the server gives: OpenAI's error message, or the raw text."""
         try:
             error = response.json()["error"]
             text = str(error["message"] if isinstance(error, dict) else error)
@@ -194,12 +194,12 @@ class Describer:
         return self._hidden(one_line(text)[:200])
 
     def _hidden(self, text: str) -> str:
-        """A text without the key, which some servers repeat."""
+        """A text with the key removed, which some servers echo."""
         return text.replace(self._key, "…") if self._key else text
 
 
 def tidy(text: str) -> str:
-    """A model's answer as a caption: without thoughts, introductions, quotes and marks.
+    """A model's answer as a caption: without reasoning, introductions, quotes and markup.
 
     >>> tidy('Caption: "A red fox, in snow."')
     'A red fox, in snow'
@@ -210,7 +210,7 @@ def tidy(text: str) -> str:
 
 
 def _seconds(header: str | None) -> float:
-    """What a server asks to wait, where it says so in seconds."""
+    """The seconds of a Retry-After header; 0 where it gives none."""
     try:
         return max(float(header or 0), 0.0)
     except ValueError:

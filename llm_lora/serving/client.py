@@ -1,4 +1,4 @@
-"""A client of a running llm-lora server: what is served, moving aliases, asking.
+"""A client for a running llm-lora server: listing adapters, moving aliases, asking.
 
 Keys come from the environment, never from arguments: `LLM_LORA_API_KEY` for use,
 `LLM_LORA_ADMIN_KEY` for promoting, rolling back, canaries and history.
@@ -28,8 +28,8 @@ _ADMIN = "/admin/"
 class Reply:
     """One answer of the server.
 
-    `finish` is OpenAI's finish reason; token counts are the server's. `judged` is what the server
-    says of the answer: adapter, version, verdict and reasons; empty where it says nothing.
+    `finish` is OpenAI's finish reason; token counts are the server's. `judged` is the
+    server's `llm_lora` field: adapter, version, verdict and reasons; empty where there is none.
     """
 
     text: str
@@ -40,10 +40,11 @@ class Reply:
 
 
 class Client:
-    """Speaks to one server; may be used from several threads at once.
+    """Talks to one server; may be used from several threads at once.
 
-    Every method that asks raises `UserError`, with what to do: nothing answers, in time or at all;
-    something else answers there; a key is missing or wrong; the server refuses, is full or failed.
+    Every method that sends a request raises `UserError` with a remedy: no reply, or none in time;
+    a reply from another kind of server; a missing or wrong key; a server that refuses, is full or
+    failed.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Client:
             transport: how to reach the server; the network where None.
 
         Raises:
-            UserError: not an address.
+            UserError: `url` is not a server address.
         """
         self.url = url.rstrip("/").removesuffix("/v1")
         self._timeout = timeout
@@ -71,14 +72,14 @@ class Client:
             address = httpx.URL("")
         if address.scheme not in ("http", "https") or not address.host:
             raise UserError(
-                "not the address of a server", where=url, fix="write it as http://127.0.0.1:8000"
+                "not a server address", where=url, fix="write it as http://127.0.0.1:8000"
             )
         self._http = httpx.Client(
             base_url=self.url,
             timeout=httpx.Timeout(timeout, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             transport=transport,
-            # A proxy of the environment must not get what stays on this machine, keys above all.
+            # A proxy set in the environment must not see local traffic, least of all keys.
             trust_env=not is_loopback(address.host),
         )
 
@@ -174,7 +175,7 @@ class Client:
             ) from None
         except httpx.TransportError as error:
             raise UserError(
-                f"no server answers: {error}",
+                f"cannot reach the server: {error}",
                 where=self.url,
                 fix="check the address, or start one: llm-lora serve RUN",
             ) from None
@@ -190,7 +191,7 @@ class Client:
 
     def _stranger(self) -> UserError:
         return UserError(
-            "something answers there, but not like an llm-lora server",
+            "the reply does not come from an llm-lora server",
             where=self.url,
             fix="check the address",
         )
@@ -202,18 +203,18 @@ def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _with(body: dict[str, Any], **more: object) -> dict[str, Any]:
-    """The body with whatever was given of `more`."""
+    """The body with those members of `more` that are given."""
     return body | {key: value for key, value in more.items() if value is not None}
 
 
 def _refused(response: httpx.Response, variable: str) -> UserError:
-    """The user's view of a status that is no success."""
+    """The error for an HTTP status that is no success."""
     said = _message(response)
     fix = {
-        401: f"put a key of the server into {variable}",
-        403: f"put an admin key of the server into {ADMIN_KEY}",
+        401: f"set {variable} to a key of the server",
+        403: f"set {ADMIN_KEY} to an admin key of the server",
         404: "list what is served: llm-lora adapters --url URL",
-        413: "ask for less at once",
+        413: "send a smaller request",
         429: f"try again in {response.headers.get('Retry-After', 'a few')} s",
     }.get(response.status_code)
     if fix is None and response.status_code >= 500:
@@ -226,7 +227,7 @@ def _refused(response: httpx.Response, variable: str) -> UserError:
 
 
 def _message(response: httpx.Response) -> str:
-    """What the server says about its refusal, in OpenAI's shape or whatever comes."""
+    """The reason that the server gives: OpenAI's error message, or the raw text."""
     try:
         error = response.json()["error"]
         return str(error["message"] if isinstance(error, dict) else error)

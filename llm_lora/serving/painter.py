@@ -1,9 +1,9 @@
-"""The server behind the layer that paints: one base, one thread, adapters put on and taken off.
+"""The picture server behind the layer: one base, one thread, adapters added and removed.
 
     LLM_LORA_SERVING=layer.json python -m llm_lora.serving.painter --host HOST --port PORT
 
-`llm-lora serve` starts it so, with the layer around it in the same process. Only the layer reaches
-its routes; they are vLLM's where vLLM has one for the purpose.
+`llm-lora serve` starts it this way, with the layer around it in the same process. Only the layer
+reaches its routes; they are vLLM's wherever vLLM has one.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 20
-"""How long running requests may go on once the server is asked to end."""
+"""How long running requests may continue after the server is asked to stop."""
 
 _LARGEST = 2**20
-"""Bytes of an order; the layer has read the client's by then."""
+"""Most bytes of an order; the layer has limited the client's request by then."""
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
 
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class Painter(Protocol):
-    """What the engine's painter does here."""
+    """The methods of the engine's painter that are used here."""
 
     def put(self, path: Path, weight: float = 1.0, name: str | None = None) -> str: ...
 
@@ -68,7 +68,7 @@ class Painter(Protocol):
 
 
 class Stopped(Exception):
-    """Nobody waits any more for what is being painted."""
+    """Painting was stopped because nobody waits for it any more."""
 
 
 class PictureServer:
@@ -80,18 +80,16 @@ class PictureServer:
         self._thread = ThreadPoolExecutor(1, "painter")
         self._engine: Any = None
         self._painter: Painter | None = None
-        self._loaded: set[str] = set()  # Touched by the painter's thread alone, as the painter is.
+        self._loaded: set[str] = set()  # Only for the painter's thread, like the painter.
         self._born = int(time.time())
         self.registry = CollectorRegistry()
-        self._pictures = Counter(
-            "llm_lora_pictures", "Pictures that were painted", registry=self.registry
-        )
+        self._pictures = Counter("llm_lora_pictures", "Painted pictures", registry=self.registry)
         self._painting = Gauge(
             "llm_lora_painting_requests", "Requests being painted now", registry=self.registry
         )
         self._seconds = Histogram(
             "llm_lora_painting_seconds",
-            "For the pictures of one request, without the wait",
+            "Painting the pictures of one request, without the wait",
             registry=self.registry,
             buckets=_SECONDS,
         )
@@ -117,7 +115,7 @@ class PictureServer:
         self._painter = self._engine.Painter(self.base)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, as ASGI has it."""
+        """Serve one connection (ASGI)."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
@@ -128,7 +126,7 @@ class PictureServer:
                 return
             route = self._routes.get((scope["method"], scope["path"]))
             if route is None:
-                raise Refused(404, "there is no such route")
+                raise Refused(404, "unknown route")
             body = await asgi.read_body(scope, receive, _LARGEST)
             await asgi.send_json(send, 200, await route(json.loads(body) if body else None))
         except Refused as refused:
@@ -139,7 +137,7 @@ class PictureServer:
         try:
             await self.start()
         except UserError as error:
-            # The launcher shows the last line of this kind to whoever started it.
+            # The launcher shows the last line of this form to the user.
             message = "; ".join(str(problem) for problem in error.problems)
             await send({"type": "lifespan.startup.failed", "message": f"UserError: {message}"})
             return
@@ -159,7 +157,7 @@ class PictureServer:
         return {"object": "list", "data": [{**card, "owned_by": "llm-lora", "parent": None}]}
 
     async def _load(self, order: Mapping[str, str]) -> Any:
-        """Put a version at hand; it is worn only where a request asks for it."""
+        """Load a version; it is applied only to requests that ask for it."""
         name, folder = order["lora_name"], Path(order["lora_path"])
         try:
             await self._work(partial(self._put, name, folder))
@@ -173,28 +171,28 @@ class PictureServer:
         told = read_object(folder / adapters.MANIFEST)["base"].get("prediction")
         if told != self.base.prediction:
             raise UserError(
-                f"it was trained for {told} prediction, and this server paints with "
-                f"{self.base.prediction}",
+                f"it was trained for {told} prediction, but this server paints with "
+                f"{self.base.prediction} prediction",
                 where=str(folder),
-                fix="serve it by a server of its own",
+                fix="serve it from a server of its own",
             )
         self._at_work.put(folder, name=name)
         self._loaded.add(name)
 
     async def _unload(self, order: Mapping[str, str]) -> Any:
         name = order["lora_name"]
-        # Whoever asked may give up waiting for its turn; the version has to go all the same.
+        # Shielded: the caller may give up waiting, but the version must be dropped all the same.
         await asyncio.shield(self._work(partial(self._drop, name)))
         return {"unloaded": name}
 
     def _drop(self, name: str) -> None:
         if name not in self._loaded:
-            raise Refused(404, "no such adapter is loaded")
+            raise Refused(404, "this adapter is not loaded")
         self._at_work.drop(name)
         self._loaded.discard(name)
 
     async def _paint(self, order: Mapping[str, Any]) -> Any:
-        """Paint what the layer has checked; ends early when whoever asked is gone."""
+        """Paint an order that the layer has checked; stop early when the client is gone."""
         stop = threading.Event()
         try:
             with self._painting.track_inprogress():
@@ -242,11 +240,11 @@ class PictureServer:
 
     @property
     def _at_work(self) -> Painter:
-        assert self._painter is not None, "nothing is asked before the start is complete"
+        assert self._painter is not None, "no request arrives before the start is complete"
         return self._painter
 
     async def _work(self, work: Callable[[], T]) -> T:
-        """Do something in the painter's thread, after what it does already."""
+        """Run `work` in the painter's thread, after the work already queued."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
@@ -261,7 +259,7 @@ def app(config: ServingConfig) -> ASGIApp:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until an end is asked for."""
+    """Serve until asked to stop."""
     import uvicorn
 
     parser = argparse.ArgumentParser(description=__doc__)

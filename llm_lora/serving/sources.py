@@ -1,4 +1,4 @@
-"""What can be served: the live versions of a store, or runs and adapter folders on their own."""
+"""The adapters to serve: live versions of a store, or runs and adapter folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_lora.run import Run
 from llm_lora.store import Store, Version, suggest_name
 
 _WHY = "llm-lora serve"
-_LONGEST_EXAMPLE = 300  # Characters; more is unwieldy in a terminal.
+_LONGEST_EXAMPLE = 300  # Characters; longer ones clutter a terminal.
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Candidate:
     """An adapter that requests will reach.
 
     Attributes:
-        name: what requests ask for.
-        label: how people call it, such as `medical-qa@3`, or the folder of a run.
-        home: the folder of the run or adapter; None where it lies in a store.
+        name: the name that requests use.
+        label: its name in messages, such as `medical-qa@3`, or the folder of a run.
+        home: the folder of the run or adapter; None where it is in a store.
         example: a message to try it with.
     """
 
@@ -42,13 +42,13 @@ class Candidate:
 
     @property
     def passed(self) -> bool:
-        """Whether a report says that its gates passed."""
+        """Whether its report says that the gates passed."""
         return self.report is not None and bool(self.report["passed"])
 
 
 @dataclass
 class Stock:
-    """What was found. Problems forbid to serve, warnings do not.
+    """The adapters found. Problems prevent serving, warnings do not.
 
     Attributes:
         store: the store that the server will read.
@@ -65,7 +65,7 @@ class Stock:
 
 
 def tasks(sources: Sequence[Path], store: Path | None) -> set[str]:
-    """What the adapters of runs or of a store are for; what cannot be read is left out."""
+    """The tasks of the adapters in runs or a store; unreadable ones are left out."""
     found = set()
     if store is not None:
         shelf = Store(store)
@@ -77,61 +77,61 @@ def tasks(sources: Sequence[Path], store: Path | None) -> set[str]:
 
 
 def of_store(folder: Path, port: int, task: str = "text") -> Stock:
-    """The live versions and those on trial of one task, verified; others are passed over.
+    """The live versions and those on trial of one task, verified; others are skipped.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: the folder is missing.
     """
     if not folder.is_dir():
         raise UserError(
-            "no store here", where=str(folder), fix="make one: llm-lora publish RUN --as NAME"
+            "not a store", where=str(folder), fix="make one: llm-lora publish RUN --as NAME"
         )
     folder = folder.absolute()
-    # A folder for each server, as several may share the store.
+    # A folder for each server, because several may share the store.
     stock = Stock(folder, folder / ".serving" / _server(port))
     store = Store(folder)
     for name in store.names():
         try:
             if {version.task for version in store.versions(name)} - {task}:
-                stock.warnings.append(f"{name} is not served here: it is not for {MADE[task]}")
+                stock.warnings.append(f"{name} is not served: it is not for {MADE[task]}")
                 continue
             _add(store, name, stock)
         except UserError as error:
             stock.problems += error.problems
     if not stock.candidates and not stock.waiting:
-        stock.warnings.append("the store is empty: until something is promoted, only the base is")
+        stock.warnings.append("the store is empty: until a promotion only the base is served")
     return stock
 
 
 def of_runs(sources: Sequence[Path], port: int, task: str = "text") -> Stock:
-    """Runs, or adapter folders, that get a store of their own inside the first one's folder."""
+    """Runs or adapter folders, with a store of their own inside the first one's folder."""
     stock = Stock(store=Path(), state=Path())
     for source in sources:
         try:
             own = _own(source)
             if own.adapter.task != task:
-                what = f"this adapter is for {MADE[own.adapter.task]}, and not for {MADE[task]}"
-                fix = "serve text and pictures by a server each"
+                what = f"this adapter is for {MADE[own.adapter.task]}, not for {MADE[task]}"
+                fix = "serve text and pictures from separate servers"
                 raise UserError(what, where=str(source), fix=fix)
             stock.candidates.append(own)
         except UserError as error:
             stock.problems += error.problems
     if stock.candidates and (home := stock.candidates[0].home):
         names = list(dict.fromkeys(one.name for one in stock.candidates))
-        # What was served together another time shall not come along.
+        # One store for each combination: adapters of another one must not be served too.
         shared = home / "serving" / ("-".join(names) if len(names) > 1 else "")
         stock.store, stock.state = shared / "store", shared / _server(port)
     return stock
 
 
 def publish(candidates: Sequence[Candidate], folder: Path) -> None:
-    """Put runs and adapters into their own store, live; the last of a name is the live one.
+    """Publish runs and adapters to their own store and promote them; of a name the last one wins.
 
-    Whoever names a run asks for it, so gates do not stop it; the history tells. That a server
-    refused it does: it would answer like the base.
+    The user named the run, so failed gates do not stop it (the history records them). A server's
+    refusal does: the adapter would answer like the base.
 
     Raises:
-        UserError: a server refused a version, the disk is full, or the folder may not be written.
+        UserError: a server refused a version, the disk is full, or the folder is not writable.
     """
     store, by = Store(folder), user()
     refused, versions = [], []
@@ -147,10 +147,10 @@ def publish(candidates: Sequence[Candidate], folder: Path) -> None:
 
 
 def user() -> str:
-    """Who runs this process."""
+    """The user who runs this process."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
+    except (KeyError, OSError):  # The user of a container may have no name.
         return "unknown"
 
 
@@ -161,9 +161,9 @@ def _server(port: int) -> str:
 
 def _refused(one: Candidate, version: Version, refusal: str, folder: Path) -> Problem:
     return Problem(
-        f"a server refused it before: {refusal}",
+        f"a server has refused it: {refusal}",
         one.label,
-        "train it again; to serve it all the same: "
+        "train it again; to serve it anyway: "
         f"llm-lora promote {version.name} {version.number} --store {folder} --force",
     )
 
@@ -185,12 +185,12 @@ def _add(store: Store, name: str, stock: Stock) -> None:
             continue
         try:
             stock.waiting.append(store.version(name, number))
-        except UserError as error:  # Nobody is served by it.
+        except UserError as error:  # It serves no requests yet.
             stock.warnings.append(f"{name}@{number} cannot be promoted: {error}")
 
 
 def _own(source: Path) -> Candidate:
-    """A run, named by its folder or its adapter's; or an adapter folder of its own."""
+    """A run, given by its folder or its adapter folder, or a stand-alone adapter folder."""
     is_adapter = (source / adapters.CONFIG).is_file()
     folder = source.resolve().parent if is_adapter else source
     if is_adapter and not (folder / "recipe.yaml").is_file():
@@ -209,7 +209,7 @@ def _own(source: Path) -> Candidate:
 
 
 def _name(adapter: Adapter) -> str:
-    """The recipe's name, wherever the folder was copied to."""
+    """The recipe's name, even if the folder was copied elsewhere."""
     return suggest_name(str(adapter.manifest["name"]))
 
 

@@ -1,10 +1,10 @@
-"""Which version answers under a name: a small file replaced in one move, and a history beside it.
+"""The alias of a name, a small file replaced in one move, and the history beside it.
 
 alias.json      {live, previous, canary, refused, changed}
 history.jsonl   one line per event: who, when, why; only ever appended to
 
-The event that changed an alias is in the alias itself, so that a process killed between the two
-files loses no line: whoever writes next adds it, and readers see it at once.
+The event that changed an alias is in the alias itself, so that a process killed between writing
+the two files loses no line: the next writer adds it, and readers see it at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Event = dict[str, Any]
 """One line of the history: `event`, `at` (UTC), `by`, `why`, usually `number`, and its facts."""
 
 Stamp = tuple[int, int, int]
-"""What tells one state of a file from another without reading it."""
+"""Identity of one state of a file, known without reading it."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Canary:
 class Alias:
     """Which version answers under a name; `previous` is where a rollback goes.
 
-    `refused` tells, by version number, why a server would not take a version;
-    `changed` is the event that made the alias what it is (None: nothing was promoted yet).
+    `refused` holds, by version number, why a server refused a version; `changed` is the event that
+    led to this alias (None: nothing was promoted yet).
     """
 
     live: int | None = None
@@ -64,7 +64,7 @@ class Alias:
         return self.live
 
     def promoted(self, number: int, changed: Event) -> Alias:
-        """Live is `number`, and a trial is over; a refusal of it is forgotten."""
+        """The alias with `number` live and no trial; a refusal of `number` is dropped."""
         before = self.previous if self.live in (None, number) else self.live
         return Alias(
             live=number,
@@ -74,28 +74,28 @@ class Alias:
         )
 
     def rolled_back(self, changed: Event) -> Alias:
-        """Live and previous have changed places, and a trial is over."""
+        """The alias with live and previous version swapped, and no trial."""
         return replace(self, live=self.previous, previous=self.live, canary=None, changed=changed)
 
     def retired(self, changed: Event) -> Alias:
-        """No version is live or on trial; the one that was live is the previous one."""
+        """The alias with no version live or on trial; the live one becomes the previous."""
         return replace(self, live=None, previous=self.live, canary=None, changed=changed)
 
     def trying(self, number: int, share: float, changed: Event) -> Alias:
-        """`number` is on trial; a refusal of it is forgotten."""
+        """The alias with `number` on trial; a refusal of `number` is dropped."""
         refused = _without(self.refused, number)
         return replace(self, canary=Canary(number, share), refused=refused, changed=changed)
 
     def tried(self, changed: Event) -> Alias:
-        """No version is on trial."""
+        """The alias with no version on trial."""
         return replace(self, canary=None, changed=changed)
 
     def without(self, number: int, changed: Event, refusal: str | None = None) -> Alias:
-        """`number` is in use nowhere; where it was live, the version before is."""
+        """The alias without `number` in any use; if it was live, the version before it is."""
         live = self.previous if self.live == number else self.live
         previous = None if number in (self.live, self.previous) else self.previous
         canary = None if self.canary and number == self.canary.number else self.canary
-        # A trial needs a live version beside it, and that cannot be the one on trial.
+        # A trial needs a live version beside it, other than the one on trial.
         if canary is not None and live in (None, canary.number):
             canary = None
         refused = _without(self.refused, number)
@@ -112,7 +112,7 @@ _json = TypeAdapter(Alias)
 
 
 def event(kind: str, *, by: str, why: str, **facts: Any) -> Event:
-    """An event of now.
+    """A new event.
 
     Raises:
         UserError: `by` is empty, or a text is too long for a line of the history.
@@ -123,19 +123,19 @@ def event(kind: str, *, by: str, why: str, **facts: Any) -> Event:
                 f"{len(text):,} characters", where=name, fix=f"write at most {_LONGEST:,}"
             )
     if not by:
-        raise UserError("nobody is named", where="by", fix="say who acts")
+        raise UserError("empty", where="by", fix="name the person or key that acts")
     at = datetime.now(UTC).isoformat(timespec="microseconds")
     made: Event = {"event": kind, "at": at, "by": by, "why": why, **facts}
-    # As it will be read back; what is no Unicode (a byte of an old encoding) becomes "?".
+    # As it will be read back; bytes that are no Unicode (of an old encoding) become "?".
     result: Event = json.loads(json.dumps(made, ensure_ascii=False).encode(errors="replace"))
     return result
 
 
 def stamp(path: str | Path) -> Stamp:
-    """The present stamp of a file.
+    """The current stamp of a file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file is missing.
     """
     found = os.stat(path)  # noqa: PTH116 (half the time of Path.stat)
     return found.st_mtime_ns, found.st_ino, found.st_size
@@ -151,22 +151,22 @@ def read(path: Path) -> Alias:
         return _json.validate_json(files.read_bytes(path))
     except ValidationError:
         raise UserError(
-            "damaged, so nobody knows which version is live",
+            "damaged, so the live version is unknown",
             where=str(path),
-            fix="delete it, then promote a version: llm-lora history tells which was live",
+            fix="delete it, then promote a version: llm-lora history shows which was live",
         ) from None
 
 
 def write(path: Path, alias: Alias) -> None:
-    """Replace an alias in one move; only for whoever holds the name's lock.
+    """Replace an alias in one move; only for the holder of the name's lock.
 
     Raises:
-        UserError: the disk is full or the folder may not be written.
+        UserError: the disk is full or the folder is not writable.
     """
     before = path.stat().st_mtime_ns if path.exists() else 0
     files.write_bytes(path, _json.dump_json(alias, indent=2) + b"\n")
-    # Clocks of file systems tick in milliseconds and may be set back, and numbers of files are
-    # used again; readers tell states apart by the stamp, so no two may have the same one.
+    # Readers tell states apart by the stamp, so no two states may share one: the clock of a file
+    # system ticks in milliseconds and may be set back, and inode numbers are reused.
     if path.stat().st_mtime_ns <= before:
         os.utime(path, ns=(before + 1, before + 1))
     sync(path.parent)
@@ -184,10 +184,10 @@ def history(path: Path) -> list[Event]:
 
 
 def append(path: Path, events: Iterable[Event]) -> None:
-    """Add lines to a history, all or none; only for whoever holds the name's lock.
+    """Add lines to a history, all or none; only for the holder of the name's lock.
 
     Raises:
-        OSError: the disk is full or the file may not be written.
+        OSError: the disk is full or the file is not writable.
     """
     rows = [json.dumps(one, ensure_ascii=False) + "\n" for one in events]
     if not rows:
@@ -197,7 +197,7 @@ def append(path: Path, events: Iterable[Event]) -> None:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(end - 1, 0))
         if file.read(1) not in (b"", b"\n"):
-            # After a line that was cut off, a new one begins.
+            # A line cut off by a power failure must not run into the next one.
             lines = b"\n" + lines
         try:
             if file.write(lines) != len(lines):
@@ -209,7 +209,7 @@ def append(path: Path, events: Iterable[Event]) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Make names that were moved in a folder outlast a power failure."""
+    """Make renames in a folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Names of published adapters: what they may be, in one place."""
+"""The rules for names of published adapters."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _SHOWN = 80
 
 
 def is_name(text: str) -> bool:
-    """Whether an adapter may be called so."""
+    """Whether an adapter may have this name."""
     return _NAME.fullmatch(text) is not None
 
 
 def check_name(name: str) -> str:
-    """The name, where it is one that adapters may have: `[a-z0-9][a-z0-9-]{0,62}`.
+    """The name, if adapters may have it: `[a-z0-9][a-z0-9-]{0,62}`.
 
     Raises:
-        UserError: it is not; proposes the nearest name that is.
+        UserError: they may not; proposes the nearest allowed name.
     """
     if is_name(name):
         return name
     nearest = suggest_name(name)
     raise UserError(
-        "not a name for an adapter: it takes 1 to 63 of a-z, 0-9 and -, not beginning with -",
+        "not a valid adapter name: use 1 to 63 of a-z, 0-9 and -, not starting with -",
         where=ascii(name[:_SHOWN]),
         fix=f"write {nearest}" if nearest else "choose a name like medical-qa",
     )

@@ -1,7 +1,7 @@
 """One published version: a folder that is complete or absent, and never changes.
 
 version.json    written last: what is published, size and digest of every file
-removed.json    in its place once the version was removed, so that its number stays taken
+removed.json    replaces version.json once the version was removed; its number stays taken
 report.json     the held-out report that the adapter is judged by, where it has one
 …               the adapter's files, as trained
 """
@@ -60,22 +60,22 @@ class Version:
 
     @property
     def served_name(self) -> str:
-        """What the server is told: names these very bytes, for ever."""
+        """Its name on the server: stands for exactly these bytes, for ever."""
         return served_name(self.name, self.digest)
 
     @property
     def label(self) -> str:
-        """What people type: `medical-qa@3`."""
+        """Its name for people: `medical-qa@3`."""
         return f"{self.name}@{self.number}"
 
     @property
     def task(self) -> str:
-        """What its base does: text or image."""
+        """The task of its base: text or image."""
         return adapters.task_of(self.manifest)
 
     @property
     def adapter_digest(self) -> str:
-        """Digest of the weights and of how they are applied, as in the run and its report."""
+        """Digest of the weights and of how they are applied, as in the run's report."""
         return str(self.manifest["digest"])
 
     @property
@@ -86,7 +86,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Content:
-    """What is to be published; `sums` holds the digest of each file by its name."""
+    """The content to publish; `sums` holds the digest of each file by its name."""
 
     adapter: Adapter
     report: dict[str, Any] | None
@@ -99,17 +99,17 @@ class Content:
 
 
 def served_name(name: str, digest: str) -> str:
-    """What the server calls the version of a name that has this digest."""
+    """The name on the server of the version with this digest."""
     return f"{name}@{digest[:12]}"
 
 
 def gather(folder: Path, report: dict[str, Any] | None) -> Content:
-    """Read and verify an adapter folder, and that the report speaks of it.
+    """Read and verify an adapter folder and its report.
 
     Raises:
-        UserError: the adapter is not complete and sound, or the report is another adapter's.
+        UserError: the adapter is incomplete or damaged, or the report is another adapter's.
     """
-    # Summed before it is verified: what was verified is then what is copied, or the copy differs.
+    # Digests first, then verification: a later change shows in the copy's digests.
     try:
         sums = _sums(folder)
     except PermissionError as error:
@@ -123,7 +123,9 @@ def gather(folder: Path, report: dict[str, Any] | None) -> Content:
     base = adapter.manifest.get("base")
     if not isinstance(base, dict) or not {"name", "digest"} <= base.keys():
         raise UserError(
-            "no base is named", where=str(folder / adapters.MANIFEST), fix="train it with llm-lora"
+            "the manifest names no base",
+            where=str(folder / adapters.MANIFEST),
+            fix="train it with llm-lora",
         )
     if report is not None:
         _require_report(report, adapter)
@@ -132,10 +134,10 @@ def gather(folder: Path, report: dict[str, Any] | None) -> Content:
 
 
 def build(folder: Path, content: Content, *, name: str, number: int, event: Event) -> None:
-    """Fill a new folder with a version, version.json last, all of it synced.
+    """Fill a new folder with a version, version.json last, all of it synced to disk.
 
     Raises:
-        OSError: the disk is full or the folder may not be written.
+        OSError: the disk is full or the folder is not writable.
         UserError: the adapter was changed while it was being copied.
     """
     adapter, report = content.adapter, content.report
@@ -174,10 +176,10 @@ def build(folder: Path, content: Content, *, name: str, number: int, event: Even
 
 
 def read(folder: Path, name: str, number: int) -> Version:
-    """A version from its folder, checked but for the contents of its files.
+    """A version from its folder; everything but the contents of files is checked.
 
     Raises:
-        UserError: version.json is damaged or of another version; a file is missing or cut off.
+        UserError: version.json is damaged or of another version; a file is missing or truncated.
     """
     path = folder / VERSION
     document = _json(path)
@@ -201,9 +203,9 @@ def read(folder: Path, name: str, number: int) -> Version:
     except (KeyError, TypeError, AttributeError):
         raise _damaged(path, "damaged") from None
     if (version.name, version.number) != (name, number):
-        raise _damaged(path, f"this is {version.label}, put into the place of {name}@{number}")
+        raise _damaged(path, f"this is {version.label} in the place of {name}@{number}")
     if version.digest != _digest({file: sha for file, (_, sha) in listed.items()}):
-        raise _damaged(path, "its digest is not that of the files it lists")
+        raise _damaged(path, "its digest does not match the files that it lists")
     for file, (size, _) in listed.items():
         found = (folder / file).stat().st_size if (folder / file).is_file() else None
         if found != size:
@@ -223,18 +225,18 @@ def verify(version: Version) -> None:
     found = _sums(version.folder)
     for file, entry in _json(version.folder / VERSION)["files"].items():
         if found.get(file) != entry["sha256"]:
-            raise _damaged(version.folder / file, "not the file that was published")
+            raise _damaged(version.folder / file, "the file differs from the published one")
 
 
 def objections(version: Version, refusal: str | None, live: Version | None) -> Iterator[Problem]:
-    """What speaks against putting a version live, but can be passed over by force.
+    """Reasons against making a version live, which `force` overrides.
 
-    `refusal` tells why a server would not take it; `live` is the version that it would replace,
-    which must be the one that its report compares it with, where it compares.
+    `refusal` is why a server refused it; `live` is the version that it would replace, and must be
+    the one that its report compares it with, if any.
     """
-    where, fix = version.label, "train it better, or use --force, which the history records"
+    where, fix = version.label, "improve the training, or use --force, which the history records"
     if version.report is None:
-        yield Problem("published without a report, so nothing is proven", where, fix)
+        yield Problem("published without a report, so its quality is unknown", where, fix)
     else:
         for gate in version.report["gates"]:
             if not gate["passed"]:
@@ -246,48 +248,50 @@ def objections(version: Version, refusal: str | None, live: Version | None) -> I
         rival = version.report.get("published")
         if rival and live and live.digest not in (rival["digest"], version.digest):
             yield Problem(
-                f"its report compares it with {rival['label'] or 'nothing, as nothing was live'}, "
+                f"its report compares it with {rival['label'] or 'nothing (nothing was live)'}, "
                 f"but {live.label} is live",
                 where,
-                "renew the report (llm-lora evaluate RUN) and publish it, or use --force",
+                "rewrite the report (llm-lora evaluate RUN) and publish it, or use --force",
             )
     if refusal is not None:
         yield Problem(f"refused by a server: {refusal}", where, fix)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a version lies there, all of it, and was not removed."""
+    """Whether the folder holds a complete version that was not removed."""
     return (folder / VERSION).is_file() and not (folder / REMOVED).is_file()
 
 
 def remove(folder: Path, event: Event) -> None:
-    """Take a version away, damaged or not; its number stays taken.
+    """Remove a version, damaged or not; its number stays taken.
 
     Raises:
         OSError: a file cannot be deleted.
-        UserError: the disk is full or the folder may not be written.
+        UserError: the disk is full or the folder is not writable.
     """
     document: dict[str, Any] = {}
     with suppress(UserError):
         document = _json(folder / VERSION)
+    # removed.json first: from here on no reader accepts the version, and whatever a crash leaves
+    # undone, the next writer's sweep finishes.
     files.write_json(folder / REMOVED, document | {"removed": event})
     sync(folder)
     sweep(folder)
 
 
 def sweep(folder: Path) -> None:
-    """Finish a removal that was begun, or forget one that was not."""
+    """Finish a removal that was begun; discard a half-written removed.json."""
     for path in folder.glob(f".{REMOVED}.*"):
         path.unlink()
     if (folder / REMOVED).is_file():
-        # version.json first: nobody may take what is left for a version.
+        # version.json first: the rest must not pass for a version.
         for path in sorted(folder.iterdir(), key=lambda path: path.name != VERSION):
             if path.name != REMOVED:
                 path.unlink()
 
 
 def events(folder: Path) -> list[Event]:
-    """What became of a version (published, perhaps removed), as far as its files can tell."""
+    """The events of a version (published, perhaps removed), as far as its files show."""
     with suppress(UserError):
         path = folder / REMOVED
         document = _json(path if path.is_file() else folder / VERSION)
@@ -297,15 +301,15 @@ def events(folder: Path) -> list[Event]:
 
 
 def require_task(adapter: Adapter, name: str, versions: Sequence[Version]) -> None:
-    """A name answers in one way: no alias may move from text to pictures.
+    """Require that all versions of a name have one task: no alias moves from text to pictures.
 
     Raises:
-        UserError: the name's versions are for another task.
+        UserError: the name's versions have another task.
     """
     others = {version.task for version in versions} - {adapter.task}
     if others:
         raise UserError(
-            f"this adapter is for {adapters.MADE[adapter.task]}, and the name has adapters for "
+            f"this adapter is for {adapters.MADE[adapter.task]}, but the name has adapters for "
             f"{adapters.MADE[min(others)]}",
             where=name,
             fix="publish it under another name: --as NAME",
@@ -313,8 +317,8 @@ def require_task(adapter: Adapter, name: str, versions: Sequence[Version]) -> No
 
 
 def _require_report(report: dict[str, Any], adapter: Adapter) -> None:
-    """Refuse what is no report, or one about other weights."""
-    where, fix = str(adapter.path), "renew it: llm-lora evaluate RUN"
+    """Refuse anything but a report about these weights."""
+    where, fix = str(adapter.path), "rewrite it: llm-lora evaluate RUN"
     try:
         judged = str(report["adapter"]["digest"])
         whole = all(gate["name"] and "passed" in gate for gate in report["gates"])
@@ -322,7 +326,7 @@ def _require_report(report: dict[str, Any], adapter: Adapter) -> None:
     except (KeyError, TypeError):
         whole, judged = False, ""
     if not whole:
-        raise UserError("what lies beside it is no held-out report", where=where, fix=fix)
+        raise UserError("the report beside it is not a held-out report", where=where, fix=fix)
     if judged != adapter.digest:
         raise UserError(
             f"the report is about other weights ({judged[:12]}) than these ({adapter.digest[:12]})",
@@ -345,7 +349,7 @@ def _text(document: dict[str, Any]) -> str:
 
 
 def _seal(path: Path) -> None:
-    """Bring a file to the disk, and let nobody write to it any more."""
+    """Sync a file to disk and make it read-only."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     path.chmod(0o444)

@@ -1,8 +1,8 @@
-"""The folder of one name: its versions, alias, history, and the lock its writers take turns by.
+"""The folder of one name: its versions, alias, history, and the lock of its writers.
 
-Everything is put in place by one rename, so readers need no lock. A writer first clears up what a
-killed one left behind: half-built versions, half-written files, removals not finished, and lines
-that the history lacks. (A half-built version of a living writer is safe: it holds the lock.)
+Everything is put in place by one rename, so readers need no lock. A writer first cleans up after a
+killed one: half-built versions, half-written files, unfinished removals and missing lines of the
+history. (The half-built version of a live writer is safe: that writer holds the lock.)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Shelf:
         self.alias = folder / aliases.ALIAS
 
     def home(self, number: int) -> Path:
-        """Where a version lies, or would."""
+        """The folder of a version, whether or not it exists."""
         return self.folder / "versions" / str(number)
 
     def numbers(self) -> list[int]:
@@ -41,36 +41,39 @@ class Shelf:
         return [number for number in self._taken() if published.is_complete(self.home(number))]
 
     def history(self) -> list[Event]:
-        """Every event, oldest first; those too that a killed writer did not come to write down."""
+        """Every event, oldest first, including those that a killed writer did not record."""
         written = aliases.history(self.folder / aliases.HISTORY)
         return written + self._unwritten(written)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the name's lock, in a folder made where there is none; waits for other writers.
+        """Hold the name's lock, after waiting for other writers; creates the folder if need be.
 
         Raises:
-            UserError: the disk is full or the folder may not be written.
+            UserError: the disk is full or the folder is not writable.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / _LOCK).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                # Before anything else, so that this writer builds on a clean and complete state.
                 self._sweep()
                 self._note()
                 try:
                     yield
                 finally:
                     self._sweep()
+                # After the change and outside `finally`: only what took place is recorded, and the
+                # next writer records it if this process dies first.
                 self._note()
         except OSError as error:
             raise files.write_error(error, self.folder) from error
 
     def add(self, content: Content, name: str, *, by: str, why: str) -> int:
-        """Put a new version in place, and give its number; only under the lock.
+        """Put a new version in place and return its number; only under the lock.
 
         Raises:
-            OSError: the disk is full or the folder may not be written.
+            OSError: the disk is full or the folder is not writable.
             UserError: the adapter was changed while it was being copied.
         """
         number = max(self._taken(), default=0) + 1
@@ -78,6 +81,7 @@ class Shelf:
         incoming, home = self.folder / f"{_INCOMING}{number}", self.home(number)
         published.build(incoming, content, name=name, number=number, event=event)
         home.parent.mkdir(exist_ok=True)
+        # Built and synced beside its place, then renamed: readers see a complete version or none.
         incoming.rename(home)
         aliases.sync(home.parent)
         return number
@@ -88,7 +92,7 @@ class Shelf:
         return alias
 
     def _taken(self) -> list[int]:
-        """Every number that was ever given."""
+        """Every number that was ever assigned."""
         folder = self.folder / "versions"
         entries = folder.iterdir() if folder.is_dir() else ()
         return sorted(int(entry.name) for entry in entries if _NUMBER.fullmatch(entry.name))
@@ -102,9 +106,9 @@ class Shelf:
             published.sweep(self.home(number))
 
     def _note(self) -> None:
-        """Write into the history what happened and is not in it yet."""
+        """Add the events to the history that it lacks."""
         path = self.folder / aliases.HISTORY
-        # All of it is on record in alias and versions; a full disk only puts the lines off.
+        # Alias and versions hold every event, so a full disk only delays these lines.
         with suppress(OSError):
             aliases.append(path, self._unwritten(aliases.history(path)))
 
@@ -112,7 +116,7 @@ class Shelf:
         events = [
             event for number in self._taken() for event in published.events(self.home(number))
         ]
-        # A damaged alias is told by whoever needs it; the history can still be read.
+        # A damaged alias is reported where it is needed; the history stays readable.
         with suppress(UserError):
             if self.alias.is_file() and (changed := aliases.read(self.alias).changed):
                 events.append(changed)

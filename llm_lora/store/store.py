@@ -1,4 +1,4 @@
-"""The store: published adapters as numbered versions, and the alias that says which one is live.
+"""The store: published adapters as numbered versions, and the alias that names the live one.
 
 store/NAME/versions/NUMBER/   an adapter as trained, its report, and version.json (written last)
 store/NAME/alias.json         which version is live, which was before, which is on trial
@@ -41,7 +41,7 @@ _SHOWN = 80
 
 
 class UnknownAdapter(UserError):
-    """No adapter or version of that name is in the store, or nothing is live under it."""
+    """The store has no such adapter or version, or no version of the name is live."""
 
 
 class Store:
@@ -52,7 +52,7 @@ class Store:
     """
 
     def __init__(self, root: Path) -> None:
-        # Absolute, so that it holds whatever the working directory becomes.
+        # Absolute, so that a change of the working directory does not matter.
         self.root = root.absolute()
         self._aliases: dict[str, tuple[str, Stamp, Alias]] = {}
         self._versions: dict[tuple[str, int], tuple[str, Stamp, Version]] = {}
@@ -68,11 +68,11 @@ class Store:
         return sorted(name for name in found if self.numbers(name))
 
     def numbers(self, name: str) -> list[int]:
-        """The numbers of a name's versions, in order; those of damaged ones too."""
+        """The numbers of a name's versions, in order, including damaged ones."""
         return self._shelf(name).numbers()
 
     def versions(self, name: str) -> list[Version]:
-        """All sound versions of a name, oldest first; empty where the name is unknown."""
+        """All undamaged versions of a name, oldest first; empty where the name is unknown."""
         sound = []
         for number in self.numbers(name):
             with suppress(UserError):
@@ -83,7 +83,7 @@ class Store:
         """One version; the live one where no number is given. Microseconds once it was read.
 
         Raises:
-            UnknownAdapter: there is none, or nothing is live.
+            UnknownAdapter: there is no such version, or none is live.
             UserError: the version is damaged.
         """
         if number is None:
@@ -111,14 +111,14 @@ class Store:
         return version
 
     def resolve(self, reference: str, draw: float = 1.0) -> Version:
-        """What a request means by `NAME`, `NAME@NUMBER` or `NAME@DIGEST` (12 hex digits or more).
+        """The version that `NAME`, `NAME@NUMBER` or `NAME@DIGEST` (12 hex digits or more) means.
 
         Args:
             reference: the model as the client wrote it.
-            draw: random number from 0 up to 1 that decides for or against a canary; 1: never.
+            draw: random number from 0 to 1 that decides on a canary; 1: never the canary.
 
         Raises:
-            UnknownAdapter: no such name or version, or nothing is live (tells what there is).
+            UnknownAdapter: unknown name or version, or none is live; lists what there is.
             UserError: the version is damaged.
         """
         name, at, which = reference.partition("@")
@@ -135,10 +135,10 @@ class Store:
     def verify(self, version: Version) -> None:
         """Read every byte and compare digests, once per process and state of the files.
 
-        To be called before a version is loaded: a tenth of a second per 100 MB the first time.
+        Call it before a version is loaded; the first time takes 0.1 s per 100 MB.
 
         Raises:
-            UserError: a file is missing or not the one that was published.
+            UserError: a file is missing or differs from the published one.
         """
         try:
             stamps = tuple(aliases.stamp(path) for path in sorted(version.folder.glob("*")))
@@ -162,7 +162,7 @@ class Store:
         shelf = self._shelf(name)
         path = str(shelf.alias)
         try:
-            # Stamped before it is read: a change in between is seen next time.
+            # Stamped before it is read, so that a change in between shows next time.
             seen = aliases.stamp(path)
         except FileNotFoundError:
             if not shelf.numbers():
@@ -190,11 +190,11 @@ class Store:
     ) -> Version:
         """Copy an adapter with its report into the store; not live yet.
 
-        The same content again gives the version that is there. With `base`, the weights are
-        mapped onto it first.
+        The same content again returns the existing version. With `base`, the weights are first
+        mapped onto it.
 
         Raises:
-            UserError: adapter or report will not do, or the disk is full.
+            UserError: adapter or report is unusable, or the disk is full.
         """
         shelf = self._shelf(name)
         content = published.gather(adapter_folder, report)
@@ -220,15 +220,16 @@ class Store:
         force: bool = False,
         base: AnyBase | None = None,
     ) -> Alias:
-        """Make a version live; ends a canary. `force` passes over failed gates and refusals.
+        """Make a version live; ends a canary. `force` overrides failed gates and refusals.
 
-        With `base`, the weights are mapped onto it first.
+        With `base`, the weights are first mapped onto it.
 
         Raises:
-            UserError: unknown or damaged version, weights without effect, gates not passed.
+            UserError: unknown or damaged version, weights without effect, failed gates.
         """
         with self._writing(name) as shelf:
             alias = self.alias(name)
+            # Checked under the lock: its report must compare it with the version that it replaces.
             over = self._prove(name, number, alias, force=force, base=base)
             if alias.live == number and alias.canary is None:
                 return alias
@@ -238,17 +239,17 @@ class Store:
             return shelf.move(alias.promoted(number, event))
 
     def rollback(self, name: str, *, by: str, why: str = "") -> Alias:
-        """Live and previous version change places; ends a canary. A second time undoes the first.
+        """Swap live and previous version; ends a canary. A second rollback undoes the first.
 
         Raises:
-            UserError: there is no version to go back to, or it is damaged.
+            UserError: there is no previous version, or it is damaged.
         """
         with self._writing(name) as shelf:
             alias = self.alias(name)
             number = alias.previous
             if number is None:
                 raise UserError(
-                    "there is no version to go back to",
+                    "no previous version to roll back to",
                     where=name,
                     fix=f"name one: llm-lora promote {name} NUMBER",
                 )
@@ -257,7 +258,7 @@ class Store:
             return shelf.move(alias.rolled_back(event))
 
     def retire(self, name: str, *, by: str, why: str = "") -> Alias:
-        """Take a name out of service: no version is live, a trial ends. A rollback undoes it.
+        """Take a name out of service: no version is live or on trial. A rollback undoes it.
 
         Raises:
             UserError: no version is live.
@@ -294,7 +295,7 @@ class Store:
                 return shelf.move(alias.tried(event))
             if not 0 < share < 1:
                 raise UserError(
-                    f"a share of {share:g}",
+                    f"a share of {share:g} is not between 0 and 1",
                     where=f"{name}@{number}",
                     fix="give more than 0 and less than 1 (100%); for all requests, promote it",
                 )
@@ -302,7 +303,7 @@ class Store:
             if alias.live in (None, number):
                 live = alias.live is not None
                 raise UserError(
-                    "live already" if live else "no version is live to try this one against",
+                    "already live" if live else "no live version to compare this one with",
                     where=f"{name}@{number}",
                     fix="try another version" if live else f"llm-lora promote {name} {number}",
                 )
@@ -310,7 +311,7 @@ class Store:
             return shelf.move(alias.trying(number, share, event))
 
     def remove(self, name: str, number: int, *, by: str, why: str = "") -> None:
-        """Delete a version; its number is never given again, and no rollback returns to it.
+        """Delete a version; its number is never reused, and no rollback returns to it.
 
         Raises:
             UserError: it is live or on trial, or unknown.
@@ -321,24 +322,24 @@ class Store:
                 raise self._unknown(name, str(number))
             if number == alias.live:
                 raise UserError(
-                    "live",
+                    "the version is live",
                     where=f"{name}@{number}",
                     fix=f"promote another version first, or llm-lora retire {name}",
                 )
             if alias.canary is not None and number == alias.canary.number:
                 raise UserError(
-                    "on trial",
+                    "the version is on trial",
                     where=f"{name}@{number}",
-                    fix=f"end that first: llm-lora canary {name} {number} --share 0",
+                    fix=f"end the trial first: llm-lora canary {name} {number} --share 0",
                 )
             event = aliases.event("remove", by=by, why=why, number=number)
-            # The alias lets go of a version before it is gone, never after.
+            # The alias first, then the files: after a crash in between it names no missing version.
             if number == alias.previous or number in alias.refused:
                 shelf.move(alias.without(number, event))
             published.remove(shelf.home(number), event)
 
     def refuse(self, name: str, number: int, reason: str, *, by: str = "server") -> Alias:
-        """Mark a version that a server would not take; the alias leaves it for the one before.
+        """Mark a version that a server refused; the alias moves off it to the one before.
 
         Raises:
             UnknownAdapter: there is no such version.
@@ -358,7 +359,7 @@ class Store:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Shelf]:
-        """The lock of a name that is there."""
+        """Hold the lock of an existing name."""
         shelf = self._shelf(name)
         if not shelf.numbers():
             raise self._unknown(name)
@@ -368,7 +369,7 @@ class Store:
     def _prove(
         self, name: str, number: int, alias: Alias, *, force: bool, base: AnyBase | None
     ) -> dict[str, list[str]]:
-        """Check that a version may answer; what was passed over by force, for the history."""
+        """Check that a version may go live; returns what `force` overrode, for the history."""
         version = self.version(name, number)
         self.verify(version)
         mapping.effect(adapters.read(version.folder), base)
@@ -385,10 +386,10 @@ class Store:
         numbers = self.numbers(name)
         if which is not None and numbers:
             there = ", ".join(map(str, numbers))
-            return UnknownAdapter(f"no version {which}", where=name, fix=f"there are {there}")
+            return UnknownAdapter(f"no version {which}", where=name, fix=f"choose one of {there}")
         there = ", ".join(self.names())
         return UnknownAdapter(
-            "no adapter of this name",
+            "unknown adapter",
             where=name,
-            fix=f"there are: {there}" if there else "publish it: llm-lora publish RUN --as NAME",
+            fix=f"choose one of {there}" if there else "publish it: llm-lora publish RUN --as NAME",
         )

@@ -142,7 +142,7 @@ def test_types_that_numpy_lacks(tmp_path: Path) -> None:
     assert "no effect" in one(b"\x00\x80")  # -0.0
     assert "NaN or infinity" in one(b"\x80\x7f")
     found = problems(as_type(write_adapter(tmp_path / "b"), "F8_E4M3", 1, b"\x38"))
-    assert "numbers of type F8_E4M3, which are not served" in found
+    assert "numbers of type F8_E4M3, which servers do not load" in found
 
 
 def test_weights_whose_header_lies(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_keys_that_meet_no_weight(
     tmp_path: Path, old: str, new: str, count: int, first: str
 ) -> None:
     found = problems(write_adapter(tmp_path / "a", tensors=rename(old, new)))
-    assert f"{count} of 12 adapted modules are no linear weights of tiny, the first: " in found
+    assert f"{count} of 12 adapted modules are not linear weights of tiny, the first: " in found
     assert first in found
-    assert "a server would leave them out; serve it on tiny, the base it was" in found
+    assert "a server would ignore them; serve it on tiny, the base it was" in found
 
 
 def test_halves_that_do_not_fit(tmp_path: Path) -> None:

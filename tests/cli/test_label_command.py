@@ -117,7 +117,7 @@ def test_the_built_in_candidates_can_be_taken_and_edited() -> None:
         (("--method", "clip", "--candidates", "nope.txt"), "no such file"),
         (("--method", "clip", "--model", "./nope"), "no such folder"),
         (("--method", "blip", "--model", "tiny"), "this is a model of type clip, not blip"),
-        (("--method", "vlm", "--model", "m", "--url", "x"), "not the address of a server"),
+        (("--method", "vlm", "--model", "m", "--url", "x"), "not a server address"),
     ],
 )
 def test_mistakes_are_told_before_anything_heavy_is_loaded(

@@ -1,4 +1,4 @@
-"""The commands around the store, as people and programs call them."""
+"""The commands of the store, as people and programs call them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def call(command: click.Command, *arguments: object) -> str:
-    """What a command prints; raises what it raises."""
+    """The output of a command; its exceptions propagate."""
     result = CliRunner().invoke(command, [str(argument) for argument in arguments])
     if isinstance(result.exception, SystemExit):
         raise click.UsageError(result.output)
@@ -39,7 +39,7 @@ def call(command: click.Command, *arguments: object) -> str:
 
 
 def make_run(folder: Path, *, seed: int = 0, passed: bool = True, finished: bool = True) -> Path:
-    """A run as training leaves it, as far as publishing looks at it."""
+    """The parts of a run that publishing reads."""
     adapter = write_adapter(folder / "adapter", seed=seed)
     (folder / "recipe.yaml").write_text("task: text\n")
     files.write_json(folder / "report.json", report_of(adapter, passed=passed))
@@ -81,13 +81,13 @@ def test_from_a_run_to_a_live_version_and_back(run: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_named_by_run_adapter_or_other_store(run: Path, tmp_path: Path) -> None:
-    """All are the same content, each with its report; so there is one version of it."""
+    """All have the same content and report, so there is one version."""
     # Under the recipe's name, whatever the folder is called.
     assert json.loads(call(publishing.publish, run, "--json"))["id"] == "small@1"
     for source in (run / "adapter", "runs/medical_qa", "store/small/versions/1"):
         row = json.loads(call(publishing.publish, source, "--json"))
         assert (row["id"], row["passed"]) == ("small@1", True)
-    # Without a report near it, an adapter is published unproven, under the recipe's name.
+    # Without a report beside it, an adapter is published unproven, under the recipe's name.
     bare = write_adapter(tmp_path / "elsewhere" / "adapter")
     row = json.loads(call(publishing.publish, bare, "--json"))
     assert (row["id"], row["passed"]) == ("small@2", None)
@@ -110,9 +110,9 @@ def test_a_name_with_an_underscore_is_answered_with_the_dashed_one(run: Path) ->
 
 def test_failed_gates_need_force(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", passed=False)
-    with pytest.raises(UserError, match=r"gate field_f1 failed: 0.5, wanted 0.6; train it better"):
+    with pytest.raises(UserError, match=r"gate field_f1 failed: 0.5, wanted 0.6; improve the"):
         call(publishing.publish, folder, "--as", NAME, "--promote")
-    # It is published all the same.
+    # It is published nevertheless.
     assert "failed" in call(publishing.adapters)
     call(publishing.promote, NAME, 1, "--force", "--why", "demo")
     assert "forced=gate field_f1 failed: 0.5, wanted 0.6" in call(publishing.history, NAME)
@@ -188,7 +188,7 @@ def test_a_damaged_alias_is_told_in_its_row_and_hides_no_other(run: Path, tmp_pa
     (tmp_path / "store" / NAME / "alias.json").write_text("{")
     first, second = json.loads(call(publishing.adapters, "--json"))
     assert (first["name"], first["live"], first["changed"]) == (NAME, None, None)
-    assert "nobody knows which version is live" in first["problem"]
+    assert "the live version is unknown" in first["problem"]
     assert [version["id"] for version in first["versions"]] == ["medical-qa@1"]
     assert (second["live"], second["problem"]) == (1, None)
     lines = call(publishing.adapters).splitlines()

@@ -1,4 +1,4 @@
-"""Adapters for pictures in the store, and what is told before a server for them starts."""
+"""Picture adapters in the store, and the checks before a server for them starts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture_run(folder: Path, name: str = "style_lora", *, passed: bool = True) -> Path:
-    """What publishing and serving look at in a finished run for pictures."""
+    """The parts of a finished picture run that publishing and serving read."""
     made = picture_adapters.write_adapter(folder / "adapter", name)
     files.write_text(folder / "recipe.yaml", f"task: image\nname: {name}\n")
     files.write_json(folder / "report.json", picture_adapters.report_of(made, passed=passed))
@@ -121,7 +121,7 @@ def test_a_name_answers_with_text_or_with_pictures(tmp_path: Path) -> None:
     text = write_adapter(tmp_path / "text")
     store.publish(text, "triage", report=report_of(text), by="ann")
     made = picture_adapters.write_adapter(tmp_path / "picture")
-    with pytest.raises(UserError, match="for pictures, and the name has adapters for text"):
+    with pytest.raises(UserError, match="for pictures, but the name has adapters for text"):
         store.publish(made, "triage", report=None, by="ann")
     assert store.publish(made, "style", report=None, by="ann").task == "image"
     assert [store.version(name, 1).task for name in store.names()] == ["image", "text"]
@@ -146,7 +146,7 @@ def test_an_adapter_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
         adapters.read(made)
 
 
-# What an adapter will do on its base.
+# The effect of an adapter on its base.
 
 
 def test_an_adapter_that_fits_has_no_problem(tmp_path: Path) -> None:
@@ -279,21 +279,23 @@ def test_a_store_with_both_needs_to_be_told_which(tmp_path: Path) -> None:
     for task, name, other in (("image", "style", "triage"), ("text", "triage", "style")):
         plan = examine(store=store.root, task=task)
         assert [one.name for one in plan.served] == [name]
-        assert any(warning.startswith(f"{other} is not served here") for warning in plan.warnings)
+        assert any(
+            one.startswith(f"{other} is not served: it is not for ") for one in plan.warnings
+        )
     both = refused(sources=(picture_run(tmp_path / "run"), text), task="image")
-    assert "this adapter is for text, and not for pictures" in both
+    assert "this adapter is for text, not for pictures" in both
 
 
 @pytest.mark.parametrize(
     ("wanted", "what"),
     [
-        ({"context": 128}, "--context is for servers of text"),
-        ({"on_invalid": "retry"}, "--on-invalid is for servers of text"),
-        ({"extra": ("--seed 1",)}, "--extra-vllm is for servers of text"),
-        ({"max_concurrent": 2}, "--max-concurrent is for servers of text"),
-        ({"merged": Path("m")}, "--merged is for servers of text"),
-        ({"host": "0.0.0.0"}, "--host 0.0.0.0 lets others in, and no API keys are given"),
-        ({"log_contents": True}, "--log-contents without an access log"),
+        ({"context": 128}, "--context only applies to text"),
+        ({"on_invalid": "retry"}, "--on-invalid only applies to text"),
+        ({"extra": ("--seed 1",)}, "--extra-vllm only applies to text"),
+        ({"max_concurrent": 2}, "--max-concurrent only applies to text"),
+        ({"merged": Path("m")}, "--merged only applies to text"),
+        ({"host": "0.0.0.0"}, "--host 0.0.0.0 accepts other machines, but there are no API keys"),
+        ({"log_contents": True}, "--log-contents needs an access log"),
         ({"base": "no/such/folder"}, "no such folder or file"),
     ],
 )

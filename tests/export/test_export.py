@@ -46,7 +46,7 @@ QWEN3 = {
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding windows are used"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling is yarn"),
         ({"attention_bias": True}, "linear layers have biases"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "only a part of each head"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "only part of each head"),
     ],
 )
 def test_what_is_not_mapped_is_refused_and_leads_to_the_converter(
@@ -60,7 +60,7 @@ def test_what_is_not_mapped_is_refused_and_leads_to_the_converter(
 def test_foreign_tensors_are_refused_by_name() -> None:
     family = Family.of(QWEN3, "here")
     assert family.rename("model.layers.1.mlp.up_proj.weight", "here") == "blk.1.ffn_up.weight"
-    with pytest.raises(UserError, match=r"there is a tensor model\.layers\.1\.mlp\.router"):
+    with pytest.raises(UserError, match=r"the model has a tensor model\.layers\.1\.mlp\.router"):
         family.rename("model.layers.1.mlp.router.weight", "here")
 
 
@@ -95,7 +95,7 @@ def test_llama_3s_way_of_cutting_needs_whole_words_to_be_taken(tmp_path: Path) -
 def test_a_way_of_cutting_is_proven_on_texts_or_refused(tmp_path: Path) -> None:
     tiny = bases.resolve("tiny").path
     found = vocabulary.read(tiny, 4096, Chat.load(tiny), ["38.5 °C for 12 days"])
-    # Its merges never join what its pattern parts, but for digits.
+    # Its merges never join what its pattern splits, except digits.
     assert (found.cut, found.cut_exactly) == ("superbpe", False)
 
     folder = write_family(tmp_path / "a", "qwen3")
@@ -103,7 +103,7 @@ def test_a_way_of_cutting_is_proven_on_texts_or_refused(tmp_path: Path) -> None:
     document = json.loads(path.read_text())
     document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w|\W"
     path.write_text(json.dumps(document))
-    with pytest.raises(UserError, match="cuts text as llama"):
+    with pytest.raises(UserError, match="splits text as llama"):
         vocabulary.read(folder, 500, Chat.load(folder), [])
 
 
@@ -121,12 +121,12 @@ def test_other_tokenizers_are_refused(tmp_path: Path, change: dict[str, Any]) ->
     chat = Chat.load(folder)
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match="no plain byte-level BPE"):
+    with pytest.raises(UserError, match="not a plain byte-level BPE"):
         vocabulary.read(folder, 500, chat, [])
 
 
 def go(template: str, messages: list[Message]) -> str:
-    """What Go makes of the few actions that `Turns.in_go` writes."""
+    """Go's output for the few actions that `Turns.in_go` writes."""
     import re
 
     loop, _, reply = template.removeprefix("{{ range $i, $m := .Messages }}").rpartition(
@@ -171,7 +171,7 @@ def test_a_template_that_counts_its_messages_is_refused(tmp_path: Path) -> None:
     path = folder / "chat_template.jinja"
     counting = "message.role + loop.index | string + '\\n'"
     path.write_text(path.read_text().replace("message.role + '\\n'", counting, 1))
-    with pytest.raises(UserError, match="cannot be written as one of Ollama's"):
+    with pytest.raises(UserError, match="cannot be converted for Ollama"):
         modelfile.Turns.of(Chat.load(folder), "", "here")
 
 
@@ -303,7 +303,7 @@ def test_a_flipped_bit_is_found_when_the_file_is_read_back(
         require(path, *rest)
 
     monkeypatch.setattr(writing, "_require_written", damaged)
-    with pytest.raises(UserError, match="does not hold what was written"):
+    with pytest.raises(UserError, match="differs from what was written"):
         write(family / "base", tmp_path / "model.gguf")
 
 

@@ -1,4 +1,4 @@
-"""Merging: exact against PEFT and against the engine's own NF4, in little memory, whole or not."""
+"""Merging: exact against PEFT and the engine's own NF4, in little memory, complete or absent."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_merging_into_4_bits_is_refused_with_the_reason(word: str) -> None:
 def test_other_words_are_told_apart() -> None:
     with pytest.raises(UserError, match="one of auto, dequantised, original"):
         merging.check_into("bf16")
-    with pytest.raises(UserError, match="never quantised; merge into original"):
+    with pytest.raises(UserError, match=r"lora\.bits: 16\); merge into original"):
         merging._candidates("dequantised", 16, measure=True)
     assert merging._candidates("auto", 16, measure=True) == ["original"]
     assert merging._candidates("auto", 4, measure=False) == ["dequantised"]
@@ -127,7 +127,7 @@ def test_other_things_than_plain_lora_are_refused(tmp_path: Path) -> None:
 
 
 def merge(base: Path, adapter: Path, out: Path, into: str = "original", **options: Any) -> Path:
-    """Merge as the command does, without a run."""
+    """Merge like the command, without a run."""
     from llm_lora.engines.text import merging as engine
 
     out.mkdir()
@@ -233,7 +233,7 @@ def test_the_dequantised_base_is_the_engines_own_to_the_bit(
     from llm_lora.engines.shared import loading
     from llm_lora.engines.text import merging as engine
 
-    # Small parts, so that these small matrices are worked on in several.
+    # Small blocks, so that these small matrices take several.
     monkeypatch.setattr(engine, "_PART", 1024)
     base = models.make_model(tmp_path / "base", dtype=torch.bfloat16)
     adapter = models.make_adapter(tmp_path / "adapter", base, ["q_proj", "down_proj"])
@@ -256,7 +256,7 @@ def test_the_dequantised_base_is_the_engines_own_to_the_bit(
 
 @pytest.mark.slow
 def test_rows_that_end_within_a_block_are_refused_in_nf4_on_a_cpu(tmp_path: Path) -> None:
-    """bitsandbytes reads them wrongly; once it does not, the refusal can go."""
+    """bitsandbytes reads them wrongly; once that is fixed, the refusal can go."""
     import torch
     from bitsandbytes import functional as bnb
     from support import random_models as models
@@ -378,7 +378,7 @@ def test_memory_is_that_of_a_tensor_not_of_the_model(tmp_path: Path) -> None:
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        # The smaller model was merged first: what is left is what grows with the model.
+        # The smaller model was merged first, so the rest grows with the model.
         assert int(done.stdout.split()[-1]) < 3 * biggest
         assert sum(tensor.size for tensor in tensors.of_model(tmp_path / into).values()) == size
         subprocess.run(["rm", "-r", str(tmp_path / "small_out")], check=True)

@@ -261,12 +261,12 @@ def test_promotion_wants_a_report_against_the_version_that_is_live(
     right = compared(store, tmp_path, {"label": live.label, "digest": live.digest}, 11)
     stale = compared(store, tmp_path, {"label": f"{NAME}@2", "digest": "e" * 64}, 12)
     first = compared(store, tmp_path, {"label": None, "digest": None}, 13)
-    for number, told in ((stale, f"{NAME}@2"), (first, "nothing, as nothing was live")):
+    for number, told in ((stale, f"{NAME}@2"), (first, "nothing (nothing was live)")):
         with pytest.raises(UserError) as caught:
             store.promote(NAME, number, by="ann")
         assert str(caught.value) == (
             f"{NAME}@{number}: its report compares it with {told}, but {NAME}@1 is live; "
-            "renew the report (llm-lora evaluate RUN) and publish it, or use --force"
+            "rewrite the report (llm-lora evaluate RUN) and publish it, or use --force"
         )
     store.promote(NAME, right, by="ann")
     store.promote(NAME, right, by="ann")  # the live version itself, which is allowed

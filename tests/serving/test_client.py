@@ -1,4 +1,4 @@
-"""The client of a running server: what it sends, what it makes of answers and refusals."""
+"""The client of a running server: its requests, and its handling of answers and refusals."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_each_kind_of_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyP
         (401, API_KEY),
         (403, ADMIN_KEY),
         (404, "adapters"),
-        (413, "less"),
+        (413, "smaller"),
         (429, "7 s"),
         (500, "log"),
     ],
@@ -135,7 +135,7 @@ def test_an_answer_that_is_no_answer_is_named(said: Any) -> None:
     with (
         serving(Application({CHAT: lambda body: answer})) as url,
         Client(url) as client,
-        pytest.raises(UserError, match="not like an llm-lora server"),
+        pytest.raises(UserError, match="does not come from an llm-lora server"),
     ):
         client.chat("visit", ASKED)
 
@@ -151,5 +151,5 @@ def test_nothing_there_no_answer_in_time_and_no_address() -> None:
     ):
         client.chat("visit", ASKED)
     for wrong in ("localhost:8000", "", "ftp://a", "http://", "http://[::1"):
-        with pytest.raises(UserError, match="not the address"):
+        with pytest.raises(UserError, match="not a server address"):
             Client(wrong)

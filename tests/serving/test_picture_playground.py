@@ -118,7 +118,7 @@ def test_strengths_from_none_to_full_with_two_pictures_each(page: Page) -> None:
     pictures = seen(page)
     assert [one.shape for one in pictures] == [(40, 32, 3)] * 12
     names = [text.split(" · ")[:2] for text in told(page)]
-    assert names[:3] == [["without it", "seed 5"], ["without it", "seed 6"],
+    assert names[:3] == [["without adapter", "seed 5"], ["without adapter", "seed 6"],
                          ["strength 0.2", "seed 5"]]  # fmt: skip
     assert names[-1] == ["strength 1", "seed 6"]
     assert len({one.tobytes() for one in pictures}) == 12
@@ -137,8 +137,8 @@ def test_trouble_is_told_in_the_servers_words(page: Page) -> None:
     page.choose("#shown", "bare")
     paint(page, size="30x30")
     blanks = page.evaluate("[...document.querySelectorAll('.blank')].map(one => one.innerText)")
-    assert blanks == ['"size" is not in multiples of 8 pixels', "not painted"]
-    # The browser logs every refused request; that one is expected.
+    assert blanks == ['"size" has sides that are not multiples of 8 pixels', "not painted"]
+    # The browser notes every refused request; that one is meant to be there.
     page.errors[:] = [text for text in page.errors if "400" not in text]
 
 

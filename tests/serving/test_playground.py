@@ -290,7 +290,7 @@ def test_key_is_asked_for_and_kept_in_the_tab_alone(
         tab.show()
         tab.open(url)
         tab.wait("!document.querySelector('#key-card').hidden")
-        assert "requires a key" in tab.text("#key-note")
+        assert "needs an API key" in tab.text("#key-note")
         tab.write("#key", "a-wrong-key")
         tab.click("#key-form .main")
         tab.wait("document.querySelector('#key-note').innerText.includes('does not know')")

@@ -1,4 +1,4 @@
-"""GET /v1/adapters: every version of this server's base, which is live, and how it does."""
+"""GET /v1/adapters: every version of this server's base, which is live, and its counts."""
 
 from __future__ import annotations
 

@@ -40,24 +40,24 @@ def refused(**wanted: Any) -> str:
 def test_merged_goes_with_one_run(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name) for name in ("a", "b")]
     for wanted in ({"sources": tuple(runs)}, {"sources": (runs[0],), "base": "tiny"}):
-        assert "--merged goes with the one run" in refused(merged=tmp_path, **wanted)
+        assert "--merged needs exactly the one run" in refused(merged=tmp_path, **wanted)
 
 
 def test_what_is_no_merged_model_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     for folder in (tmp_path / "nowhere", run, run / "adapter"):
-        assert "no merged model here" in refused(merged=folder, sources=(run,))
+        assert "not a merged model" in refused(merged=folder, sources=(run,))
 
 
 class Behind:
-    """The layer as it stands before a merged model: version 1 of a store with two."""
+    """The layer before a merged model: version 1 of a store with two."""
 
     def __init__(self, folder: Path) -> None:
         store = Store(folder / "store")
         self.version, self.other = (publish(store, folder, "qa", seed) for seed in (1, 2))
         store.promote("qa", 1, by="test")
         self.server = FakeVllm()
-        # A name that the stand-in takes for a model that it has.
+        # A name that the stand-in accepts as a model of its own.
         self.server.adapters[self.version.served_name] = "merged"
         made = config(folder, base_name=self.version.served_name, merged=True)
         self.layer = Layer(self.server, made)
@@ -80,7 +80,7 @@ def test_the_version_answers_under_all_its_names_with_its_schema(behind: Behind)
 
 def test_no_other_version_answers(behind: Behind) -> None:
     got = asyncio.run(chat(behind.layer, "qa@2"))
-    assert got.status == 404 and "merged, and no other version" in got.error["message"]
+    assert got.status == 404 and "it serves no other" in got.error["message"]
     assert asyncio.run(chat(behind.layer, "tiny")).status == 404
 
 
@@ -151,7 +151,7 @@ def test_a_merged_model_of_another_run_or_a_changed_one_is_refused(
     small_run: Path, merged: Path, tmp_path: Path
 ) -> None:
     other = make_run(tmp_path / "other")
-    assert "merged from another adapter" in refused(merged=merged, sources=(other,))
+    assert "merged from an adapter other than that of" in refused(merged=merged, sources=(other,))
     changed = tmp_path / "changed"
     changed.mkdir()
     for path in merged.iterdir():
@@ -160,7 +160,7 @@ def test_a_merged_model_of_another_run_or_a_changed_one_is_refused(
     document = json.loads(config_file.read_text()) | {"rope_theta": 1.0}
     config_file.unlink()
     config_file.write_text(json.dumps(document))
-    assert "a file was changed" in refused(merged=changed, sources=(small_run,))
+    assert "a file of the merged model was changed" in refused(merged=changed, sources=(small_run,))
 
 
 @pytest.mark.slow

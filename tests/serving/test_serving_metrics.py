@@ -1,4 +1,4 @@
-"""What the layer counts and logs: true figures, few series, no contents unless asked."""
+"""Metrics and access log: correct counts, few series, no contents unless asked."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_what_clients_write_never_becomes_a_label(names: list[str]) -> None:
 
 
 class TestExposed:
-    """GET /metrics, around an app that exposes figures of its own."""
+    """GET /metrics around an app that exposes its own metrics."""
 
     def exposed(
         self, *, status: int = 200, **headers: str

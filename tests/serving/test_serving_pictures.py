@@ -1,4 +1,4 @@
-"""Requests for pictures: what is painted, and what is refused before anything is."""
+"""Requests for pictures: painting, and refusals before any painting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-# What is painted.
+# Painting.
 
 
 def test_pictures_are_those_of_the_painter_alone_and_the_answer_tells_their_origin(
@@ -43,7 +43,7 @@ def test_pictures_are_those_of_the_painter_alone_and_the_answer_tells_their_orig
     assert origin["digest"] == version.digest == got.headers["x-llm-lora-digest"]
     assert (got.headers["x-llm-lora-adapter"], got.headers["x-llm-lora-version"]) == ("style", "1")
     assert told["llm_lora"]["guidance"] == 3.0, "its recipe's, as the request leaves it open"
-    # The base knows nothing of the adapter that was worn before it.
+    # No trace of the previous adapter is left in the base.
     bare = run(app, model="tiny", prompt="a red circle")
     assert same(bare, painted("a red circle"))
     assert "x-llm-lora-adapter" not in bare.headers
@@ -109,7 +109,7 @@ def test_promotion_trial_and_rollback_count_from_the_next_request(
     assert same(run(app, model="style@1", prompt="x"), painted("x", ("s", tmp_path / "1")))
     store.canary("style", 1, 0.5, by="test")
     app.catalog._draw = lambda: 0.4
-    # One draw for a name in one request: the prompt means the version that the model means.
+    # One draw per name and request: prompt and `model` refer to the same version.
     told = run(app, model="style", prompt="x <lora:style:0.5>").json["llm_lora"]["adapters"]
     assert [(one["version"], one["weight"]) for one in told] == [(1, 0.5)]
     app.catalog._draw = lambda: 0.6
@@ -141,7 +141,7 @@ def test_few_places_are_shared_by_many_adapters(
     asyncio.run(scenario())
 
 
-# What is refused, before anything is painted.
+# Refusals, before anything is painted.
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_an_adapters_own_steps_count_too(
     picture_adapters.publish(store, tmp_path, "slow", seed=1, sampling=slow)
     got = run(layer(picture_server, store), model="slow", prompt="x", n=6, steps=None)
     assert (got.status, got.error["param"]) == (400, "steps")
-    assert "(200, as the adapter has it) times n are more than 1,000" in got.error["message"]
+    assert "(200, the adapter's default) times n is more than 1,000" in got.error["message"]
     assert held.prompts == []
 
 
@@ -240,7 +240,7 @@ def test_bodies_that_are_none_are_refused(picture_server: PictureServer, one_sty
     assert asyncio.run(scenario()) == [400] * 6 + [413, 415]
 
 
-# Whatever is sent.
+# Arbitrary requests.
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

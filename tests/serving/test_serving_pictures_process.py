@@ -1,4 +1,4 @@
-"""`llm-lora serve` with adapters for pictures: a real server, asked by OpenAI's own client."""
+"""`llm-lora serve` with picture adapters: a real server and OpenAI's own client."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def served(
         (folder / name).chmod(0o600)
     port = trial.free_port()
     with pytest.MonkeyPatch.context() as patch:
-        # Sums of several threads may be rounded otherwise; here pictures are to be equal.
+        # Several threads may round sums differently; these pictures must be equal.
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
         options = [word for name in keys for word in (f"--{name}", folder / name)]
@@ -81,7 +81,7 @@ def pixels(encoded: str | None) -> np.ndarray[Any, Any]:
 
 
 def generated(folder: Path, *arguments: object, seed: int = 3) -> np.ndarray[Any, Any]:
-    """What `llm-lora generate` paints."""
+    """The pictures of `llm-lora generate`."""
     options = ("--seed", seed, "--steps", STEPS, "--out", folder)
     words = [str(word) for word in (*arguments, *options)]
     done = CliRunner().invoke(painting.generate, words, catch_exceptions=False)
@@ -140,7 +140,7 @@ def test_mistakes_and_hostile_requests_are_refused_and_it_paints_on(
     asked = client(server)
     secret = folder / "2"
     for model in ("nobody", "../store/style", str(secret), "style@77"):
-        with pytest.raises(openai.NotFoundError, match="there are: tiny"):
+        with pytest.raises(openai.NotFoundError, match="available: tiny"):
             asked.images.generate(model=model, prompt=PROMPT)
     for name in (str(secret), "../2", "style/../style", "tiny/../../x"):
         with pytest.raises(openai.NotFoundError):
@@ -157,7 +157,7 @@ def test_mistakes_and_hostile_requests_are_refused_and_it_paints_on(
     for body in (b"", b"{" * 100_000, b'{"model": "\xff"}', b'{"model": "\\ud800", "prompt": ""}'):
         assert post(ROUTE, content=body, headers=json).status_code in (400, 404), body[:40]
     for path in ("/paint", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "//paint"):
-        # The whole address, for "//paint" alone would name a host.
+        # The whole address, because "//paint" alone would name a host.
         order = {"lora_name": "x", "lora_path": str(secret)}
         assert post(f"{server.url}{path}", json=order).status_code == 404, path
     got = asked.images.generate(model="tiny", prompt="", extra_body={"steps": 1})
@@ -176,7 +176,7 @@ def test_the_queue_overflows_a_killed_painter_comes_back_and_the_end_waits_for_r
 
     with ThreadPoolExecutor(6) as pool:
         codes = sorted(one.status_code for one in pool.map(ask, [40] * 6))
-    # One is painted, one waits; more can come in only when one of these is done.
+    # One is painted, one waits; others enter only when one of these is done.
     assert codes[:2] == [200, 200] and codes[-1] == 429 and set(codes) == {200, 429}
     before = ask(STEPS).json()["data"]
     server.server.kill()

@@ -1,4 +1,4 @@
-"""The server that paints, beside its pictures: keys, routes, a shared store, the queue, figures."""
+"""The picture server apart from painting: keys, routes, a shared store, the queue, metrics."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def test_text_and_pictures_share_a_store_and_each_server_takes_its_own(
             assert app.residents.uses("triage") == 0
         got = await ask(paints, "POST", ROUTE, {"model": "triage", "prompt": "x"})
         assert (got.status, got.error["code"]) == (404, "model_not_found")
-        why = "triage@1 is an adapter for text, and this server is for pictures"
+        why = "triage@1 is an adapter for text, but this server is for pictures"
         assert got.error["message"] == why
         got = await chat(answers, "style")
-        why = "style@1 is an adapter for pictures, and this server is for text"
+        why = "style@1 is an adapter for pictures, but this server is for text"
         assert (got.status, got.error["message"]) == (404, why)
         assert (await chat(answers, "triage")).status == 200
         for app, names in ((paints, ["style"]), (answers, ["triage"])):
@@ -139,7 +139,7 @@ def test_one_request_is_painted_at_a_time_and_the_queue_has_an_end(
         full = await start("full")
         assert (full.status, full.error["code"]) == (429, "server_busy")
         assert 1 <= int(full.headers["retry-after"]) <= 10
-        # Who hangs up while waiting makes room for another, and is not painted.
+        # A client that disconnects while waiting makes room, and is not painted for.
         leave.set()
         await waits
         await until(lambda: app.asking.gate.waiting == 0)
@@ -213,12 +213,12 @@ def test_whoever_gives_up_waiting_leaves_a_server_that_knows_what_it_has(
             await task
 
     async def scenario() -> None:
-        # While it is put at hand.
+        # While it is being loaded.
         monkeypatch.setattr(held, "put", slow)
         await given_up(picture_server._load(order), begun.is_set)
         go.set()
         assert await picture_server._load(order) == {"loaded": "a@1"}
-        # While a painting is before it: it goes, and comes back.
+        # Behind a painting in the queue: it is unloaded, then loaded again.
         go.clear()
         work = asyncio.create_task(picture_server._work(lambda: go.wait(30)))
         await given_up(picture_server._unload(order), lambda: True)

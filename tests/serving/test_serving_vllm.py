@@ -1,4 +1,4 @@
-"""`llm-lora serve` for real: vLLM, the layer, a store with two trained adapters; nothing is faked.
+"""`llm-lora serve` with real vLLM, the layer and a store with two trained adapters.
 
 One server for the whole file; the last tests kill parts of it.
 """
@@ -60,7 +60,7 @@ def serve(store: Store, folder: Path) -> Served:
         *("serve", "--store", store.root, "--port", port, "--max-adapters", PLACES),
         *("--api-keys", folder / "api", "--admin-keys", folder / "admin"),
         *("--access-log", folder / "access.jsonl"),
-        # In float32 both programs compute the same, so that answers can be compared exactly.
+        # In float32 both programs compute the same, so answers compare exactly.
         *("--extra-vllm", "--dtype float32"),
     )
     return Served(command, store, f"http://127.0.0.1:{port}")
@@ -131,7 +131,7 @@ def test_names_that_do_not_answer_get_a_list_of_those_that_do(served: Served) ->
 
 
 def test_every_route_that_the_server_has_is_closed_or_on_the_list(served: Served) -> None:
-    """Asks all that vLLM's own log lists, and every route of the layer, without a key."""
+    """Ask every route in vLLM's log, and every route of the layer, without a key."""
     (log,) = served.store.root.glob(".serving/*/vllm.log")
     found = re.findall(r"Route: (\S+), (?:Methods: ([A-Z, ]+)|Endpoint)", log.read_text())
     paths = {path: methods.split(", ") if methods else ["GET"] for path, methods in found}
@@ -222,14 +222,14 @@ def test_the_playground_shows_answers_and_verdicts_of_two_versions(
         who = tab.evaluate("[...document.querySelectorAll('.who')].map(one => one.innerText)")
         assert who == ["page@1", "page@2"]
         tab.screenshot(tmp_path / "playground.png")
-        # The first look, before the key was given, is refused.
+        # The first look, before the key is given, is refused.
         assert [error for error in tab.errors if "401" not in error] == []
 
 
 def test_two_adapters_and_the_base_answer_in_one_batch_as_peft_does(
     served: Served, runs: tuple[Run, Run], prompts: list[Any]
 ) -> None:
-    """Token for token, after so many versions were loaded that no slot of the server is empty."""
+    """Compare token for token, after enough loads that no slot of the server is empty."""
     for number in range(1, 5):
         name = f"filler-{number}"
         adapter = scaled(runs[0].adapter, served.store.root.parent / name, 1 + number / 10)
@@ -265,7 +265,7 @@ def test_two_adapters_and_the_base_answer_in_one_batch_as_peft_does(
 
 @dataclass(frozen=True)
 class Seen:
-    """One answer: when it was asked for and when it ended, the version that it names, its text."""
+    """One answer: times of request and end, the version that it names, its text."""
 
     began: float
     ended: float
@@ -311,7 +311,7 @@ def test_nothing_is_lost_while_the_alias_moves(served: Served, prompts: list[Any
             response = served.promote(2 - count % 2)
             assert response.status_code == 200, response.text
             moves.append((began, time.monotonic(), 2 - count % 2))
-            # Until the next twentieth of the requests is through.
+            # Until the next twentieth of the requests is done.
             while len(seen) < min(200, 9 * (count + 1)) and not over.is_set():
                 time.sleep(random.uniform(0.01, 0.03))
 
@@ -333,7 +333,7 @@ def test_nothing_is_lost_while_the_alias_moves(served: Served, prompts: list[Any
 
 
 def _live(moves: list[tuple[float, float, int]], one: Seen) -> set[int]:
-    """Versions that were live at any moment between a request's start and its end."""
+    """Versions that were live at any time between start and end of a request."""
     ends = [done for _, done, _ in moves[1:]] + [float("inf")]
     return {
         version

@@ -21,14 +21,14 @@ from llm_lora.store.store import Alias, Canary, Store, UnknownAdapter
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Adapters that differ in their weights alone."""
+    """Adapters that differ only in their weights."""
     root = tmp_path_factory.mktemp("adapters")
     return [write_adapter(root / str(seed), seed=seed) for seed in range(4)]
 
 
 @pytest.fixture
 def store(tmp_path: Path, folders: list[Path]) -> Store:
-    """Three versions: 1 and 2 passed their gates, 3 did not; none is live."""
+    """Three versions: 1 and 2 passed their gates and 3 did not; none is live."""
     return three_versions(tmp_path / "store", folders)
 
 
@@ -65,7 +65,7 @@ def test_a_published_version_is_nobodys_to_write(store: Store) -> None:
 def test_the_same_content_is_published_once(store: Store, folders: list[Path]) -> None:
     assert put(store, folders[1]) == 2
     assert store.numbers(NAME) == [1, 2, 3]
-    # With another report it is another version: what was proven of it differs.
+    # Another report makes another version, because its evidence differs.
     assert put(store, folders[1], passed=False) == 4
     assert store.version(NAME, 4).adapter_digest == store.version(NAME, 2).adapter_digest
     assert store.version(NAME, 4).served_name != store.version(NAME, 2).served_name
@@ -91,7 +91,7 @@ def test_a_report_of_other_weights_is_refused(store: Store, folders: list[Path])
 def test_what_is_no_report_is_refused(
     store: Store, folders: list[Path], report: dict[str, Any]
 ) -> None:
-    with pytest.raises(UserError, match="no held-out report; renew it"):
+    with pytest.raises(UserError, match="is not a held-out report; rewrite it"):
         store.publish(folders[3], NAME, report=report, by="ann")
 
 
@@ -99,7 +99,7 @@ def test_an_adapter_that_names_no_base_is_refused(store: Store, tmp_path: Path) 
     folder = write_adapter(tmp_path / "a")
     path = folder / adapters.MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base": "tiny"}))
-    with pytest.raises(UserError, match="no base is named"):
+    with pytest.raises(UserError, match="the manifest names no base"):
         store.publish(folder, NAME, report=None, by="ann")
 
 
@@ -121,7 +121,7 @@ def test_a_folder_named_relatively_holds_wherever_one_goes(
     put(store, folders[0])
     monkeypatch.chdir("/")
     assert store.version(NAME, 1).folder == tmp_path / "store" / NAME / "versions" / "1"
-    # And it may be moved as a whole.
+    # The store may be moved as a whole.
     store.promote(NAME, 1, by="ann")
     (tmp_path / "store").rename(tmp_path / "moved")
     moved = Store(tmp_path / "moved")
@@ -137,7 +137,7 @@ def test_promotion_keeps_the_version_before(store: Store) -> None:
     assert state(store.promote(NAME, 2, by="bob", why="better")) == (2, 1, None)
     assert store.version(NAME).number == 2
     assert store.alias(NAME).changed == store.history(NAME)[-1]
-    # Once more changes nothing, and nothing is written down.
+    # A repeat changes nothing and is not recorded.
     before = store.history(NAME)
     assert state(store.promote(NAME, 2, by="bob")) == (2, 1, None)
     assert store.history(NAME) == before
@@ -145,7 +145,7 @@ def test_promotion_keeps_the_version_before(store: Store) -> None:
 
 def test_rollback_twice_undoes_the_first(store: Store) -> None:
     store.promote(NAME, 1, by="ann")
-    with pytest.raises(UserError, match="no version to go back to"):
+    with pytest.raises(UserError, match="no previous version to roll back to"):
         store.rollback(NAME, by="ann")
     store.promote(NAME, 2, by="ann")
     assert state(store.rollback(NAME, by="ann", why="worse")) == (1, 2, None)
@@ -177,14 +177,14 @@ def test_weights_without_effect_are_never_promoted(store: Store, tmp_path: Path)
 
 
 def test_a_canary_gets_its_share(store: Store) -> None:
-    with pytest.raises(UserError, match="no version is live to try this one against"):
+    with pytest.raises(UserError, match="no live version to compare this one with"):
         store.canary(NAME, 2, 0.1, by="ann")
     store.promote(NAME, 1, by="ann")
     alias = store.canary(NAME, 2, 0.1, by="ann")
     assert state(alias) == (1, None, Canary(2, 0.1))
     assert [alias.pick(draw) for draw in (0.0, 0.0999, 0.1, 0.9999)] == [2, 2, 1, 1]
     assert [store.resolve(NAME, draw).number for draw in (0.05, 0.5, 1.0)] == [2, 1, 1]
-    with pytest.raises(UserError, match="live already"):
+    with pytest.raises(UserError, match="already live"):
         store.canary(NAME, 1, 0.1, by="ann")
     with pytest.raises(UserError, match="gate field_f1 failed"):
         store.canary(NAME, 3, 0.1, by="ann")
@@ -204,15 +204,15 @@ def test_a_canary_gets_its_share(store: Store) -> None:
 def test_a_version_in_use_stays(store: Store) -> None:
     store.promote(NAME, 1, by="ann")
     store.promote(NAME, 2, by="ann")
-    with pytest.raises(UserError, match=r"medical-qa@2: live; promote another version first"):
+    with pytest.raises(UserError, match="medical-qa@2: the version is live; promote another"):
         store.remove(NAME, 2, by="ann")
     store.canary(NAME, 3, 0.1, by="ann", force=True)
-    with pytest.raises(UserError, match=r"medical-qa@3: on trial"):
+    with pytest.raises(UserError, match=r"medical-qa@3: the version is on trial"):
         store.remove(NAME, 3, by="ann")
     store.remove(NAME, 1, by="ann", why="old")
     assert store.numbers(NAME) == [2, 3]
     assert state(store.alias(NAME)) == (2, None, Canary(3, 0.1))
-    with pytest.raises(UnknownAdapter, match="no version 1; there are 2, 3"):
+    with pytest.raises(UnknownAdapter, match="no version 1; choose one of 2, 3"):
         store.version(NAME, 1)
 
 
@@ -285,7 +285,7 @@ def test_the_history_tells_who_when_and_why(store: Store) -> None:
     assert events[-1]["why"] == "line\none\u2028two"
     assert [event["at"] for event in events] == sorted(event["at"] for event in events)
     assert (store.root / NAME / "history.jsonl").read_bytes().count(b"\n") == 6
-    with pytest.raises(UserError, match="by: nobody is named"):
+    with pytest.raises(UserError, match="by: empty; name the person or key that acts"):
         store.promote(NAME, 2, by="")
     with pytest.raises(UserError, match="why: 1,001 characters"):
         store.promote(NAME, 2, by="ann", why="x" * 1001)
@@ -306,17 +306,17 @@ def test_a_reference_names_alias_number_or_digest(store: Store) -> None:
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("nobody", "nobody: no adapter of this name; there are: medical-qa"),
-        ("nobody@1", "no adapter of this name"),
-        ("medical-qa@9", "medical-qa: no version 9; there are 1, 2, 3"),
+        ("nobody", "nobody: unknown adapter; choose one of medical-qa"),
+        ("nobody@1", "unknown adapter"),
+        ("medical-qa@9", "medical-qa: no version 9; choose one of 1, 2, 3"),
         ("medical-qa@0123456789ab", "no version '0123456789ab'"),
         ("medical-qa@", "no version ''"),
         ("medical-qa@01", "no version '01'"),
         ("medical-qa@3\n", r"no version '3\\n'"),
         ("medical-qa@1@1", "no version '1@1'"),
-        ("medical_qa", "'medical_qa': not a name for an adapter: .*; write medical-qa"),
-        ("../../x@1", r"'../../x': not a name for an adapter"),
-        ("@1", "'': not a name for an adapter: .*; choose a name like medical-qa"),
+        ("medical_qa", "'medical_qa': not a valid adapter name: .*; write medical-qa"),
+        ("../../x@1", r"'../../x': not a valid adapter name"),
+        ("@1", "'': not a valid adapter name: .*; choose a name like medical-qa"),
     ],
 )
 def test_references_to_nothing_say_what_there_is(
@@ -333,7 +333,7 @@ def test_an_alias_is_read_in_microseconds_and_never_stale(store: Store) -> None:
     store.promote(NAME, 1, by="ann")
     store.promote(NAME, 2, by="ann")
     other = Store(store.root)
-    # Faster than a clock of the file system ticks: every move must be seen at once.
+    # Faster than the clock of a file system: every move must be visible at once.
     for turn in range(200):
         moved = store.rollback(NAME, by="ann")
         assert other.alias(NAME).live == moved.live == 1 + turn % 2

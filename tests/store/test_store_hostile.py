@@ -1,4 +1,4 @@
-"""Names that nobody may have, numbers that nothing has, and files that were changed by hand."""
+"""Names that are not allowed, numbers that do not exist, and files changed by hand."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from llm_lora.store.store import Store, UnknownAdapter, check_name, suggest_name
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Adapters that differ in their weights alone."""
+    """Adapters that differ only in their weights."""
     root = tmp_path_factory.mktemp("adapters")
     return [write_adapter(root / str(seed), seed=seed) for seed in range(4)]
 
 
 @pytest.fixture
 def store(tmp_path: Path, folders: list[Path]) -> Store:
-    """Three versions: 1 and 2 passed their gates, 3 did not; none is live."""
+    """Three versions: 1 and 2 passed their gates and 3 did not; none is live."""
     return three_versions(tmp_path / "store", folders)
 
 
@@ -67,7 +67,7 @@ def test_hostile_names_are_refused_everywhere(store: Store, folders: list[Path],
         lambda: store.retire(name, by="ann"),
     ]
     for call in calls:
-        with pytest.raises(UserError, match="not a name for an adapter") as caught:
+        with pytest.raises(UserError, match="not a valid adapter name") as caught:
             call()
         assert len(str(caught.value)) < 700
         assert str(caught.value).isprintable()
@@ -108,11 +108,11 @@ def flip(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("adapter_model.safetensors", flip, "not the file that was published"),
+        ("adapter_model.safetensors", flip, "the file differs from the published one"),
         ("adapter_model.safetensors", lambda data: data[:-9], "bytes, not"),
-        ("answer.schema.json", lambda data: data.replace(b"boolean", b"integer"), "not the file"),
-        ("llm_lora.json", lambda data: data.replace(b"Answer", b"Refuse"), "not the file"),
-        ("report.json", lambda data: data.replace(b"false", b"true "), "not the file"),
+        ("answer.schema.json", lambda data: data.replace(b"boolean", b"integer"), "file differs"),
+        ("llm_lora.json", lambda data: data.replace(b"Answer", b"Refuse"), "file differs"),
+        ("report.json", lambda data: data.replace(b"false", b"true "), "file differs"),
         ("report.json", lambda data: b"{" * len(data), "damaged"),
         ("version.json", lambda data: data[:50], "damaged"),
         ("version.json", lambda data: b"[]", "damaged"),
@@ -126,14 +126,14 @@ def test_a_damaged_version_is_refused_by_name(
 ) -> None:
     store.promote(NAME, 1, by="ann")
     edit(store.root / NAME / "versions" / "3" / file, change)
-    # Whoever read it before sees at least that the bytes are others.
-    for reader, told in ((Store(store.root), message), (store, f"{message}|not the file that was")):
+    # A reader from before at least detects that the bytes changed.
+    for reader, told in ((Store(store.root), message), (store, f"{message}|file differs from")):
         with pytest.raises(UserError, match=told):
             reader.verify(reader.version(NAME, 3))
         with pytest.raises(UserError, match=told):
             reader.promote(NAME, 3, by="ann", force=True)
     assert live_and_previous(store.alias(NAME)) == (1, None)
-    # The others go on, the same adapter can be published anew, and the damaged one removed.
+    # The others still work, the adapter can be published again, and the damaged one removed.
     store.promote(NAME, 2, by="ann")
     assert put(store, folders[2], passed=False) == 4
     store.remove(NAME, 3, by="ann")
@@ -152,7 +152,7 @@ def test_bytes_are_read_once_and_again_when_they_change(
     assert read == [1]
     edit(version.folder / adapters.WEIGHTS, flip)
     for _ in range(2):
-        with pytest.raises(UserError, match="not the file that was published"):
+        with pytest.raises(UserError, match="the file differs from the published one"):
             store.verify(version)
 
 
@@ -161,7 +161,7 @@ def test_a_damaged_alias_says_what_to_do(store: Store) -> None:
     path = store.root / NAME / "alias.json"
     path.write_text('{"live": "one"')
     for call in (lambda: store.alias(NAME), lambda: store.promote(NAME, 2, by="ann")):
-        with pytest.raises(UserError, match="damaged, so nobody knows which version is live; del"):
+        with pytest.raises(UserError, match="damaged, so the live version is unknown; delete it"):
             call()
     assert store.history(NAME)[-1]["event"] == "promote"
     path.unlink()

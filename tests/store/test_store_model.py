@@ -1,4 +1,4 @@
-"""Any sequence of orders leaves the store as a few lines of plain Python say."""
+"""Any sequence of operations leaves the store as a short model in plain Python predicts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARES = st.sampled_from((0.01, 0.1, 0.5))
 
 @dataclass
 class Model:
-    """What the store should hold; a content is (weights, whether gates passed)."""
+    """The expected store; a content is (weights, whether gates passed)."""
 
     contents: dict[int, tuple[int, bool | None]] = field(default_factory=dict)
     given: int = 0
@@ -49,7 +49,7 @@ class Model:
 
 
 class Machine(RuleBasedStateMachine):
-    """Gives the same orders to a store and to the model."""
+    """Applies the same operations to a store and to the model."""
 
     def __init__(self, folders: list[Path]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Machine(RuleBasedStateMachine):
         self.place.cleanup()
 
     def expect(self, may: bool, order: Any, *arguments: Any, **more: Any) -> None:
-        """The order is carried out if it may be, else refused with a message for people."""
+        """The operation succeeds if allowed, and is otherwise refused with a clear message."""
         try:
             order(NAME, *arguments, by="ann", **more)
         except UserError as error:

@@ -1,4 +1,4 @@
-"""The store under kill -9, full disks and several writers: whole versions or none."""
+"""The store under kill -9, full disks and several writers: complete versions or none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llm_lora.store.store import Store
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Adapters that differ in their weights alone."""
+    """Adapters that differ only in their weights."""
     root = tmp_path_factory.mktemp("adapters")
     return [write_adapter(root / str(seed), seed=seed) for seed in range(12)]
 
@@ -43,7 +43,7 @@ def pattern(tmp_path_factory: pytest.TempPathFactory, folders: list[Path]) -> Pa
 
 
 def start(action: Callable[[], object], *, die_at: int = 0) -> int:
-    """Run in a process of its own; with `die_at`, kill -9 at that call into C. Its number."""
+    """Run in a separate process, killed at C call `die_at` if given; returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -66,7 +66,7 @@ def start(action: Callable[[], object], *, die_at: int = 0) -> int:
 
 
 def was_killed(pid: int) -> bool:
-    """Wait for the end of a process, which must be a kill or a success."""
+    """Wait for a process, which must be killed or succeed."""
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
@@ -76,7 +76,7 @@ def was_killed(pid: int) -> bool:
 
 
 def check(root: Path, folder: Path) -> Store:
-    """Every version is whole, the alias there, the history complete; the next writer clears up."""
+    """Every version and the history are complete, the alias exists; the next writer cleans up."""
     store = Store(root)
     for number in store.numbers(NAME):
         store.verify(store.version(NAME, number))
@@ -135,14 +135,14 @@ def test_a_kill_at_any_moment_leaves_old_or_new(
         "remove": (2, None, None, (2, 3)),
         "refuse": (1, None, None, (1, 2, 3)),
     }[name]
-    # A removal first takes the version from where a rollback would find it.
+    # A removal first takes the version out of reach of a rollback.
     between = {(2, None, None, (1, 2, 3))} if name == "remove" else set()
     assert {old, new} <= outcomes <= {old, new} | between
     assert kills > 10
 
 
 def test_a_kill_while_much_is_copied(tmp_path: Path, folders: list[Path]) -> None:
-    """By the clock: in the middle of large files as well."""
+    """Killed by the clock, so in the middle of large files as well."""
     module = "base_model.model.model.layers.0.self_attn.q_proj"
     tensors = {
         f"{module}.lora_A.weight": np.ones((4, 1_000_000), np.float32),
@@ -214,7 +214,7 @@ def test_writers_take_turns_and_readers_never_see_half(tmp_path: Path, folders: 
     events = reader.history(NAME)
     assert sorted(e["number"] for e in events if e["event"] == "publish") == list(range(1, 13))
     promoted = [event for event in events if event["event"] == "promote"]
-    # One after another: each found live what the one before had made live.
+    # In turn: each found live the version that the one before made live.
     assert [e["before"] for e in promoted] == [None, *(e["number"] for e in promoted[:-1])]
     assert reader.alias(NAME).changed == promoted[-1]
 
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_old_or_new(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The disk is full at the first sync, at the second, … until there are no more of them."""
+    """The disk is full at the first sync, at the second, and so on to the last."""
     sync, failures = os.fsync, 0
     for last in range(100):
         root = tmp_path / str(last)
@@ -294,7 +294,7 @@ def fill_up(disk: Path, folders: list[Path]) -> None:
     with pytest.raises(UserError, match="the disk is full"):
         store.promote(NAME, 2, by="ann")
     assert store.alias(NAME).live == 1
-    # What is there already needs no space.
+    # Existing content needs no space.
     assert put(store, folders[1]) == 2
     filler.unlink()
     store.remove(NAME, numbers[-1], by="ann")
@@ -313,7 +313,7 @@ def test_a_line_that_was_cut_off_harms_no_other(pattern: Path, tmp_path: Path) -
     root = tmp_path / "store"
     shutil.copytree(pattern, root)
     path = root / NAME / "history.jsonl"
-    # A power failure: the last line is cut, and none of the later ones is lost.
+    # A power failure cuts the last line; no later line is lost.
     path.write_bytes(path.read_bytes()[:-30])
     store = Store(root)
     kinds = ["publish"] * 3 + ["promote"] * 2
@@ -324,7 +324,7 @@ def test_a_line_that_was_cut_off_harms_no_other(pattern: Path, tmp_path: Path) -
 
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_none_of_it(tmp_path: Path) -> None:
-    """With a limit on the size of files the system writes a part, as on a disk nearly full."""
+    """With a limit on file size the system writes a part, as on a nearly full disk."""
     path = tmp_path / "history.jsonl"
     aliases.append(path, [{"event": "publish"}])
     before = path.read_bytes()

@@ -32,9 +32,9 @@ def write_adapter(
     base: Base | None = None,
     **config: Any,
 ) -> Path:
-    """A complete adapter folder; another seed makes other weights.
+    """A complete adapter folder; each seed gives different weights.
 
-    `zero` leaves every lora_B as it begins in training; `config` goes into adapter_config.json.
+    `zero` leaves every lora_B at its initial zeros; `config` goes into adapter_config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     base = base or bases.resolve("tiny")
@@ -87,7 +87,7 @@ def lora(base: Base, *, seed: int = 0, zero: bool = False) -> dict[str, np.ndarr
 
 
 def report_of(folder: Path, *, passed: bool = True, f1: float = 0.7) -> dict[str, Any]:
-    """A held-out report of an adapter folder, as short as the store needs it."""
+    """A held-out report on an adapter folder, with only what the store needs."""
     digest = json.loads((folder / adapters.MANIFEST).read_text())["digest"]
     gate = {"name": "field_f1", "threshold": 0.6, "value": f1 if passed else 0.5, "passed": passed}
     return {
@@ -100,13 +100,13 @@ def report_of(folder: Path, *, passed: bool = True, f1: float = 0.7) -> dict[str
 
 
 def put(store: Store, folder: Path, *, passed: bool = True, name: str = NAME) -> int:
-    """Publish an adapter with its report; the number it got."""
+    """Publish an adapter with its report; returns its number."""
     report = report_of(folder, passed=passed)
     return store.publish(folder, name, report=report, by="ann").number
 
 
 def three_versions(root: Path, folders: Sequence[Path]) -> Store:
-    """A store where versions 1 and 2 passed their gates, 3 did not; none is live."""
+    """A store in which versions 1 and 2 passed their gates and 3 did not; none is live."""
     store = Store(root)
     for folder, passed in zip(folders[:3], (True, True, False), strict=True):
         put(store, folder, passed=passed)

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its own protocol: what a person would do, and what they see."""
+"""A headless Chromium, driven over its own protocol, to act and see like a person."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ needed = pytest.mark.skipif(
 
 
 class Page:
-    """One tab. `errors` collects what its console complains of, `asked` the addresses it asked."""
+    """One tab. `errors` collects console errors, `asked` the requested addresses."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -84,7 +84,7 @@ class Page:
         return found["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 15) -> Any:
-        """The value of an expression as soon as it is true."""
+        """The value of an expression as soon as it is truthy."""
         until = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
             shown = self.evaluate("document.body.innerText")
@@ -113,7 +113,7 @@ class Page:
         self.call("Input.insertText", text=text)
 
     def choose(self, selector: str, value: str) -> None:
-        """Pick an entry of a list; the lists themselves are the system's, not the page's."""
+        """Pick an entry of a list by script: the system, not the page, draws open lists."""
         one = f"document.querySelector({json.dumps(selector)})"
         self.evaluate(
             f"{one}.value = {json.dumps(value)}; {one}.dispatchEvent(new Event('change'))"
@@ -121,7 +121,7 @@ class Page:
         assert self.evaluate(f"{one}.value") == value, f"{selector} has no {value}"
 
     def show(self, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-        """Another size of window, another scheme of colours."""
+        """Change the window size and the colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -141,7 +141,7 @@ class Page:
 
 @contextmanager
 def browsing(folder: Path) -> Iterator[Page]:
-    """A tab of a fresh browser, which keeps its files in `folder`."""
+    """A tab of a new browser, which keeps its files in `folder`."""
     program = installed()
     assert program is not None
     sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()
@@ -159,7 +159,7 @@ def browsing(folder: Path) -> Iterator[Page]:
 
 @contextmanager
 def playground(tab: Page, url: str) -> Iterator[Page]:
-    """A server's playground, opened; at the end nothing was wrong, and no other host was asked."""
+    """The open playground of a server; afterwards checks for errors and for other hosts."""
     tab.errors.clear()
     tab.asked.clear()
     tab.show()

@@ -14,7 +14,7 @@ RunCommand = Callable[..., tuple[int, str, str]]
 
 
 class Command:
-    """`llm-lora` as a process of its own, as users run it."""
+    """`llm-lora` as a separate process, as users run it."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
@@ -26,12 +26,12 @@ class Command:
         )
 
     def finish(self, timeout: float = 600) -> tuple[int, str]:
-        """Exit code and everything printed."""
+        """The exit code and the whole output."""
         output, _ = self.process.communicate(timeout=timeout)
         return self.process.returncode, output
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
-        """Wait for something that the command does; fails with its output if it ends before."""
+        """Wait until the command has done something; fails with its output if it ends first."""
         deadline = time.monotonic() + timeout
         while not condition():
             if self.process.poll() is not None:
@@ -42,10 +42,10 @@ class Command:
             time.sleep(0.1)
 
     def interrupt(self) -> None:
-        """Ctrl-C."""
+        """Interrupt it, like Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """A power cut."""
+        """Kill it, like a power failure."""
         self.process.kill()
         self.process.wait()

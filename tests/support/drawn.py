@@ -27,7 +27,7 @@ def scene(seed: object, size: tuple[int, int] = (128, 128)) -> Image.Image:
 
 
 def caption(seed: object) -> str:
-    """A caption of a few tags, another one for each seed."""
+    """A caption of a few tags, different for each seed."""
     rng = random.Random(f"caption {seed}")
     things = ["harbour", "garden", "tower", "river", "market", "forest", "bridge", "meadow"]
     lights = ["at dawn", "at noon", "in fog", "in rain", "at dusk", "under stars", "in snow"]

@@ -1,8 +1,8 @@
-"""A stand-in for vLLM's server within the process: its routes, its LoRA loading, its answers.
+"""An in-process stand-in for vLLM's server: its routes, LoRA loading and answers.
 
-What it does with requests is taken from vLLM 0.32 (entrypoints/serve/lora, entrypoints/openai):
-a second load under a name is a 400, a folder that is not there a 404, an unknown model a 404, and
-`/adapters` and `/invocations` do the same as the guarded routes without asking for a key.
+Its behaviour follows vLLM 0.32 (entrypoints/serve/lora, entrypoints/openai):
+a second load under a name is a 400, a missing folder a 404, an unknown model a 404, and
+`/adapters` and `/invocations` do the same as the guarded routes without a key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 BASE = "tiny"
 
-# Routes of vLLM's that nobody outside is to reach.
+# Routes of vLLM that no client may reach.
 CLOSED = [
     ("GET", "/load"),
     ("GET", "/ping"),
@@ -52,7 +52,7 @@ def error(status: int, message: str, kind: str = "BadRequestError") -> JSONRespo
 
 
 class FakeVllm:
-    """The server; an ASGI application with its state open to tests."""
+    """The server; an ASGI application whose state tests can inspect."""
 
     def __init__(self) -> None:
         self.adapters: dict[str, str] = {}
@@ -68,7 +68,7 @@ class FakeVllm:
         """The most adapters that were ever loaded at once."""
         self.running = 0
         self.torn: list[str] = []
-        """Adapters that were unloaded while they answered."""
+        """Adapters unloaded while they answered."""
         self.dead: set[str] = set()
         """Adapters that load and change nothing."""
         self.failing_loads = 0
@@ -78,7 +78,7 @@ class FakeVllm:
         self.slow: dict[str, float] = {}
         """Models that take longer for each piece than `piece_seconds`."""
         self.answer: str | None = None
-        """What every answer says; None: who gave it."""
+        """The text of every answer; None: the name of its model."""
         self.healthy = True
         routes = [
             Route("/health", self._health),
@@ -159,7 +159,7 @@ class FakeVllm:
     async def _cancellable(
         self, request: Request, body: dict[str, Any] | Response, kind: str
     ) -> Response:
-        """The answer, unless the client is gone first; as vLLM's with_cancellation has it."""
+        """The answer, unless the client disconnects first, like vLLM's with_cancellation."""
         if isinstance(body, Response):
             return body
 
@@ -247,7 +247,7 @@ class FakeVllm:
 
 
 def logprobs(shift: float, tokens: str = "abc") -> dict[str, Any]:
-    """What vLLM tells of an answer's tokens; each likelihood lowered by `shift`."""
+    """Log-probabilities in vLLM's form, each lowered by `shift`."""
     return {
         "content": [
             {

@@ -1,4 +1,4 @@
-"""Requests that a server must survive: every parameter of vLLM's, with values at its edges."""
+"""Requests that a server must survive: every vLLM parameter, with values at its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small trainings on pictures that several tests share: a random base, drawn pictures, seconds."""
+"""Small image trainings that several tests share: a random base, drawn pictures, seconds long."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit, Progress
 from llm_lora.tasks import image as image_task
 
-# Tests neither use nor fill the user's own cache.
+# Tests neither read nor fill the user's cache.
 _CACHE = tempfile.mkdtemp(prefix="llm-lora-cache-")
 os.environ["LLM_LORA_CACHE"] = _CACHE
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
@@ -56,7 +56,7 @@ generate: {{steps: 2, batch_size: 2}}
 
 
 def make(folder: Path, family: str = "sd1") -> Path:
-    """A folder with a random base, twelve drawn pictures and a recipe; the recipe's path."""
+    """Make a folder with a random base, twelve drawn pictures and a recipe; returns its path."""
     picture_models.make(folder / family, family)  # type: ignore[arg-type]
     drawn.folder(folder / "data", 12, (48, 40))
     path = folder / "small.yaml"
@@ -65,7 +65,7 @@ def make(folder: Path, family: str = "sd1") -> Path:
 
 
 def train(recipe: Path, out: Path, *overrides: str, **options: Any) -> Fit:
-    """Train in this process; `out` becomes what a run's folder is."""
+    """Train in this process; `out` becomes the run folder."""
     prepared = image_task.prepare(recipes.load(recipe, overrides=overrides))
     out.mkdir(parents=True, exist_ok=True)
     return image.fit(
@@ -106,7 +106,7 @@ def through_diffusers(
     base: Path, files: Sequence[Path], weights: Sequence[float], prompt: str, seed: int,
     settings: Settings,
 ) -> Pixels:  # fmt: skip
-    """A picture from diffusers' own pipeline and its own loading of adapters' files."""
+    """A picture from diffusers' own pipeline and adapter loading."""
     made = loaded(base)
     names = [f"a{i}" for i in range(len(files))]
     for name, path in zip(names, files, strict=True):

@@ -1,4 +1,4 @@
-"""A client of an ASGI application within the process, which can also behave badly."""
+"""An in-process client of an ASGI application, which can also misbehave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ JSON = {"content-type": "application/json"}
 
 @dataclass
 class Got:
-    """What came back; `status` is 0 where nothing did."""
+    """The reply; `status` is 0 where none came."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -68,8 +68,8 @@ async def ask(
 ) -> Got:
     """One request; `raw` replaces the JSON of `value`, in several pieces if it is a list.
 
-    `stalls`: the body never ends. The client hangs up when `leave` is set, or after so many parts
-    of the answer.
+    `stalls`: the body never ends. The client disconnects when `leave` is set, or after that many
+    parts of the answer.
     """
     pieces = [json.dumps(value).encode()] if raw is None and value is not None else raw
     pieces = [pieces] if isinstance(pieces, bytes) else list(pieces or [b""])
@@ -136,7 +136,7 @@ async def chat(app: Any, model: str, **more: Any) -> Got:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that is bound to happen, however busy the machine is."""
+    """Wait for something certain to happen, however busy the machine is."""
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)

@@ -17,7 +17,7 @@ from llm_lora.store.store import Store, Version
 
 @dataclass
 class Parts:
-    """What a test needs of it all."""
+    """The parts that tests use."""
 
     server: FakeVllm
     store: Store

@@ -1,4 +1,4 @@
-"""A small ASGI application behind a real socket, for testing what speaks HTTP."""
+"""A small ASGI application behind a real socket, for tests of HTTP clients."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 import uvicorn
 
 Handler = Callable[[Any], Any]
-"""What a request's JSON body is answered with: an object, `(status, object)`, or a list of server
+"""The answer to a request's JSON body: an object, `(status, object)`, or a list of server
 events, which are streamed one by one."""
 
 
 @dataclass
 class Application:
-    """Answers by method and path, and keeps what it was asked."""
+    """Answers by method and path, and records requests."""
 
     routes: dict[tuple[str, str], Handler]
     pause: float = 0.0
@@ -28,7 +28,7 @@ class Application:
     """Path, body and headers of every request."""
     now: int = 0
     most: int = 0
-    """Requests being answered at the same time: at present, and the most there ever were."""
+    """Requests being answered at once: now, and at most so far."""
 
     async def __call__(
         self,
@@ -81,7 +81,7 @@ class Application:
 
 @contextmanager
 def serving(application: Any) -> Iterator[str]:
-    """Its address, as long as the context lasts."""
+    """The address of a server that runs for the length of the context."""
     config = uvicorn.Config(application, port=0, log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -1,4 +1,4 @@
-"""Runs made by hand in milliseconds: an adapter of random weights that fits the tiny base."""
+"""Hand-made runs, in milliseconds: an adapter of random weights that fits the tiny base."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make_adapter(
 
 
 def make_run(folder: Path, *, passed: bool = True, **adapter: Any) -> Path:
-    """A finished run around such an adapter; the folder's parent gives the recipe's name."""
+    """A finished run with such an adapter; its parent folder names the recipe."""
     make_adapter(folder / "adapter", **{"name": folder.parent.name, **adapter})
     files.write_text(folder / "recipe.yaml", "task: text\n")
     gate = {"name": "schema_valid", "threshold": 0.95, "value": 0.96 if passed else 0.5}

@@ -1,7 +1,7 @@
 """Small model folders for tests: a byte-level tokenizer, a family's chat template, no real weights.
 
 The templates in tests/templates/ are written in the style of their families, with generation
-markers added, so that transformers can say which tokens the assistant spoke.
+markers added, so that transformers can mark the tokens of the assistant.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 TEMPLATES = TESTS / "templates"
 
-# How current families cut text before merging (transformers/models/qwen2), and how GPT-2 did: the
-# second splits a run of line breaks by what follows it.
+# How current families split text before merging (transformers/models/qwen2), and how GPT-2 did: the
+# second splits a run of line breaks by the character after it.
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -1,4 +1,4 @@
-"""The official JSON Schema test suite, as jsonschema ships it in the source of a release."""
+"""The official JSON Schema test suite, from the source of a jsonschema release."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Group(NamedTuple):
 
 
 def folder() -> Path:
-    """The suite's folder; fetched if it is not here yet."""
+    """The suite's folder; downloaded if missing."""
     sha256 = "0c26707e2efad8aa1bfc5b7ce170f3fccc2e4918ff85989ba9ffa9facb2be326"
     return package_source.folder("jsonschema", "4.26.0", sha256) / "json"
 
 
 def groups(draft: str) -> Iterator[Group]:
-    """Every group of a draft, required and optional ones."""
+    """Every group of a draft, both required and optional."""
     root = folder() / "tests" / draft
     for path in sorted(root.rglob("*.json")):
         for group in json.loads(path.read_text(encoding="utf-8")):
@@ -36,7 +36,7 @@ def groups(draft: str) -> Iterator[Group]:
 
 
 def remotes(draft: str, specification: Specification[Any]) -> Registry[Any]:
-    """The documents that the suite refers to, under the addresses that it gives them."""
+    """The documents that the suite refers to, by address."""
     root = folder() / "remotes"
     registry: Registry[Any] = Registry()
     for path in sorted(root.rglob("*.json")):

@@ -53,7 +53,7 @@ def write_adapter(
     config: dict[str, Any] | None = None,
     **manifest: Any,
 ) -> Path:
-    """A complete adapter folder; another seed makes other weights."""
+    """A complete adapter folder; each seed gives different weights."""
     folder.mkdir(parents=True, exist_ok=True)
     base = picture_base.resolve("tiny")
     save_file(tensors or lora(seed, scale), folder / adapters.WEIGHTS)
@@ -79,7 +79,7 @@ def write_adapter(
 
 
 def lora(seed: int = 0, scale: float = 0.3) -> dict[str, np.ndarray[Any, Any]]:
-    """Both halves for some modules of the UNet and of the text encoder."""
+    """Both halves for some modules of the UNet and the text encoder."""
     random = np.random.default_rng(seed)
     found = {}
     for module, shape in shapes().items():
@@ -91,7 +91,7 @@ def lora(seed: int = 0, scale: float = 0.3) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def report_of(folder: Path, *, passed: bool = True) -> dict[str, Any]:
-    """A report on an adapter, as short as the store needs it."""
+    """A report on an adapter, with only what the store needs."""
     digest = json.loads((folder / adapters.MANIFEST).read_text())["digest"]
     value = 1.0 if passed else 0.2
     gate = {"name": "strength", "threshold": 0.6, "value": value, "passed": passed}
@@ -108,7 +108,7 @@ def report_of(folder: Path, *, passed: bool = True) -> dict[str, Any]:
 def publish(
     store: Store, folder: Path, name: str, *, seed: int = 0, live: bool = True, **more: Any
 ) -> Version:
-    """Publish an adapter of its own seed; its folder is `folder`/SEED."""
+    """Publish an adapter of its own seed, from `folder`/SEED."""
     made = write_adapter(folder / str(seed), seed=seed, **more)
     base = picture_base.resolve("tiny")
     version = store.publish(made, name, report=report_of(made), by="test", base=base)

@@ -1,4 +1,4 @@
-"""Bases that paint, without their pictures: folders and single files of a few hundred bytes."""
+"""Image bases without weights: folders and single files of a few hundred bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_header(
     metadata: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Path:
-    """A safetensors file that announces these tensors and holds 16 bytes."""
+    """A safetensors file whose header lists these tensors, with 16 bytes of data."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for name, shape in shapes.items():
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [0, 16]}
@@ -67,7 +67,7 @@ TEXT = {
 
 
 def original_shapes(family: str = "sd1", channels: int = 4) -> dict[str, list[int]]:
-    """Some tensors of a base in the original layout, enough to tell what it is."""
+    """Tensors of a base in the original layout, enough to identify it."""
     return {
         f"{UNET}input_blocks.0.0.weight": [320, channels, 3, 3],
         f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": [640, CONTEXT[family]],

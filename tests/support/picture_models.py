@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 LENGTH = 16
-"""Tokens of a caption, the two that frame it included."""
+"""Tokens of a caption, including start and end."""
 SIDE = 32
 """Pixels."""
 
@@ -29,7 +29,7 @@ def make(folder: Path, family: Literal["sd1", "sd2", "sdxl"] = "sd1", seed: int 
 
 
 def pipe(family: str = "sd1", seed: int = 0) -> Any:
-    """A random pipeline; every number is not zero, so that nothing is equal by chance."""
+    """A random pipeline; no weight is zero, so that nothing is equal by chance."""
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,
@@ -80,7 +80,7 @@ def pipe(family: str = "sd1", seed: int = 0) -> Any:
         latent_channels=4,
         norm_num_groups=8,
         sample_size=SIDE,
-        # Single files do not hold it; every reader assumes these.
+        # Single files lack it; every reader assumes these values.
         scaling_factor=0.13025 if xl else 0.18215,
     )
     scheduler = DDIMScheduler(
@@ -105,7 +105,7 @@ def pipe(family: str = "sd1", seed: int = 0) -> Any:
 
 
 def tokenizer() -> Any:
-    """CLIP's kind of tokenizer over single characters and a few whole words."""
+    """A CLIP-style tokenizer over single characters and a few whole words."""
     from transformers import CLIPTokenizer
 
     signs = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256))]

@@ -1,4 +1,4 @@
-"""A layer around the real server that paints, and a real store, within the process."""
+"""A layer around the real picture server, with a real store, in the process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BASE = picture_base.resolve("tiny")
 
 
 class Held:
-    """The real painter, that can be kept from beginning, and tells what it was asked for."""
+    """The real painter, which a test can hold back, and which records its orders."""
 
     def __init__(self, painter: Any) -> None:
         self._painter = painter
@@ -52,7 +52,7 @@ class Held:
 
 
 def start() -> PictureServer:
-    """A server with the embedded base; some seconds."""
+    """A server with the embedded base; takes some seconds."""
     made = PictureServer(BASE, "tiny")
     asyncio.run(made.start())
     made._painter = Held(made._painter)
@@ -61,7 +61,7 @@ def start() -> PictureServer:
 
 @contextmanager
 def holding(server: PictureServer) -> Iterator[Held]:
-    """Its painter, for a test that looks at it."""
+    """The server's painter, for tests that inspect it."""
     painter: Any = server._painter
     painter.prompts.clear()
     painter.steps = 0
@@ -72,7 +72,7 @@ def holding(server: PictureServer) -> Iterator[Held]:
 
 
 def one_style(folder: Path) -> Store:
-    """A store with one adapter, `style`, which is live."""
+    """A store with one live adapter, `style`."""
     made = Store(folder / "store")
     picture_adapters.publish(made, folder, "style", seed=1)
     return made
@@ -111,7 +111,7 @@ def pixels(got: Got) -> list[np.ndarray[Any, Any]]:
 def painted(
     prompt: str, *adapters: tuple[str, Path], seeds: Sequence[int] = (3,), **how: Any
 ) -> Any:
-    """The pictures as `llm-lora generate` makes them, by a painter of their own."""
+    """The pictures as `llm-lora generate` makes them, from a separate painter."""
     engine = engines.load("image")
     painter = engine.Painter(BASE)
     for name, path in adapters:

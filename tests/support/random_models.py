@@ -37,7 +37,7 @@ def make_model(
     tokenizer: Path | None = None,
     **config: Any,
 ) -> Path:
-    """A whole model folder; its tokenizer is the embedded base's unless another is given."""
+    """A complete model folder; its tokenizer is the embedded base's unless another is given."""
     tokenizer = tokenizer or bases.TINY
     for path in (*tokenizer.glob("tokenizer*.json"), *tokenizer.glob("*.jinja")):
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def make_model(
     torch.manual_seed(5)
     model = AutoModelForCausalLM.from_config(settings)
     with torch.no_grad():
-        # As trained: norms are not all one, biases not all zero.
+        # As after training: norms are not all one, biases not all zero.
         for name, weight in model.named_parameters():
             if weight.dim() == 1:
                 weight.normal_(0.0 if name.endswith("bias") else 1.0, 0.2)
@@ -58,7 +58,7 @@ def make_model(
 def make_adapter(
     folder: Path, base: Path, targets: list[str] | str = "all-linear", rank: int = 4
 ) -> Path:
-    """An adapter with both halves random, saved by PEFT, with the manifest of ours."""
+    """An adapter with random halves, saved by PEFT, with a manifest of llm-lora."""
     model = load(base)
     torch.manual_seed(7)
     tuned = get_peft_model(
@@ -103,7 +103,7 @@ IDS = torch.tensor([[1, 20, 300, 77, 4000, 9, 15, 1234]])
 
 
 def logits(model: Any) -> torch.Tensor:
-    """What a model says on a few fixed tokens."""
+    """A model's output for a few fixed tokens."""
     with torch.inference_mode():
         found: torch.Tensor = model(input_ids=IDS).logits
     return found

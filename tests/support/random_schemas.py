@@ -36,7 +36,7 @@ class Maker:
         self._draft = draft
 
     def document(self) -> dict[str, Any]:
-        """A whole schema; some have definitions, which may refer to themselves."""
+        """A complete schema; some have definitions, which may refer to themselves."""
         dice = self._dice
         names = ["D", "E"] if dice.random() < 0.4 else []
         self._names = [f"#/{self._defs}/{name}" for name in names]

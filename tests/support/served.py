@@ -1,4 +1,4 @@
-"""A real `llm-lora serve` under test, and what its answers are compared with."""
+"""A real `llm-lora serve` under test, and the reference for its answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENS = 40
 
 @dataclass
 class Served:
-    """The command, and how to ask what it serves."""
+    """The command, and requests to what it serves."""
 
     command: Command
     store: Store
@@ -54,7 +54,7 @@ class Served:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """All that the launcher started: guard, server, engine, workers."""
+        """Every process that the launcher started: guard, server, engine, workers."""
         return psutil.Process(self.command.process.pid).children(recursive=True)
 
     @property
@@ -74,8 +74,8 @@ class Served:
 
 
 def greedy(run: Run | None, prompts: list[Any], *, folder: Path | None = None) -> list[list[int]]:
-    """What transformers (with PEFT) answers in float32, without batching; by the tiny base, or
-    the model in `folder`."""
+    """The answers of transformers (with PEFT) in float32, without batching, from the tiny base
+    or the model in `folder`."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -97,7 +97,7 @@ def greedy(run: Run | None, prompts: list[Any], *, folder: Path | None = None) -
 
 
 def scaled(source: Path, folder: Path, factor: float, **sampling: Any) -> Path:
-    """An adapter like another one, but not the same; `sampling` changes its own defaults."""
+    """A changed copy of an adapter; `sampling` changes its defaults."""
     shutil.copytree(source, folder)
     tensors = load_file(folder / adapters.WEIGHTS)
     save_file(

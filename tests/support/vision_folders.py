@@ -1,4 +1,4 @@
-"""Really tiny CLIP and BLIP models with random weights, as folders that transformers reads."""
+"""Very small CLIP and BLIP models with random weights, as folders for transformers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def clip(folder: Path, seed: int = 0) -> Path:
             projection_dim=16,
         )
     )
-    # Random towers see little difference; larger weights let choices differ.
+    # Random towers tell inputs hardly apart; larger weights make choices differ.
     model.visual_projection.weight.data.normal_(std=2.0)
     model.text_projection.weight.data.normal_(std=2.0)
     model.save_pretrained(folder)

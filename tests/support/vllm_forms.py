@@ -69,7 +69,7 @@ def event(value: dict[str, Any] | str) -> bytes:
 
 
 def event_of_text(value: dict[str, Any]) -> bytes:
-    """Like vLLM's own: characters stand as they are, not as escapes."""
+    """JSON like vLLM's: characters are not escaped."""
     return f"data: {json.dumps(value, separators=(',', ':'), ensure_ascii=False)}\n\n".encode()
 
 
@@ -144,16 +144,16 @@ def error_answer(status: int = 400) -> bytes:
 
 @dataclass
 class Server:
-    """Answers every request with the next of `answers`, the last one for ever.
+    """Answers each request with the next of `answers`; the last one repeats.
 
-    A list of bytes is a stream, sent piece by piece; bytes are a whole answer; an exception is
+    A list of bytes is a stream, sent piece by piece; bytes are a complete answer; an exception is
     raised.
     """
 
     answers: Sequence[list[bytes] | bytes | Exception]
     status: int = 200
     pause: float = 0.0
-    """Seconds before each piece; a client that goes away meanwhile ends the answer."""
+    """Seconds before each piece; a disconnect in that time ends the answer."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     scopes: list[dict[str, Any]] = field(default_factory=list)
     cancelled: int = 0

@@ -7,7 +7,7 @@ naming rules, spelled out by hand.
 
 from __future__ import annotations
 
-# What a transformer block holds: two attentions of four projections, and a feed-forward of two.
+# A transformer block holds two attentions of four projections, and a feed-forward of two.
 IN_BLOCK = [
     "attn1_to_q",
     "attn1_to_k",
@@ -50,7 +50,7 @@ SD1_PLACES = [
     "up_blocks_3_attentions_2",
 ]
 
-# SDXL by the original code's numbers: (place, transformer blocks). No attention at full size; two
+# SDXL in the original code's numbering: (place, transformer blocks). No attention at full size; two
 # deep at half size, ten deep at a quarter and in the middle.
 SDXL_PLACES = [
     ("input_blocks_4_1", 2),
@@ -66,7 +66,7 @@ SDXL_PLACES = [
     ("output_blocks_5_1", 2),
 ]
 
-# The same eleven places as diffusers counts them, in the same order.
+# The same eleven places in the numbering of diffusers, in the same order.
 SDXL_DIFFUSERS = [
     "down_blocks.1.attentions.0",
     "down_blocks.1.attentions.1",

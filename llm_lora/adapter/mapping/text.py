@@ -1,8 +1,8 @@
-"""What an adapter will do on a base, told from files alone, before any server is asked.
+"""The effect of an adapter on a base, derived from files alone, before any server loads it.
 
 vLLM compares only the last part of a module's name with the modules it knows, and reads only some
-fields of PEFT's configuration. So an adapter may load without a word and change nothing, or change
-something else than it did in training. Here every key is mapped onto a weight of the base.
+fields of PEFT's configuration. So an adapter may load silently and change nothing, or something
+other than in training. Here every key is mapped onto a weight of the base.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llm_lora.files import read_object
 from llm_lora.weights import safetensors_header, weight_files
 
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM takes for its largest LoRA rank."""
+"""The values that vLLM accepts for its largest LoRA rank."""
 
 _AGAIN = "train again without it"
 _MERGE = "merge it into the base: llm-lora merge"
@@ -30,7 +30,7 @@ _MERGE = "merge it into the base: llm-lora merge"
 # Input and output embeddings: served for some architectures, refused or left out for others.
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 
-# Numpy has no bfloat16, so numbers are read as bits: their width, and the mask of the exponent.
+# NumPy has no bfloat16, so numbers are read as bits: their width, and the mask of the exponent.
 _EXPONENTS = {
     "F64": ("<u8", 0x7FF << 52),
     "F32": ("<u4", 0xFF << 23),
@@ -55,12 +55,12 @@ def server_rank(rank: int) -> int:
 
 
 def effect(adapter: Adapter, base: AnyBase | None = None) -> None:
-    """Check that a server will apply the adapter, all of it, and that it changes something.
+    """Check that a server will apply the whole adapter, and that it changes something.
 
-    Without a base, what can be told from the adapter alone is checked.
+    Without a base, only the adapter itself is checked.
 
     Raises:
-        UserError: every finding: another base, keys without a weight in the base, halves that do
+        UserError: all findings: another base, keys without a weight in the base, halves that do
             not fit its shape, weights without effect, features and ranks that vLLM lacks.
     """
     found = problems(adapter, base)
@@ -69,7 +69,7 @@ def effect(adapter: Adapter, base: AnyBase | None = None) -> None:
 
 
 def problems(adapter: Adapter, base: AnyBase | None = None) -> list[Problem]:
-    """Everything that `effect` would raise."""
+    """Every problem that `effect` would raise."""
     path = adapter.path / WEIGHTS
     try:
         with safe_open(path, framework="numpy"):
@@ -98,7 +98,7 @@ def _home(adapter: Adapter) -> str:
 
 
 def _configured(adapter: Adapter) -> Iterator[Problem]:
-    """What the configuration asks for and a server does not do."""
+    """Settings of the configuration that a server ignores."""
     path = adapter.path / CONFIG
     config = read_object(path)
     for key in more_than_products(config):
@@ -133,13 +133,13 @@ _OF_TASK = {"text": _configured, "image": picture_mapping.configured}
 
 
 def _numbers(adapter: Adapter, tensors: dict[str, Any]) -> Iterator[Problem]:
-    """Weights that add nothing to the base, and weights that are no numbers."""
+    """Weights without effect on the base, and weights that are NaN or infinite."""
     path = adapter.path / WEIGHTS
     zero, broken, unknown = set(), [], []
     for key, bits, exponent in _bits(path, tensors):
         if bits is None:
             unknown.append(key)
-        # Shifted left, the sign is lost: -0.0 is zero as well.
+        # Shifting left drops the sign: -0.0 is zero as well.
         elif not (bits << 1).any():
             zero.add(key.rpartition(".lora_")[0])
         elif ((bits & exponent) == exponent).any():
@@ -147,7 +147,7 @@ def _numbers(adapter: Adapter, tensors: dict[str, Any]) -> Iterator[Problem]:
     if unknown:
         kind = tensors[unknown[0]]["dtype"]
         yield Problem(
-            f"{unknown[0]} has numbers of type {kind}, which are not served",
+            f"{unknown[0]} has numbers of type {kind}, which servers do not load",
             str(path),
             f"save the weights as one of {', '.join(_EXPONENTS)}",
         )
@@ -166,7 +166,7 @@ def _numbers(adapter: Adapter, tensors: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _bits(path: Path, tensors: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
-    """Each tensor's numbers as unsigned integers (None: of unknown type), and its exponent mask."""
+    """Each tensor's numbers as unsigned integers (None: unknown type), and its exponent mask."""
     import numpy as np
 
     data = np.memmap(path, np.uint8, mode="r")
@@ -178,7 +178,7 @@ def _bits(path: Path, tensors: dict[str, Any]) -> Iterator[tuple[str, Any, int]]
 
 
 def _mapped(adapter: Adapter, base: Base, tensors: dict[str, Any]) -> Iterator[Problem]:
-    """Keys that meet no weight of the base, or one of another shape."""
+    """Keys that match no weight of the base, or one of another shape."""
     where = str(adapter.path / WEIGHTS)
     fix = _home(adapter)
     weights = _linear_weights(base)
@@ -194,8 +194,8 @@ def _mapped(adapter: Adapter, base: Base, tensors: dict[str, Any]) -> Iterator[P
     total = len(adapter.modules)
     if missing:
         yield Problem(
-            f"{len(missing)} of {total} adapted modules are no linear weights of {base.name}, "
-            f"the first: {missing[0]}; a server would leave them out",
+            f"{len(missing)} of {total} adapted modules are not linear weights of {base.name}, "
+            f"the first: {missing[0]}; a server would ignore them",
             where,
             fix,
         )
@@ -219,9 +219,9 @@ def _linear_weights(base: Base) -> dict[str, list[int]]:
 
 
 def _plain(module: str) -> str:
-    """A module's name without the part that tells a multimodal model's text model apart.
+    """A module's name without the part that marks the text model of a multimodal model.
 
-    Files name it `language_model.model.layers…` or `model.language_model.layers…`, or leave it out;
-    modules in memory are named in yet another of these ways.
+    Files name it `language_model.model.layers…` or `model.language_model.layers…`, or omit it;
+    modules in memory may use a different one of these forms.
     """
     return module.replace("language_model.", "", 1)

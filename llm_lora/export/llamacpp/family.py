@@ -1,7 +1,7 @@
-"""The architectures whose weights are put into GGUF here: Llama, Qwen2 and Qwen3.
+"""The architectures that are written as GGUF here: Llama, Qwen2 and Qwen3.
 
-Names come from the `gguf` package. What these models' code does beyond plain attention is refused,
-never left out: a file that loads and answers otherwise is worse than none.
+Names come from the `gguf` package. Features beyond plain attention are refused, never
+left out: a file that loads and answers differently is worse than none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CONVERTER = "use llama.cpp's own convert_hf_to_gguf.py (on a merged folder: llm
 OUTPUT = "lm_head.weight"
 ROPE_FACTORS = "rope_freqs.weight"
 _LEFT_OUT = ".rotary_emb.inv_freq"
-"""Old checkpoints hold what is computed from the configuration anyway."""
+"""Tensors of old checkpoints that are computed from the configuration anyway."""
 
 
 def package() -> ModuleType:
@@ -43,13 +43,13 @@ def package() -> ModuleType:
 
 
 def refuse(what: str, where: str) -> UserError:
-    """The error for models that are not mapped here."""
-    return UserError(f"{what}, which is not put into GGUF here", where=where, fix=_CONVERTER)
+    """The error for models that are not supported here."""
+    return UserError(f"{what}, which is not supported for GGUF here", where=where, fix=_CONVERTER)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A model's shape in the words of GGUF; `heads` count queries, `key_heads` keys and values."""
+    """A model's shape in GGUF's terms; `heads` count queries, `key_heads` keys and values."""
 
     arch: int
     name: str
@@ -71,7 +71,7 @@ class Family:
         """Read a model's config.json.
 
         Raises:
-            UserError: another architecture, or one with features that are not mapped.
+            UserError: another architecture, or one with unsupported features.
         """
         model = str((config.get("architectures") or ["unknown"])[0])
         if model not in _FAMILIES:
@@ -85,7 +85,7 @@ class Family:
                 config.get("use_sliding_window") or layers - {"full_attention"}
             ),
             f"rope scaling is {kind}": kind not in ("default", "linear", "llama3"),
-            "only a part of each head is rotated": rope.get("partial_rotary_factor", 1) != 1,
+            "only part of each head is rotated": rope.get("partial_rotary_factor", 1) != 1,
             "linear layers have biases": bool(
                 config.get("attention_bias") or config.get("mlp_bias")
             ),
@@ -137,11 +137,11 @@ class Family:
             writer.add_rope_scaling_factor(self.rope["factor"])
 
     def left_out(self, name: str) -> bool:
-        """Whether a tensor has no place in the file because it repeats another."""
+        """Whether a tensor is left out of the file because it repeats another."""
         return name.endswith(_LEFT_OUT) or (self.tied and name == OUTPUT)
 
     def rename(self, name: str, where: str) -> str:
-        """The name in GGUF of a weight or a bias.
+        """The GGUF name of a weight or a bias.
 
         Raises:
             UserError: this family has no such tensor.
@@ -149,14 +149,14 @@ class Family:
         names = package().get_tensor_name_map(self.arch, self.layers)
         found = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
-            raise refuse(f"there is a tensor {name}", where)
+            raise refuse(f"the model has a tensor {name}", where)
         return str(found)
 
     def reorder(self, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The rows of a weight as llama.cpp wants them.
+        """The rows of a weight in the order of llama.cpp.
 
-        For Llama it rotates neighbouring numbers of a head, transformers the first half with the
-        second: rows of queries and keys change places within each head.
+        For Llama, llama.cpp rotates neighbouring numbers of a head, transformers the first half
+        with the second: rows of queries and keys are reordered within each head.
         """
         if self.name != "llama" or ".self_attn." not in name:
             return rows
@@ -169,7 +169,7 @@ class Family:
     def rope_factors(self) -> npt.NDArray[np.float32] | None:
         """Divisors of Llama 3's rotation frequencies, which llama.cpp reads as a tensor.
 
-        Long waves are slowed down by `factor`, short ones left alone, those between in between
+        Long waves are slowed down by `factor`, short ones unchanged, the rest interpolated
         (transformers/modeling_rope_utils.py, `_compute_llama3_parameters`).
         """
         if self.rope["rope_type"] != "llama3":

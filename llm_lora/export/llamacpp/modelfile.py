@@ -1,4 +1,4 @@
-"""Modelfiles for Ollama: the chat template in Go's words, sampling as in training, end tokens."""
+"""Modelfiles for Ollama: the chat template in Go, sampling as in training, end tokens."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from llm_lora.errors import UserError
 from llm_lora.example import Message
 
 _CONTEXT = 8192
-"""Tokens of context at most: Ollama reserves memory for all of them."""
+"""Most tokens of context: Ollama reserves memory for all of them."""
 
 _SYSTEM, _USER, _ANSWER = "sYsTeM-tExT", "uSeR-tExT", "aNsWeR-tExT"
 
 
 @dataclass(frozen=True)
 class Turns:
-    """A chat template taken apart: what it writes around each message.
+    """A chat template in parts: the text that it writes around each message.
 
     `opening` stands before a conversation without a system message, `reply` before the answer.
     """
@@ -34,15 +34,15 @@ class Turns:
 
     @classmethod
     def of(cls, chat: Chat, begin: str, where: str) -> Turns:
-        """Take a template apart by rendering, and prove the parts on other conversations.
+        """Split a template by rendering it, and verify the parts on other conversations.
 
         Args:
             chat: the template.
-            begin: the token that the server puts before every prompt, which is left out; or "".
-            where: the template's place, for errors.
+            begin: the token that the server puts before every prompt, left out here; or "".
+            where: the template's path, for errors.
 
         Raises:
-            UserError: the template does more than write something around each message.
+            UserError: the template does more than write text around each message.
         """
         system, user = Message("system", _SYSTEM), Message("user", _USER)
         answer = Message("assistant", _ANSWER)
@@ -53,7 +53,7 @@ class Turns:
         from_system, _, rest = rest.partition(_USER)
         to_answer, _, rest = rest.partition(_ANSWER)
         from_answer = rest.partition(_USER)[0]
-        # What stands between two messages may be counted to either; it must fit wherever one may.
+        # Text between two messages may belong to either; it must fit in every order of messages.
         before_user = _whole(_common_end([first, from_system, from_answer]), chat.special_tokens)
         turns = cls(
             opening=first.removesuffix(before_user),
@@ -72,14 +72,14 @@ class Turns:
             wanted = chat.render(messages, add_generation_prompt=True).removeprefix(begin)
             if turns.write(messages) != wanted:
                 raise UserError(
-                    "its chat template cannot be written as one of Ollama's",
+                    "its chat template cannot be converted for Ollama",
                     where=where,
                     fix="serve the file with llama.cpp, which reads the template itself: --gguf",
                 )
         return turns
 
     def write(self, messages: Sequence[Message]) -> str:
-        """A conversation up to where the answer begins."""
+        """A conversation up to the start of the answer."""
         parts = {"system": self.system, "user": self.user, "assistant": self.answer}
         text = self.opening if messages[0].role != "system" else ""
         for message in messages:
@@ -88,7 +88,7 @@ class Turns:
         return text + self.reply
 
     def in_go(self) -> str:
-        """The same as a Go template."""
+        """The template in Go."""
         return (
             "{{ range $i, $m := .Messages }}"
             '{{ if and (eq $i 0) (ne $m.Role "system") }}' + _text(self.opening) + "{{ end }}"
@@ -105,7 +105,7 @@ def _common_end(texts: Sequence[str]) -> str:
 
 
 def _whole(text: str, tokens: Collection[str]) -> str:
-    """A text without what it holds of a token that begins before it."""
+    """A text without the tail of a token that begins before it."""
     starts = [text.find(token) for token in tokens if token in text]
     return text[min(starts, default=0) :]
 
@@ -115,9 +115,9 @@ def _around(before: str, after: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as a Go string: line breaks and braces survive whatever reads the file.
+    """Text as a Go string: line breaks and braces survive the parser of the file.
 
-    Go reads JSON's escapes as JSON does, but for the two halves of a rare character.
+    Go reads JSON's escapes as JSON does, except for surrogate pairs.
     """
     return "{{ " + json.dumps(text, ensure_ascii=False) + " }}" if text else ""
 
@@ -138,7 +138,7 @@ def write(
         model, adapter: GGUF files, named as seen from the Modelfile.
         turns: the chat template.
         ends: texts of the tokens that end an answer.
-        manifest: the adapter's: system prompt and sampling.
+        manifest: the adapter's manifest, for system prompt and sampling.
         context: the most tokens that the model reads and writes.
         where: the adapter's folder, for errors.
 
@@ -162,7 +162,7 @@ def write(
     if system:
         if '"""' in system:
             raise UserError(
-                'the system prompt holds """, which a Modelfile cannot',
+                'the system prompt contains """, which a Modelfile cannot express',
                 where=str(where),
                 fix="change data.system and train again",
             )

@@ -1,7 +1,7 @@
-"""A tokenizer in the words of GGUF: tokens, merges, and how text is cut before merging.
+"""A tokenizer in GGUF's terms: tokens, merges, and how text is split before merging.
 
-llama.cpp knows ways of cutting by name only. A name is written when the tokenizer cuts exactly so,
-or when every text tried gives the same tokens; otherwise the export is refused.
+llama.cpp knows ways of splitting only by name. A name is written when the tokenizer splits in
+exactly this way, or when every text tried gives the same tokens; otherwise the export is refused.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-# llama.cpp's name → its patterns, one after the other, and whether a word that is a token as a
-# whole is taken without merging (llama.cpp, src/llama-vocab.cpp).
+# llama.cpp's name → its patterns, in order, and whether a word that is itself a token is taken
+# without merging (llama.cpp, src/llama-vocab.cpp).
 _CUTS: dict[str, tuple[tuple[str, ...], bool]] = {
     "qwen2": ((_CONTRACTIONS + _WORDS + r"\p{N}" + _REST,), False),
     "llama-bpe": ((_CONTRACTIONS + _WORDS + r"\p{N}{1,3}" + _REST,), True),
@@ -41,12 +41,12 @@ _HARD = (
     '{"name":"Ana María","age":  42,\n "tags":["a","b"],"ok":null,"n":-1.5e-3}',
     "привет мир 你好\uff0c世界 ١٢٣ नमस्ते ½ ²³ 🚀😶‍🌫️ _x__y-z/\\[](){}<>|`~^$+=@#%&*",
 )
-"""Texts on which ways of cutting differ."""
+"""Texts on which ways of splitting differ."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Everything that a GGUF file says of a tokenizer; `cut_exactly` where patterns are equal."""
+    """The GGUF metadata of a tokenizer; `cut_exactly` where the patterns are equal."""
 
     tokens: list[str]
     kinds: list[int]
@@ -86,12 +86,12 @@ def read(folder: Path, size: int, chat: Chat, texts: Iterable[str]) -> Vocabular
 
     Args:
         folder: holds tokenizer.json.
-        size: words that the model's embedding has; unused ones are named, as llama.cpp wants.
+        size: rows of the model's embedding; unused ones get a name, as llama.cpp requires.
         chat: the same tokenizer with its template.
-        texts: on which another way of cutting may prove itself equal.
+        texts: texts on which another way of splitting may prove equal.
 
     Raises:
-        UserError: not a byte-level BPE, or one that cuts text as llama.cpp cannot.
+        UserError: not a byte-level BPE, or one that splits text as llama.cpp cannot.
     """
     from tokenizers import Tokenizer
 
@@ -104,7 +104,7 @@ def read(folder: Path, size: int, chat: Chat, texts: Iterable[str]) -> Vocabular
     if cut is None:
         cut = _proven(document, tokenizer, [*_HARD, *texts])
     if cut is None:
-        raise refuse("its tokenizer cuts text as llama.cpp cannot", str(path))
+        raise refuse("its tokenizer splits text as llama.cpp cannot", str(path))
     bare = tokenizer.encode("x", add_special_tokens=False).ids
     whole = tokenizer.encode("x", add_special_tokens=True).ids
     start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -137,11 +137,11 @@ def _require_byte_level(document: dict[str, Any], where: str) -> None:
             model.get(key)
             for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
         )
-        # llama.cpp leaves this normal form out, for the models that it converts itself too.
+        # llama.cpp omits this normalisation, also for models that it converts itself.
         and normalizers <= {"NFC"}
     )
     if not plain:
-        raise refuse("its tokenizer is no plain byte-level BPE", where)
+        raise refuse("its tokenizer is not a plain byte-level BPE", where)
 
 
 def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
 
 
 def _named(document: dict[str, Any]) -> str | None:
-    """llama.cpp's name of the way in which a tokenizer cuts, where it has one."""
+    """llama.cpp's name for the way in which a tokenizer splits, where it has one."""
     patterns: list[str] = []
     for step in _steps(document.get("pre_tokenizer"), "pretokenizers"):
         if step["type"] == "Split" and step["behavior"] == "Isolated" and not step["invert"]:
@@ -167,7 +167,7 @@ def _named(document: dict[str, Any]) -> str | None:
 
 
 def _proven(document: dict[str, Any], tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
-    """The first of llama.cpp's ways to cut that gives the same tokens for every text."""
+    """The first of llama.cpp's ways to split that gives the same tokens for every text."""
     from tokenizers import Regex, Tokenizer, pre_tokenizers
 
     wanted = [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -175,7 +175,7 @@ def _proven(document: dict[str, Any], tokenizer: Tokenizer, texts: Sequence[str]
         model = {**document["model"], "ignore_merges": whole_words}
         other = Tokenizer.from_str(json.dumps({**document, "model": model}))
         splits = [pre_tokenizers.Split(Regex(one), "isolated") for one in patterns]
-        # typed as one kind of step; tokenizers takes any
+        # The stub allows one kind of step; tokenizers accepts any.
         last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         other.pre_tokenizer = pre_tokenizers.Sequence([*splits, last])
         found = other.encode_batch(texts, add_special_tokens=False)

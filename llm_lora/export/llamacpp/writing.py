@@ -1,4 +1,4 @@
-"""Writing GGUF files, tensor by tensor, and reading them back before they are trusted."""
+"""Writing of GGUF files, tensor by tensor, and their verification by reading back."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from llm_lora.weights import Tensor, tensors
 SCHEMA_KEY = "llm_lora.answer_schema"
 ADAPTER_KEY = "llm_lora.adapter_digest"
 
-# numpy has no bfloat16: its numbers are moved as they are, as 16 bits.
+# NumPy has no bfloat16: such numbers are copied as 16 bits.
 _KINDS = {"F32": ("<f4", "F32"), "F16": ("<f2", "F16"), "BF16": ("<u2", "BF16")}
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor of the file: its kind in GGUF, its shape, and how to get its numbers."""
+    """A tensor of the file: its GGUF type, its shape, and a reader of its numbers."""
 
     name: str
     kind: str
@@ -45,10 +45,10 @@ class _Entry:
 
 
 def require(folder: Path, chat: Chat, texts: Iterable[str]) -> None:
-    """Tell before any work whether a model folder can be written.
+    """Refuse, before any work, a model folder that cannot be written.
 
     Raises:
-        UserError: an architecture or a tokenizer that is not mapped.
+        UserError: an unsupported architecture or tokenizer.
     """
     family = Family.of(bases.read_config(folder), str(folder / bases.CONFIG))
     vocabulary.read(folder, family.vocabulary, chat, texts)
@@ -63,21 +63,21 @@ def write_model(
     texts: Iterable[str],
     notes: Mapping[str, str],
 ) -> Vocabulary:
-    """Write a model folder as GGUF, its numbers as they are, only vectors in fp32.
+    """Write a model folder as GGUF: matrices unchanged, vectors in fp32.
 
     Args:
         folder: config, tokenizer and safetensors.
         path: the file to write.
-        name: what the model is called.
+        name: the name of the model.
         chat: its tokenizer and template.
-        texts: on which the tokenizer may prove itself (`vocabulary.read`).
-        notes: further metadata, texts by key.
+        texts: texts that verify the tokenizer (`vocabulary.read`).
+        notes: further metadata, text by key.
 
     Returns:
-        the vocabulary as it was written.
+        the vocabulary as written.
 
     Raises:
-        UserError: an architecture or a tokenizer that is not mapped, or a full disk.
+        UserError: an unsupported architecture or tokenizer, or a full disk.
     """
     where = str(folder / bases.CONFIG)
     family = Family.of(bases.read_config(folder), where)
@@ -93,7 +93,7 @@ def write_model(
         entries.append(_Entry(ROPE_FACTORS, "F32", factors.shape, lambda: factors))
     kinds = {entry.kind for entry in entries if len(entry.shape) > 1}
     if len(kinds) > 1:
-        raise refuse(f"its matrices are of several kinds ({', '.join(sorted(kinds))})", where)
+        raise refuse(f"its matrices have several types ({', '.join(sorted(kinds))})", where)
 
     gguf = package()
     writer = gguf.GGUFWriter(None, family.name)
@@ -114,7 +114,7 @@ def write_adapter(
     """Write an adapter as a GGUF LoRA, for a GGUF file of its base.
 
     Raises:
-        UserError: an architecture that is not mapped, or a full disk.
+        UserError: an unsupported architecture, or a full disk.
     """
     where = str(base / bases.CONFIG)
     family = Family.of(bases.read_config(base), where)
@@ -143,7 +143,7 @@ def write_adapter(
 
 
 def _entry(tensor: Tensor, family: Family, where: str) -> _Entry:
-    """A model's tensor; llama.cpp wants vectors (norms and biases) in fp32."""
+    """A model's tensor; llama.cpp requires vectors (norms and biases) in fp32."""
     name = family.rename(tensor.name, where)
     read = _reader(tensor, family, tensor.name)
     if len(tensor.shape) > 1:
@@ -152,10 +152,10 @@ def _entry(tensor: Tensor, family: Family, where: str) -> _Entry:
 
 
 def _kind(tensor: Tensor) -> str:
-    """What its numbers are called in GGUF.
+    """The GGUF type of a tensor.
 
     Raises:
-        UserError: numbers of another kind.
+        UserError: numbers of another type.
     """
     if tensor.dtype not in _KINDS:
         raise refuse(f"{tensor.name} holds numbers of type {tensor.dtype}", str(tensor.file))
@@ -184,7 +184,7 @@ def _write(writer: Any, path: Path, entries: list[_Entry]) -> None:
     """Write the file, one tensor in memory at a time, then read it back.
 
     Raises:
-        UserError: the disk is full, or the file does not hold what was written.
+        UserError: the disk is full, or the file differs from what was written.
     """
     kinds = package().GGMLQuantizationType
     for entry in entries:
@@ -209,7 +209,7 @@ def _write(writer: Any, path: Path, entries: list[_Entry]) -> None:
 def _require_written(
     path: Path, fields: Mapping[str, Any], entries: list[_Entry], digests: Mapping[str, str]
 ) -> None:
-    """Compare a file, read by `gguf`'s reader, with what was meant.
+    """Compare a file, read by `gguf`'s reader, with the intended content.
 
     Raises:
         UserError: metadata, a shape or a number differs.
@@ -220,7 +220,7 @@ def _require_written(
     found = {tensor.name: tensor for tensor in reader.tensors}
     for entry in entries:
         tensor = found.pop(entry.name, None)
-        # GGUF counts dimensions from the last.
+        # GGUF lists dimensions from the last.
         as_meant = (
             tensor is not None
             and tensor.tensor_type.name == entry.kind
@@ -231,7 +231,7 @@ def _require_written(
     wrong += found
     if wrong:
         raise UserError(
-            f"the file does not hold what was written: {', '.join(wrong[:3])}",
+            f"the file differs from what was written: {', '.join(wrong[:3])}",
             where=str(path),
             fix="check the disk, and run the command again",
         )

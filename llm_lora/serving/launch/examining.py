@@ -1,4 +1,4 @@
-"""Which kind of server is wanted, which the adapters tell, and whether it can be had."""
+"""The check before serving: the task, as the adapters imply it, then all else."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _EXAMINE: dict[str, Callable[[Wanted, Hardware], AnyPlan]] = {
 
 
 def examine(wanted: Wanted, hardware: Hardware) -> AnyPlan:
-    """What will be served; nothing is written, no model is loaded.
+    """Plan what will be served; nothing is written, no model is loaded.
 
     Raises:
-        UserError: adapters for text and for pictures, and none of the two is named; or all that
-            would keep the server from starting or from answering rightly.
+        UserError: text and image adapters were found, and no task is named; or everything that
+            would keep the server from starting or from answering correctly.
     """
     return _EXAMINE[wanted.task or _task(wanted)](wanted, hardware)
 
@@ -31,7 +31,7 @@ def _task(wanted: Wanted) -> str:
     found = sources.tasks(wanted.sources, wanted.store)
     if len(found) > 1:
         raise UserError(
-            "here are adapters for text and for pictures, and a server has one base",
-            fix="name one: --task text or --task image; the other gets a server of its own",
+            "found both text and image adapters; a server serves one base",
+            fix="choose with --task text or --task image; serve the others from a second server",
         )
     return found.pop() if found else "text"

@@ -1,9 +1,9 @@
-"""Runs one command and sees to it that nothing of it is left behind: `python -m` this module.
+"""A guard that runs one command and leaves none of its processes behind.
 
     python -m llm_lora.serving.launch.guard SECONDS COMMAND...
 
-The guard holds the reading end of a pipe as its standard input. When the pipe closes, because the
-other side wants an end or was killed, the command is asked to end (SIGTERM), and after SECONDS its
+The guard's standard input is the reading end of a pipe. When the pipe closes, because the other
+side wants to stop or was killed, the command is asked to end (SIGTERM), and after SECONDS its
 whole process group is killed. The group is also killed when the command ends by itself, so workers
 never outlive it. Its exit code is the command's, or 128 + N where signal N ended it.
 """
@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: list[str]) -> int:
     """Run the command until it ends or standard input does."""
     seconds, command = float(arguments[0]), arguments[1:]
-    # Whoever wants an end closes the pipe; signals to the group are the command's own affair.
+    # Only closing the pipe stops the guard; signals to the group are for the command.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen(
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _as_child() -> None:
-    """In the child before it becomes the command: signals as usual, and no life after the guard."""
+    """Prepare the child before it becomes the command: default signals, no life after the guard."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
@@ -45,7 +45,7 @@ def _as_child() -> None:
 
 
 def _end_on_eof(child: subprocess.Popen[bytes], seconds: float) -> None:
-    # The descriptor itself: a thread blocked in sys.stdin would hold up the interpreter's exit.
+    # Reads the descriptor: a thread blocked in sys.stdin would delay the exit of the interpreter.
     while os.read(0, 1):
         pass
     child.terminate()
@@ -56,7 +56,7 @@ def _end_on_eof(child: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    # The group bears the number of its first process, and lives as long as any of its members.
+    # A group's id is that of its first process, and lasts as long as any of its members.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Before a server for pictures is started: what would go wrong is told in one message."""
+"""Checks before a picture server starts; one message reports every problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_lora.serving.sources import Candidate, Stock
 
 _MODULE = "llm_lora.serving.painter"
 _WAITING = 64
-"""Requests that may wait: one is painted at a time."""
+"""Default number of waiting requests: one is painted at a time."""
 
 _TEXT_ONLY = {
     "merged": "--merged",
@@ -28,7 +28,7 @@ _TEXT_ONLY = {
     "max_concurrent": "--max-concurrent",
     "extra": "--extra-vllm",
 }
-"""What is asked of a server for text alone, by its option."""
+"""Settings that only a text server has, by option."""
 
 _ANY_RANK = 2**20
 
@@ -76,7 +76,7 @@ class PicturePlan(AnyPlan):
                 max_body_bytes=wanted.max_body * 2**20,
                 max_concurrent=1,
                 max_waiting=_WAITING if wanted.max_waiting is None else wanted.max_waiting,
-                # Who waits longer than an answer may take is told so by that limit.
+                # The time limit of an answer also bounds the wait in the queue.
                 queue_wait_seconds=wanted.timeout,
                 request_seconds=wanted.timeout,
             ),
@@ -84,7 +84,7 @@ class PicturePlan(AnyPlan):
             prediction=self.base.prediction,
             resolution=self.base.resolution,
             max_rank=_ANY_RANK,
-            # Every weight was mapped onto the base, and is added to it by the painter itself.
+            # No probe: every weight was mapped onto the base, and the painter itself adds it.
             probe=False,
         )
 
@@ -93,7 +93,7 @@ def examine(wanted: Wanted, hardware: Hardware) -> PicturePlan:
     """Check everything; nothing is written, no model is loaded.
 
     Raises:
-        UserError: all that would keep the server from starting or from painting rightly.
+        UserError: every problem that would keep the server from starting or painting correctly.
     """
     plans.check_sources(wanted)
     found = Findings()
@@ -129,7 +129,7 @@ def _check_options(wanted: Wanted, found: Findings) -> None:
     usual = Wanted()
     for name, option in _TEXT_ONLY.items():
         if getattr(wanted, name) != getattr(usual, name):
-            found.refuse(f"{option} is for servers of text", fix="leave it out for pictures")
+            found.refuse(f"{option} only applies to text", fix="leave it out for pictures")
 
 
 def _base(wanted: Wanted, stock: Stock, found: Findings) -> PictureBase:

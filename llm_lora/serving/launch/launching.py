@@ -1,4 +1,4 @@
-"""From a plan to a running server: files in place, it is started, watched, restarted, ended."""
+"""The life of a server: its files, start, watching, restarts and end."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ _LOOK_S = 0.25
 _PROBE_S = 10.0
 
 _GRACE_S = flags.DRAIN_SECONDS + 15.0
-"""An orderly end: running requests, then vLLM's own tidying."""
+"""Time for an orderly end: running requests, then vLLM's own cleanup."""
 
 CONFIG = "layer.json"
 
 
 class Watcher(Protocol):
-    """Gets told what happens, in order; lives in the command line."""
+    """Receives events in order; implemented by the command line."""
 
     def starting(self, log: Path) -> None:
         """The server is being started; its whole output goes to `log`."""
 
     def waiting(self, seconds: float, doing: str) -> None:
-        """Still starting; `doing` is the server's latest word. Called often."""
+        """Still starting; `doing` is the server's latest log line. Called often."""
 
     def ready(self, seconds: float, state: dict[str, Any]) -> None:
-        """Requests are answered; `state` is what /ready says."""
+        """Requests are answered; `state` is the reply of /ready."""
 
     def alarm(self, line: Line) -> None:
         """An error in the server's log, while it runs."""
 
     def died(self, code: int, reasons: Sequence[str], again_in: float | None) -> None:
-        """The server ended by itself; None: it is not started again."""
+        """The server ended by itself; `again_in` None: it is not restarted."""
 
     def ending(self) -> None:
-        """An end was asked for; running requests are being finished."""
+        """A stop was requested; running requests are being finished."""
 
 
 class Stop:
-    """How often this process was asked to end: once means in order, twice at once."""
+    """Counts stop requests: one means an orderly end, two an immediate one."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -66,7 +66,7 @@ class Stop:
         self._event.set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep; the first request to end cuts it short. Tells whether there was one."""
+        """Sleep until the first stop request at the latest; returns whether there was one."""
         if self.asked:
             time.sleep(seconds)
             return True
@@ -75,7 +75,7 @@ class Stop:
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """SIGINT, SIGTERM and SIGHUP ask for an end instead of breaking the process off."""
+    """SIGINT, SIGTERM and SIGHUP request an end instead of killing the process."""
     stop = Stop()
 
     def handle(_: int, __: FrameType | None) -> None:
@@ -91,10 +91,10 @@ def signals() -> Iterator[Stop]:
 
 
 def serve(plan: AnyPlan, watch: Watcher) -> None:
-    """Serve until an end is asked for.
+    """Serve until a stop is requested.
 
     Raises:
-        UserError: the server does not come up, or dies again and again; with its last words.
+        UserError: the server does not start, or keeps dying; with the last lines of its log.
     """
     if plan.wanted.store is None:
         sources.publish(plan.served, plan.store)
@@ -112,10 +112,10 @@ def serve(plan: AnyPlan, watch: Watcher) -> None:
 
 
 def prepare(plan: AnyPlan) -> Path:
-    """Write the layer's configuration; returns where it is.
+    """Write the layer's configuration; returns its path.
 
     Raises:
-        UserError: the disk is full, or the folder may not be written.
+        UserError: the disk is full, or the folder is not writable.
     """
     path = plan.state / CONFIG
     try:
@@ -136,14 +136,14 @@ def keep_running(
     key: str | None = None,
     name: str = "vLLM",
 ) -> None:
-    """Start a server, and again whenever it dies, until an end is asked for.
+    """Start a server, and restart it whenever it dies, until a stop is requested.
 
-    `key` is one for use: only with it the server tells what it still waits for; `name` is what
-    people call the server.
-    One that never answered is not started again: whatever is wrong is wrong the next time, too.
+    `key` is a key for use: without it /ready does not list what is still loading; `name` is the
+    server's name in messages.
+    A server that never became ready is not restarted: the same fault would stop it again.
 
     Raises:
-        UserError: it did not come up, or died too often.
+        UserError: it did not start, or died too often.
     """
     was_ready = False
     while True:
@@ -169,7 +169,7 @@ def keep_running(
 def _follow(
     server: Server, url: str, tail: Tail, watch: Watcher, stop: Stop, key: str | None
 ) -> float | None:
-    """Watch one server until it is gone; returns when it became ready (monotonic), if ever."""
+    """Watch one server until it ends; returns when it became ready (monotonic), if ever."""
     began, ready_at, ending, doing = time.monotonic(), None, False, ""
     while server.exit_code() is None:
         for line in tail.new():
@@ -197,9 +197,9 @@ def _follow(
 
 
 def ask_ready(url: str, key: str | None = None) -> dict[str, Any] | None:
-    """What /ready says, None where nothing answers.
+    """The reply of /ready; None where nothing answers.
 
-    `ready`, and to whoever has a key, or where none is asked for, what is `missing` or `refused`.
+    `ready`, and, with a key or where none is required, what is `missing` or `refused`.
     """
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=_PROBE_S)
     try:
@@ -225,13 +225,13 @@ def _gave_up(
     what = (
         f"{name} died too often in a row"
         if was_ready
-        else f"{name} did not come up: it ended with code {code} after {seconds:.0f} s"
+        else f"{name} did not start: it ended with code {code} after {seconds:.0f} s"
     )
     said = "".join(f"\n    {reason}" for reason in reasons)
-    return UserError(what + said, where=str(log), fix="its whole output is in that file")
+    return UserError(what + said, where=str(log), fix="see that file for its whole output")
 
 
 def _put_aside(log: Path) -> None:
-    """Keep one log of before."""
+    """Keep one earlier log."""
     if log.is_file():
         log.replace(log.with_suffix(".before.log"))

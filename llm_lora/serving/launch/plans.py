@@ -1,4 +1,4 @@
-"""What somebody asks to be served and what will be, whatever the task; checks that all share."""
+"""Requests to serve, plans and shared checks, for every task."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from llm_lora.serving.sources import Candidate, Stock
 
 @dataclass(frozen=True)
 class Wanted:
-    """What somebody asks to be served, and how; nothing of it is checked yet.
+    """What to serve, and how, as requested; nothing is checked yet.
 
     Attributes:
         sources: runs or adapter folders; or else
         store: the folder of published adapters.
         task: text or image; None: what the adapters are for.
-        base: its name or folder; None: the one that the adapters were trained on.
-        merged: what `llm-lora merge` made of the one run in `sources`; it is served in its place.
+        base: its name or folder; None: the base that the adapters were trained on.
+        merged: the model that `llm-lora merge` made of the one run in `sources`, served instead.
         max_adapters: versions that are loaded at once.
-        context: tokens of prompt and answer together; None: as many as usual.
-        open: serve without keys on an address that others reach.
+        context: tokens of prompt and answer together; None: the default.
+        open: serve without keys on an address that other machines reach.
         log_contents: write requests and answers into the access log as well.
         max_concurrent: requests that are answered at once.
-        max_waiting: requests that may wait until one of those is done; None: as many as usual.
+        max_waiting: requests that may wait for one of those to end; None: the default.
         max_body: of a request, in MiB.
-        timeout: seconds for a whole answer.
-        extra: flags for vLLM as they were typed.
+        timeout: seconds for a complete answer.
+        extra: flags for vLLM as typed.
     """
 
     sources: tuple[Path, ...] = ()
@@ -63,10 +63,10 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class AnyPlan(ABC):
-    """What will be served: checked, and nothing written yet.
+    """What will be served: checked, but with nothing written yet.
 
     Attributes:
-        served: what requests will reach.
+        served: the adapters that requests will reach.
         state: the folder for the log and the layer's configuration.
         keys: digests of the keys for use and for administration.
     """
@@ -83,44 +83,44 @@ class AnyPlan(ABC):
 
     @property
     def url(self) -> str:
-        """Where the server is reached from this machine."""
+        """The URL of the server on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.wanted.host, self.wanted.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.wanted.port}"
 
     @property
     def places(self) -> str:
-        """How many adapters there is room for."""
+        """The room for adapters, in words."""
         return f"{self.wanted.max_adapters} adapters at once"
 
     @property
     @abstractmethod
     def server(self) -> str:
-        """What does the work, as people call it."""
+        """The server's name in messages."""
 
     @property
     @abstractmethod
     def form(self) -> str:
-        """In short, how the base is served."""
+        """Short description of how the base is served."""
 
     @abstractmethod
     def told(self, candidate: Candidate) -> str:
-        """In short, what one adapter brings."""
+        """Short description of one adapter."""
 
     @abstractmethod
     def request(self, candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
-        """Path and body of a request to try an adapter, or the base, with."""
+        """Path and body of a request to try an adapter or the base."""
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What starts the server."""
+        """The command that starts the server."""
 
     @abstractmethod
     def config(self) -> ServingConfig:
-        """What the layer will be told."""
+        """The layer's configuration."""
 
 
 class Findings:
-    """Problems and warnings, gathered so that all of them are told at once."""
+    """Problems and warnings, gathered so that all are reported at once."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -137,26 +137,26 @@ class Findings:
         self.problems.append(Problem(what, where, fix))
 
     def settle(self) -> None:
-        """Raise what was gathered."""
+        """Raise the gathered problems."""
         if self.problems:
             raise UserError(dict.fromkeys(self.problems))
 
 
 def check_sources(wanted: Wanted) -> None:
-    """Runs or a store, not both.
+    """Require runs or a store, not both.
 
     Raises:
         UserError: both were named, or neither.
     """
     if bool(wanted.sources) == (wanted.store is not None):
         raise UserError(
-            "name runs or a store: one of the two",
+            "give either runs or a store",
             fix="llm-lora serve RUN, or llm-lora serve --store STORE",
         )
 
 
 def look(wanted: Wanted, task: str, found: Findings) -> Stock:
-    """What there is to serve; its problems and warnings become findings.
+    """Find what there is to serve; problems and warnings become findings.
 
     Raises:
         UserError: there is no such store.
@@ -180,7 +180,7 @@ def trained_on(stock: Stock, found: Findings) -> Mapping[str, Any]:
     """The manifest of an adapter whose base is that of all of them.
 
     Raises:
-        UserError: they have several bases, or there is none.
+        UserError: they have several bases, or none.
     """
     manifests = [(one.label, one.adapter.manifest) for one in stock.candidates]
     manifests = manifests or [(one.label, one.manifest) for one in stock.waiting]
@@ -193,8 +193,8 @@ def trained_on(stock: Stock, found: Findings) -> Mapping[str, Any]:
             f"these adapters belong to different bases: {listed}",
             fix="serve one base per server: name it with --base",
         )
-    elif not found.problems:  # Else there are adapters, and it was told why they will not do.
-        found.refuse("nothing here tells which base to serve", fix="name it: --base NAME or FOLDER")
+    elif not found.problems:  # Otherwise there are adapters, and why they are unusable is reported.
+        found.refuse("no adapter names a base to serve", fix="name it: --base NAME or FOLDER")
     raise UserError(found.problems)
 
 
@@ -203,8 +203,9 @@ def of_base(
 ) -> list[Candidate]:
     """The candidates of this base.
 
-    A store may hold adapters of many bases: those of others than the one named are left out. One
-    that was trained on a base of this name with another digest is refused: it would answer wrongly.
+    A store may hold adapters of many bases: those of bases other than the named one are left out.
+    An adapter trained on a base of this name with another digest is refused: its answers would be
+    wrong.
     """
     mine = [one for one in candidates if one.adapter.base_digest == base.digest]
     for one in candidates:
@@ -224,20 +225,20 @@ def of_base(
 def check_names(candidates: Sequence[Candidate], base_name: str, found: Findings) -> None:
     for name in {one.name for one in candidates} & {base_name}:
         found.refuse(
-            f"the adapter {name} has the name of the base: requests could not tell them apart",
+            f"the adapter {name} has the same name as the base, so requests cannot reach both",
             fix="publish it under another name: llm-lora publish RUN --as NAME",
         )
 
 
 def check_gates(candidate: Candidate, found: Findings) -> None:
-    """Warn where nothing proves that an adapter is good, or something that it is not."""
+    """Warn of adapters without a report, or with failed gates."""
     if not candidate.passed:
         found.warnings.append(_gates(candidate))
 
 
 def _gates(candidate: Candidate) -> str:
     if candidate.report is None:
-        return f"{candidate.label} has no report: nothing tells how well it answers"
+        return f"{candidate.label} has no report: the quality of its answers is unknown"
     failed = [_gate(gate) for gate in candidate.report["gates"] if not gate["passed"]]
     return f"{candidate.label} did not pass its gates: {', '.join(failed)}"
 
@@ -249,11 +250,11 @@ def _gate(gate: dict[str, Any]) -> str:
 
 
 def check_places(wanted: Wanted, candidates: Sequence[Candidate], found: Findings) -> None:
-    """Warn where more adapters are live than there is room for."""
+    """Warn where more adapters are live than fit at once."""
     if len(candidates) > wanted.max_adapters:
         found.warnings.append(
-            f"{len(candidates)} adapters are live or on trial, and {wanted.max_adapters} are "
-            "loaded at once: the others wait for a place when asked; more places: --max-adapters"
+            f"{len(candidates)} adapters are live or on trial, but only {wanted.max_adapters} are "
+            "loaded at once: requests for others wait for a place; raise it with --max-adapters"
         )
 
 
@@ -261,22 +262,24 @@ def check_log(wanted: Wanted, found: Findings) -> None:
     """Refuse an access log that cannot be written as asked."""
     if wanted.access_log is not None and not wanted.access_log.absolute().parent.is_dir():
         found.refuse(
-            "no folder for the access log", where=str(wanted.access_log), fix="make the folder"
+            "the folder of the access log is missing",
+            where=str(wanted.access_log),
+            fix="create the folder",
         )
     if wanted.log_contents and wanted.access_log is None:
-        found.refuse("--log-contents without an access log", fix="add --access-log FILE")
+        found.refuse("--log-contents needs an access log", fix="add --access-log FILE")
 
 
 def find_keys(wanted: Wanted, found: Findings) -> Keys:
-    """The keys, which a server that others reach must have."""
+    """The API keys, which a server that other machines reach must have."""
     keys = Keys()
     with found.gathered():
         keys = Keys.read(layer_config(wanted, Path()))
         if not (keys.use or wanted.open or is_loopback(wanted.host)):
             found.refuse(
-                f"--host {wanted.host} lets others in, and no API keys are given",
+                f"--host {wanted.host} accepts other machines, but there are no API keys",
                 fix=f"--api-keys FILE (one key a line) or {API_KEYS}=KEY; "
-                "--open serves others without keys",
+                "--open accepts requests from other machines without a key",
             )
     return keys
 
@@ -290,9 +293,9 @@ def layer_config(
     limits: Limits | None = None,
     **more: Any,
 ) -> ServingConfig:
-    """What the layer will be told; without a base, enough to read the keys.
+    """The layer's configuration; without a base, enough of it to read the keys.
 
-    `limits` are other than usual, `more` are settings of one task.
+    `limits` replaces the default limits, `more` are settings of one task.
     """
     return ServingConfig(
         store=store,
@@ -310,7 +313,7 @@ def layer_config(
 
 
 def limits_of(wanted: Wanted) -> Limits:
-    """The limits that were asked for."""
+    """The requested limits."""
     waiting = Limits.max_waiting if wanted.max_waiting is None else wanted.max_waiting
     return Limits(
         max_body_bytes=wanted.max_body * 2**20,

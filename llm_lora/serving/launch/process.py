@@ -1,4 +1,4 @@
-"""The server as a child process: started under a guard, ended in order, and when to try again."""
+"""The server as a child process under a guard, and the timing of restarts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from llm_lora import files
 
 _MARGIN_S = 10.0
-"""What the guard gets on top of the server's own time before it is killed as well."""
+"""Time that the guard gets beyond the server's before it is killed as well."""
 
 
 class Server:
-    """A running command with its output in a file; nothing of it survives this process.
+    """A running command with its output in a file; it never outlives this process.
 
-    The guard (`guard.py`) gets its standard input from here: when this process ends, however it
-    ends, that pipe closes and the guard ends the command.
+    The standard input of the guard (`guard.py`) is a pipe from here: when this process ends, in
+    whatever way, the pipe closes and the guard ends the command.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Server:
 
         Args:
             command: the program and its arguments.
-            environment: all of its environment.
+            environment: its complete environment.
             log: the file for its output.
             grace_seconds: how long an orderly end may take.
 
@@ -71,7 +71,7 @@ class Server:
                 self._guard.stdin.close()
 
     def end(self) -> None:
-        """End it in order, or by force when that takes too long; returns when all is gone."""
+        """Stop in order, or by force after the time limit; returns when every process is gone."""
         self.ask_to_end()
         try:
             self._guard.wait(self._grace + _MARGIN_S)
@@ -79,11 +79,11 @@ class Server:
             self.kill()
 
     def processes(self) -> list[int]:
-        """Guard, command and what it started."""
+        """The guard, the command and its children."""
         return _members(self._guard.pid)
 
     def kill(self) -> None:
-        """End guard and command at once, without their consent."""
+        """Kill guard and command at once."""
         for process in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -92,7 +92,7 @@ class Server:
 
 def _members(session: int) -> list[int]:
     """The processes of a session."""
-    # Imported on use: an orderly start and end do without.
+    # Imported here: an orderly start and end need no psutil.
     import psutil
 
     found = []
@@ -105,9 +105,9 @@ def _members(session: int) -> list[int]:
 
 @dataclass
 class Restarts:
-    """When to start a dead server anew: later each time, and not for ever.
+    """The delay before each restart of a dead server: longer each time, until it gives up.
 
-    A server that lived `steady_seconds` starts the count anew; all times are in seconds.
+    A server that lived `steady_seconds` resets the count; all times are in seconds.
     """
 
     first_seconds: float = 1.0
@@ -118,7 +118,7 @@ class Restarts:
     """Quick deaths in a row."""
 
     def after(self, lived_seconds: float) -> float | None:
-        """How long to wait before the next start; None: give up."""
+        """Seconds to wait before the next start; None: give up."""
         self.deaths = 1 if lived_seconds >= self.steady_seconds else self.deaths + 1
         if self.deaths > self.most:
             return None

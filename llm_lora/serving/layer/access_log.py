@@ -1,4 +1,4 @@
-"""The access log: one JSON object a line for each request, without what was said unless asked."""
+"""The access log: one JSON line per request, with messages only where that is asked for."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llm_lora.files import write_error
 from llm_lora.serving.layer.exchange import Exchange
 
 NAME_LIMIT = 200
-"""Characters of a model name that are logged; a client may write anything there."""
+"""Most characters of a model name to log; it is the client that writes it."""
 
 logger = logging.getLogger(__name__)
 
 
 class _File(WatchedFileHandler):
-    """Follows a file that is rotated; a full disk costs lines, never answers."""
+    """A file handler that follows log rotation; a full disk loses lines, never answers."""
 
     _failing = False
 
     def _open(self) -> TextIOWrapper:
-        # Also called after a rotation. A new file is for its owner alone: it may hold what people
+        # Also called after a rotation. Only the owner may read a new file: it may hold what people
         # asked.
         handle = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         return TextIOWrapper(os.fdopen(handle, "ab"), self.encoding, self.errors)

@@ -1,4 +1,4 @@
-"""What `GET /v1/adapters` answers: every published version, which is live, and how it does."""
+"""The answer of `GET /v1/adapters`: every published version, which is live, and its counts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from llm_lora.store import ALIAS, Alias, Version
 
 
 def listing(catalog: Catalog, metrics: Metrics, *, loaded: Collection[str]) -> dict[str, Any]:
-    """The adapters that a server knows, as JSON; reads files, so not for the event loop.
+    """The adapters that a server knows, as JSON; reads files, so keep it off the event loop.
 
-    Adapters that were trained on another base are left out. `loaded` has the served names of the
-    versions that are loaded. Who published and why stays in the history, for administrators.
+    Adapters that were trained on another base are left out. `loaded` holds the served names of
+    the loaded versions. Who published a version, and why, is only in the history, which needs an
+    admin key.
     """
     rows = (_adapter(catalog, name, metrics, loaded) for name in catalog.store.names())
     return {

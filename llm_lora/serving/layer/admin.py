@@ -28,10 +28,10 @@ _FIELDS = {
 
 
 class Admin:
-    """Carries out what an administrator asks.
+    """Carries out admin calls.
 
-    A version is loaded and probed before an alias moves to it, so that no request waits for it and
-    none meets one that does nothing.
+    A version is loaded and probed before an alias moves to it, so that no request waits for the
+    load and none is answered by an adapter without effect.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class Admin:
         """Answer a POST route.
 
         Raises:
-            Refused: the body is wrong (400), there is no such version (404), the store or the
-                server says no (409, 422, 503), or the store cannot be written (503, 507).
+            Refused: the body is invalid (400), the version is unknown (404), the store or the
+                server refuses (409, 422, 503), or the store cannot be written (503, 507).
         """
         asked = _Asked(path, read_object(body))
         if path != "/admin/load" and asked.name == self._catalog.base_name:
             raise Refused(
                 409,
-                f"{asked.name} is the name of the base, which answers in the adapter's place; "
-                "publish it under another name",
+                f"{asked.name} is also the name of the base, which answers instead; "
+                "publish the adapter under another name",
                 param="name",
                 code="name_of_the_base",
             )
@@ -83,11 +83,11 @@ class Admin:
         """Answer GET /admin/history.
 
         Raises:
-            Refused: no name (400), or one that is not in the store (404).
+            Refused: the name is missing (400) or not in the store (404).
         """
         names = parse_qs(query.decode("ascii", "replace")).get("name", [])
         if len(names) != 1:
-            raise Refused(400, "say whose history: /admin/history?name=NAME", param="name")
+            raise Refused(400, "`name` is missing: call /admin/history?name=NAME", param="name")
         try:
             events = await asyncio.to_thread(self._events, names[0])
         except UserError as error:
@@ -95,10 +95,10 @@ class Admin:
         return {"object": "list", "data": events}
 
     def _events(self, name: str) -> list[Event]:
-        """The history of a name, which stays when all its versions are removed."""
+        """The history of a name; it is kept when all versions are removed."""
         events = self._store.history(name)
         if not events:
-            self._store.alias(name)  # Raises, and tells which names there are.
+            self._store.alias(name)  # Raises an error that lists the known names.
         return events
 
     async def _move(self, path: str, asked: _Asked, version: Version, by: str) -> dict[str, Any]:
@@ -135,7 +135,9 @@ class Admin:
     async def _swap(
         self, version: Version, move: Callable[[], Alias], force: bool
     ) -> dict[str, Any]:
-        """Load a version, then move the alias to it; `force`: also where it changes nothing."""
+        """Load a version, then move the alias to it; `force`: also where it has no effect."""
+        # Loaded first, so that requests find it ready once the alias has moved. Held until then,
+        # because an idle version that no alias points to is the first to be evicted.
         resident = None
         try:
             resident = await self._residents.acquire(version)
@@ -154,27 +156,27 @@ class Admin:
 
 
 class _Asked:
-    """The members of an admin call, each checked when it is looked at."""
+    """The members of an admin call, each checked when it is read."""
 
     def __init__(self, path: str, fields: dict[str, Any]) -> None:
         unknown = fields.keys() - _FIELDS[path]
         if unknown:
             known = ", ".join(sorted(_FIELDS[path]))
-            raise Refused(400, f"unknown: {min(unknown)[:60]!r}; {path} takes {known}")
+            raise Refused(400, f"unknown member {min(unknown)[:60]!r}; {path} takes {known}")
         self._fields = fields
 
     @property
     def name(self) -> str:
-        name = str(self._of("name", str, "the name of an adapter"))
+        name = str(self._of("name", str, "a valid adapter name"))
         if not is_name(name):
-            raise Refused(400, "name: not the name of an adapter", param="name")
+            raise Refused(400, "name: not a valid adapter name", param="name")
         return name
 
     @property
     def version(self) -> int:
-        number: int = self._of("version", int, "the number of a version")
+        number: int = self._of("version", int, "a version number")
         if not 0 < number < 10**6:
-            raise Refused(400, "version: not the number of a version", param="version")
+            raise Refused(400, "version: not a version number", param="version")
         return number
 
     @property
@@ -190,7 +192,7 @@ class _Asked:
 
     @property
     def why(self) -> str:
-        return str(self._of("why", str, "a text", ""))
+        return str(self._of("why", str, "a string", ""))
 
     def _of(
         self, name: str, kind: type | tuple[type, ...], wanted: str, default: object = None
@@ -198,14 +200,14 @@ class _Asked:
         value = self._fields.get(name)
         if value is None:
             value = default
-        # True is an int to Python, but no number to anybody else.
+        # In Python True is an int; in JSON it is no number.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise Refused(400, f"{name}: not {wanted}", param=name)
         return value
 
 
 def _no(error: UserError) -> Refused:
-    """What the store says to a move: its refusal, or that it could not be written."""
+    """The reply to a failed alias move: a refusal, or a store that could not be written."""
     cause = error.__cause__
     if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
         return Refused(409, str(error), code="refused_by_store")

@@ -1,4 +1,4 @@
-"""The little of ASGI that the layer needs: reading a body, answering, calling the inner app."""
+"""ASGI helpers for the layer: reading a body, answering, calling the inner app."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Gone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer of the inner app."""
+    """A complete reply of the inner app."""
 
     status: int
     headers: Sequence[Header]
@@ -39,8 +39,8 @@ class Reply:
 class Inner:
     """The app that the layer wraps.
 
-    A server puts itself into the scope of what arrives, and its routes look for it there; calls
-    that begin within the layer get it as well.
+    A server adds itself to the scope of each request, and its routes look for it there; calls that
+    start in the layer get it as well.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -62,17 +62,17 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body of a request.
 
     Raises:
-        Refused: it is larger than `limit` bytes (413) or takes too long to arrive (408), or its
-            announced length is no length (400).
+        Refused: it is larger than `limit` bytes (413), takes too long to arrive (408), or
+            announces an invalid length (400).
         Gone: the client went away.
     """
     length = header(scope, b"content-length")
     if length and length[0].isdigit():
-        # Python converts no number of thousands of digits.
+        # Python refuses to convert a number of thousands of digits.
         if len(length[0]) > _LENGTH_DIGITS:
             raise Refused(
                 400,
-                "the header `Content-Length` is not the length of a body",
+                "the header `Content-Length` is not a valid length",
                 headers=[(b"connection", b"close")],
             )
         if int(length[0]) > limit:
@@ -115,7 +115,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def with_json(scope: Scope, body: bytes, request_id: str) -> Scope:
-    """The scope of a request as the inner app gets it: another body, no keys, no packed answer."""
+    """The scope for the inner app: another body, no API keys, no compressed reply."""
     dropped = (
         b"accept-encoding",
         b"authorization",
@@ -156,7 +156,7 @@ async def call(app: ASGIApp, method: str, path: str, value: object = None) -> Re
     """Ask the inner app, from within; `value` is sent as JSON.
 
     Raises:
-        ConnectionError: the app ended without a whole answer.
+        ConnectionError: the app ended without a complete reply.
         Exception: whatever the app raises.
     """
     content = b"" if value is None else to_json(value)
@@ -179,7 +179,7 @@ async def call(app: ASGIApp, method: str, path: str, value: object = None) -> Re
     ended = False
 
     async def stay() -> Message:
-        # Nobody goes away: whoever listens for that is cancelled when the answer is there.
+        # Never reports a disconnect; whoever listens for one is cancelled after the reply.
         never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         return await never
 
@@ -193,7 +193,7 @@ async def call(app: ASGIApp, method: str, path: str, value: object = None) -> Re
 
     await app(scope, replay(content, stay), take)
     if start is None or not ended:
-        raise ConnectionError(f"{method} {path}: the server gave no whole answer")
+        raise ConnectionError(f"{method} {path}: the server gave no complete answer")
     return Reply(start["status"], list(start.get("headers", [])), b"".join(parts))
 
 
@@ -202,10 +202,10 @@ async def unless_gone(
 ) -> T:
     """The result of `work`, which is cancelled when the client goes away.
 
-    `undo` gets a result that came all the same, but too late to be returned.
+    `undo` gets a result that arrived too late to be returned.
 
     Raises:
-        Gone: it did.
+        Gone: the client went away.
     """
     task = asyncio.create_task(work)
     listener = asyncio.create_task(_gone(receive))

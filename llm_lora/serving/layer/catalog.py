@@ -1,4 +1,4 @@
-"""Which version a request means, and which versions this server has to have ready."""
+"""The lookup of names: the version that a request means, and the versions to keep ready."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from llm_lora.store import ALIAS, Store, UnknownAdapter, Version, is_name
 logger = logging.getLogger(__name__)
 
 _LISTED = 50
-"""Names that an error message lists at most."""
+"""Most names that an error message lists."""
 
 
 class Catalog:
     """The store as one server sees it: only adapters that were trained on its base.
 
-    `max_rank` is the largest rank that the server can load; `merged` says that its model is a
-    version itself, named `base_name`, and the only one it has; `task` is what its base does;
-    `draw` gives the random numbers that decide for or against a canary.
+    `max_rank` is the largest rank that the server can load; `merged`: its model is itself a
+    version, named `base_name`, and the only one; `task` is the base's task; `draw` gives the
+    random numbers that send a request to the live version or to its canary.
     """
 
     def __init__(
@@ -53,28 +53,28 @@ class Catalog:
     async def find(self, model: str) -> Version | None:
         """As `resolve`, for the event loop.
 
-        A name with a live version is looked up in microseconds. For any other one, and for those
-        of single versions, the whole store may have to be read, so that is done beside the loop.
+        A name with a live version is looked up in microseconds. Other names, and references to
+        single versions, may need the whole store to be read, so a thread does that.
         """
         if self._is_base(model) or self._is_live(model):
             return self.resolve(model)
         return await asyncio.to_thread(self.resolve, model)
 
     def resolve(self, model: str) -> Version | None:
-        """The version that a request for `model` belongs to from now on; None is the base.
+        """The version that a request for `model` belongs to until its end; None is the base.
 
         May read the whole store.
 
         Raises:
-            Refused: no such name or version, or of another base (404); damaged in the store (503).
-            Unfit: that very version was refused by a server.
-            TooLarge: this server cannot load it, nor a version that its name had before.
+            Refused: unknown name or version, or of another base (404); damaged in the store (503).
+            Unfit: a server refused this version.
+            TooLarge: this server can load neither it nor an earlier version of its name.
         """
         if self._is_base(model):
             return None
         name, _, which = model.partition("@")
         if not is_name(name):
-            raise self._unknown(model, "no such model")
+            raise self._unknown(model, "unknown model")
         try:
             version = self.store.resolve(model, self._draw())
             refusal = self.store.alias(name).refused.get(version.number) if which else None
@@ -92,10 +92,10 @@ class Catalog:
         return self._able(version)
 
     def problem(self, version: Version) -> str | None:
-        """Why a live version cannot answer under its name, as long as this server runs."""
+        """Why a live version cannot answer under its name while this server runs."""
         if version.name == self.base_name:
             return (
-                "it has the name of the base, which answers in its place; "
+                "its name is also the name of the base, which answers instead; "
                 "publish it under another name: llm-lora publish RUN --as NAME"
             )
         return None if self._loadable(version) else TooLarge(version, self._max_rank).reason
@@ -109,19 +109,19 @@ class Catalog:
     def unlike(self, version: Version) -> str:
         """Why this server does not serve a version."""
         if self._merged:
-            return f"the model of this server is {self.base_name}, merged, and no other version"
+            return f"this server's model is the merged version {self.base_name}; it serves no other"
         if version.task != self._task:
             own, wanted = MADE[self._task], MADE[version.task]
-            return f"{version.label} is an adapter for {wanted}, and this server is for {own}"
+            return f"{version.label} is an adapter for {wanted}, but this server is for {own}"
         return (
             f"{version.label} was trained on {version.base_name}, "
-            f"which is not the base {self.base_name} that this server has"
+            f"but the base of this server is {self.base_name}"
         )
 
     def aliases(self) -> Iterator[tuple[str, Version]]:
         """Every name that answers on this server, with its live version.
 
-        What is damaged is left out; requests for it are told.
+        Damaged versions are left out; requests for them get an error.
         """
         for name in self.store.names():
             try:
@@ -134,7 +134,7 @@ class Catalog:
                 yield name, version
 
     def refusals(self) -> Iterator[tuple[Version, str]]:
-        """Every version that servers refused, and why; whether or not its name has a live one."""
+        """Every version that a server refused, with the reason, even of names with no live one."""
         for name in self.store.names():
             with suppress(UserError):
                 for number, reason in self.store.alias(name).refused.items():
@@ -143,9 +143,9 @@ class Catalog:
                         yield version, reason
 
     def wanted(self) -> dict[str, Version]:
-        """Live versions and those on trial, by served name: what is to stay loaded.
+        """The versions to keep loaded, by served name: those that are live or on trial.
 
-        Where the server cannot load one of them, that is what answers in its place.
+        Where the server cannot load one of them, the version that answers instead is listed.
         """
         found = {}
         for name, live in self.aliases():
@@ -164,7 +164,7 @@ class Catalog:
         return found
 
     def known(self) -> list[str]:
-        """What a request may name: the base, names with a live version, their versions."""
+        """The names that a request may use: the base, names with a live version, their versions."""
         names = [self.base_name]
         for name in self.store.names():
             try:
@@ -196,8 +196,8 @@ class Catalog:
     def _able(self, version: Version) -> Version:
         """What answers for a version that an alias points to: itself, if the server can load it.
 
-        Otherwise the live version or the one before, so that a name never falls silent because
-        a larger version was promoted while the server runs.
+        Otherwise the live version or the one before: promoting a version of a larger rank while
+        the server runs must not take its name out of service.
         """
         if self._loadable(version):
             return version
@@ -211,13 +211,13 @@ class Catalog:
         raise TooLarge(version, self._max_rank)
 
     def _tell(self, version: Version) -> None:
-        """Say in the log, once, why a version does not answer under its name."""
+        """Log, once, why a version does not answer under its name."""
         if version.served_name not in self._told:
             self._told.add(version.served_name)
             logger.error("%s does not answer: %s", version.label, self.problem(version))
 
     def _refusal(self, name: str, which: str) -> str:
-        """What servers refused of a name, for whoever is told that nothing is live under it."""
+        """The refused version of a name, for the error that nothing is live under it."""
         with suppress(UserError):
             refused = {} if which else self.store.alias(name).refused
             if refused:
@@ -231,7 +231,7 @@ class Catalog:
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         return Refused(
             404,
-            f"{quote(model)}: {why}; there are: {listed}{more}",
+            f"{quote(model)}: {why}; available: {listed}{more}",
             param="model",
             code="model_not_found",
         )

@@ -1,4 +1,4 @@
-"""What the layer is told by whoever launches the server: one JSON file, named by one variable."""
+"""The layer's configuration: one JSON file, named by one environment variable."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, config=_CLOSED)
 class Limits:
-    """What one server takes on at once, and for how long."""
+    """The load that one server accepts, and for how long."""
 
     max_body_bytes: _Count = 2 * 2**20
     max_concurrent: _Count = 256
     """Requests to a model that are answered at the same time."""
     max_waiting: Annotated[int, Field(ge=0)] = 256
-    """Requests that may wait for one of those places; the next one is told to come back."""
+    """Requests that may wait for one of those places; further ones are refused with 429."""
     queue_wait_seconds: _Seconds = 10.0
     request_seconds: _Seconds = 600.0
     """From arrival to the last byte of the answer."""
@@ -42,8 +42,8 @@ class Limits:
 class ServingConfig:
     """The layer's settings.
 
-    Keys are named by the file that holds them, or come from the environment (`keys.py`); they
-    never stand here.
+    API keys are never in here, only the paths of the files that hold them; they may also come
+    from the environment (`keys.py`).
     """
 
     store: Path
@@ -52,11 +52,11 @@ class ServingConfig:
     base_path: Path
     base_digest: str
     task: str = "text"
-    """What the base does: text or image."""
+    """The base's task: text or image."""
     prediction: str = "auto"
-    """Pictures: what the base's UNet predicts, where it does not say so itself."""
+    """Pictures: the prediction type of the base's UNet, where its files do not state it."""
     resolution: Annotated[int, Field(ge=0)] = 0
-    """Pictures: side in pixels of the squares that the base was trained at."""
+    """Pictures: the resolution that the base was trained at (pixels a side)."""
     merged: bool = False
     """The server's model is itself a version, merged into its base; `base_name` is the name of
     that version, and no other one can be served."""
@@ -85,7 +85,7 @@ class ServingConfig:
         """Read a configuration; `where` names it in messages.
 
         Raises:
-            UserError: not JSON, an unknown setting, or a value of the wrong kind; each one.
+            UserError: not JSON, or unknown settings or values of the wrong type (all are listed).
         """
         try:
             return _adapter.validate_json(text)
@@ -103,7 +103,7 @@ class ServingConfig:
         """Write the configuration for its owner alone, whole or not at all.
 
         Raises:
-            UserError: the disk is full or the folder may not be written.
+            UserError: the disk is full or the folder is not writable.
         """
         temporary: str | None = None
         try:

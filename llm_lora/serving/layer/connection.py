@@ -1,4 +1,4 @@
-"""The client's side of one request: what was sent to it, and when patience ends."""
+"""The client's connection for one request, with its deadline."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from llm_lora.serving.layer.errors import Refused
 class Connection:
     """Receives from the client and sends to it.
 
-    When `seconds` are over it says that the client is gone: that is how servers are told to give
-    up a request, and the only way that reaches into everything that they do for it. `id` names the
-    request in the answer's headers, in the log and to the server.
+    After `seconds` it reports that the client has disconnected: to a server this is the one signal
+    that ends all the work it does for a request. `id` names the request in the answer's headers,
+    in the log and to the server.
     """
 
     def __init__(self, receive: Receive, send: Send, seconds: float) -> None:
@@ -31,7 +31,7 @@ class Connection:
         self._send = send
 
     async def receive(self) -> Message:
-        """The client's next message; "http.disconnect" when it is gone or the time is over."""
+        """The client's next message; "http.disconnect" once it is gone or the time is up."""
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await self._receive()
@@ -40,7 +40,7 @@ class Connection:
 
     @property
     def late(self) -> bool:
-        """Whether the time is over and the answer is not complete."""
+        """Whether the deadline has passed and the answer is not complete."""
         return not self._ended and asyncio.get_running_loop().time() >= self._deadline
 
     async def send(self, message: Message) -> None:
@@ -62,9 +62,9 @@ class Connection:
             raise
 
     async def refuse(self, refused: Refused) -> None:
-        """Tell the client, in the way that is still open.
+        """Report a refusal to the client in the way that is still open.
 
-        Where a plain answer has begun there is none: it stays incomplete, which clients notice.
+        Once a plain answer has begun there is none: it stays incomplete, which clients detect.
         """
         if not self.began:
             await errors.send_refused(self.send, refused)
@@ -73,5 +73,7 @@ class Connection:
             await self.send({"type": "http.response.body", "body": b"data: " + content + b"\n\n"})
 
     def overdue(self) -> Refused:
-        """What a client is told when the time is over."""
-        return Refused(504, f"no whole answer within {self._seconds:g} s", code="request_timeout")
+        """The refusal for a request whose deadline has passed."""
+        return Refused(
+            504, f"no complete answer within {self._seconds:g} s", code="request_timeout"
+        )

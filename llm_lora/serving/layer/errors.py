@@ -1,4 +1,4 @@
-"""What the layer refuses, told in the form that clients of the OpenAI API know."""
+"""The layer's refusals, in the error format of the OpenAI API."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _KINDS = {
 class Refused(Exception):
     """A request that is not answered.
 
-    `status` is the HTTP status, `param` the field at fault, `code` a word for programs,
-    `retry_after` the seconds after which asking again makes sense.
+    `status` is the HTTP status, `param` the field at fault, `code` a machine-readable name,
+    `retry_after` the seconds after which a retry makes sense.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Refused(Exception):
 def body(
     status: int, message: str, *, param: str | None = None, code: str | None = None, **more: object
 ) -> bytes:
-    """The JSON of an error; `more` stands beside it."""
+    """The JSON of an error; `more` is added beside it."""
     kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     error = {"message": message, "type": kind, "param": param, "code": code}
     return to_json({"error": error, **more})
@@ -57,7 +57,7 @@ async def send_error(send: Send, status: int, message: str, **more: Any) -> None
 
 
 async def send_refused(send: Send, refused: Refused) -> None:
-    """Answer with what was refused."""
+    """Answer with a refusal."""
     content = body(refused.status, refused.message, param=refused.param, code=refused.code)
     headers = [
         (b"content-type", b"application/json"),

@@ -1,4 +1,4 @@
-"""One request and what became of it: made when it arrives, filled in as it is answered."""
+"""The record of one request: created when it arrives, filled in as it is answered."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from llm_lora.store import Version
 
 OnInvalid = Literal["flag", "retry", "error"]
-"""What to do with an answer that is not valid: say so, ask once more, or answer 422."""
+"""What to do with an invalid answer: report it, retry once, or answer 422."""
 
 Outcome = Literal[
     "valid", "not_json", "invalid", "truncated", "unjudged", "painted", "error", "aborted"
 ]
-"""How an exchange ended. `unjudged`: no schema was enforced, or nothing was there to judge;
+"""How an exchange ended. `unjudged`: no schema was enforced, or there was nothing to judge;
 `truncated`: the token limit cut the answer off; `painted`: pictures were sent; `error`: the server
 refused or failed; `aborted`: the client went away."""
 
@@ -25,7 +25,7 @@ refused or failed; `aborted`: the client went away."""
 class Exchange:
     """A request to a model and its answer.
 
-    The layer sets the first group before the request goes to the server; whoever passes the
+    The layer sets the first group before the request goes to the server; the code that passes the
     answer on sets the second. An exchange belongs to one `version` from arrival to end; None
     stands for the base.
     """
@@ -38,7 +38,7 @@ class Exchange:
     """The model as the client named it."""
     version: Version | None = None
     schema: AnswerSchema | None = None
-    """What the answer is judged by; None where nothing is enforced."""
+    """The schema that judges the answer; None where none is enforced."""
     stream: bool = False
     on_invalid: OnInvalid = "flag"
     include_usage_added: bool = False
@@ -55,4 +55,4 @@ class Exchange:
     first_token: float | None = None
     """`time.monotonic()` when the first piece of a streamed answer came."""
     answers: tuple[str, ...] = ()
-    """What was answered, one text a choice; for the access log, where it is asked for contents."""
+    """The answers, one text per choice; only where the access log includes contents."""

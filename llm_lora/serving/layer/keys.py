@@ -1,4 +1,4 @@
-"""Keys: one set for use, another for administration, compared in constant time."""
+"""API keys: one set for use, another for administration, compared in constant time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ADMIN_KEYS = "LLM_LORA_ADMIN_KEYS"
 """Environment variables that hold keys, separated by commas."""
 
 SHORTEST = 16
-"""Characters that a key must have; shorter ones can be guessed."""
+"""Fewest characters of a key; shorter ones can be guessed."""
 
 _OTHERS = 0o007
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Digests of the keys; where none is set for use, use is open to whoever reaches the server."""
+    """Digests of the keys; with none set for use, anyone who reaches the server may use it."""
 
     use: tuple[bytes, ...] = ()
     admin: tuple[bytes, ...] = ()
@@ -41,23 +41,23 @@ class Keys:
 
         Raises:
             UserError: a file cannot be read, is open to others, or holds no key; a key is too
-                short, has characters that a header cannot carry, or is for both.
+                short, has characters that a header cannot carry, or serves both purposes.
         """
         use = _gather(config.api_keys_file, API_KEYS, environment)
         admin = _gather(config.admin_keys_file, ADMIN_KEYS, environment)
         if set(use) & set(admin):
             raise UserError(
-                "a key is both for use and for administration",
-                fix="give the administration keys of its own",
+                "the same key is set for use and for administration",
+                fix="use different keys for administration",
             )
         return cls(use, admin)
 
     def admits(self, scope: Scope) -> bool:
-        """Whether a request to an open route may be told what others need a key for."""
+        """Whether a request to an open route may see details that are for key holders."""
         return not self.use or _among(_given(scope), (*self.use, *self.admin))
 
     def check(self, scope: Scope, access: Access) -> str:
-        """Let a request pass, and name its key: the first digits of the key's digest.
+        """Let a request pass, and return its key's name: the first digits of the digest.
 
         Raises:
             Refused: no key or a wrong one (401), or one that is not for this (403).
@@ -67,7 +67,7 @@ class Keys:
         if access is Access.ADMIN and not self.admin:
             raise Refused(
                 403,
-                "administration is closed: the server has no admin keys; start it with "
+                "the admin routes are disabled: the server has no admin keys; start it with "
                 f"--admin-keys FILE or {ADMIN_KEYS}, or use the command line on its machine",
             )
         given = _given(scope)
@@ -75,18 +75,18 @@ class Keys:
         if not (use or admin):
             raise Refused(
                 401,
-                "this needs a key: send it as `Authorization: Bearer KEY`",
+                "this route needs an API key: send it as `Authorization: Bearer KEY`",
                 code="invalid_api_key",
                 headers=[(b"www-authenticate", b"Bearer")],
             )
         if not (admin if access is Access.ADMIN else use):
             wanted = "administration" if access is Access.ADMIN else "use"
-            raise Refused(403, f"this key is not for {wanted}", code="wrong_key")
+            raise Refused(403, f"this key does not permit {wanted}", code="wrong_key")
         return given.hex()[:8]
 
 
 def any_for_use(path: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """A key for use as it is sent, from its file or the environment; None where there is none.
+    """A plain key for use, from the file or the environment; None where there is none.
 
     Raises:
         UserError: as for `Keys.read`.
@@ -95,14 +95,14 @@ def any_for_use(path: Path | None, environment: Mapping[str, str] = os.environ) 
 
 
 def _given(scope: Scope) -> bytes:
-    """Digest of the key that a request brings; of nothing where it brings none."""
+    """Digest of the key that a request carries; of an empty text where it carries none."""
     values = header(scope, b"authorization")
     scheme, _, key = (values[0] if len(values) == 1 else b"").partition(b" ")
     return hashlib.sha256(key.strip() if scheme.lower() == b"bearer" else b"").digest()
 
 
 def _among(given: bytes, keys: Iterable[bytes]) -> bool:
-    """Whether a digest is one of the keys', in a time that does not tell which."""
+    """Whether a digest is one of the keys', in a time that does not reveal which."""
     found = False
     for key in keys:
         found |= hmac.compare_digest(given, key)
@@ -121,7 +121,7 @@ def _keys(path: Path | None, variable: str, environment: Mapping[str, str]) -> l
     if variable in environment:
         found = [key.strip() for key in environment[variable].split(",") if key.strip()]
         if not found:
-            raise UserError("set, but without a key", where=variable, fix="unset it, or add a key")
+            raise UserError("set, but holds no key", where=variable, fix="unset it, or add a key")
         _check(found, variable)
         keys += found
     return keys
@@ -131,14 +131,14 @@ def _from_file(path: Path) -> list[str]:
     text = files.read_text(path)
     if path.stat().st_mode & _OTHERS:
         raise UserError(
-            "others may read or write this file of keys",
+            "other users may read or write this key file",
             where=str(path),
             fix=f"chmod o-rwx {path}",
         )
     lines = (line.strip() for line in text.splitlines())
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise UserError("no key in this file", where=str(path), fix="write one key per line")
+        raise UserError("this file holds no key", where=str(path), fix="write one key per line")
     _check(keys, str(path))
     return keys
 

@@ -1,7 +1,7 @@
-"""The layer: what `llm-lora serve` puts around vLLM's own server, as its outermost middleware.
+"""The layer that `llm-lora serve` adds to vLLM's server, as its outermost middleware.
 
-Every request passes here first, and only the routes of `routes.py` lead anywhere. A request to a
-model belongs, from its arrival to its end, to the one version that its name meant when it came.
+Every request passes here first, and only the routes of `routes.py` are open. A request to a model
+belongs, from arrival to end, to the one version that its name meant on arrival.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from llm_lora.store import Stamp, Store, aliases
 logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10.0
-"""How long the server may take to give up a request whose time is over."""
+"""How long the server may take to drop a request whose deadline has passed."""
 
 
 _ASKING: dict[str, type[Asking]] = {"text": Asking, "image": Painting}
 
 
 class Layer:
-    """An ASGI app around another one, which is a server in OpenAI's form that takes LoRA adapters.
+    """An ASGI app around another one: an OpenAI-compatible server that loads LoRA adapters.
 
-    Without `config` it is read from the file that `LLM_LORA_SERVING` names: servers make their
-    middleware themselves.
+    Without `config` it is read from the file that `LLM_LORA_SERVING` names, because a server
+    creates its middleware itself.
 
     Raises:
         UserError: the configuration, a file of keys or the access log cannot be used.
@@ -103,13 +103,13 @@ class Layer:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, as ASGI has it."""
+        """Serve one connection (ASGI)."""
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
-            # No route is for them; closed before it is accepted, it is answered with 403.
+            # WebSockets have no route; closing one before it is accepted answers 403.
             await send({"type": "websocket.close", "code": 1008})
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +139,7 @@ class Layer:
         except Exception:
             if not (line.gone or line.late):
                 logger.exception("%s: the server failed", line.id)
-                refused = Refused(500, "the server failed; its log tells why")
+                refused = Refused(500, "the server failed; see its log")
         if line.late and refused is None:
             refused = line.overdue()
         if refused is not None:
@@ -182,11 +182,11 @@ class Layer:
         state = await self.upkeep.state()
         try:
             healthy = (await asgi.call(self._app, "GET", "/health")).status == 200
-        except Exception:  # whatever a dead engine raises, it is not ready
-            logger.exception("the server behind does not tell its health")
+        except Exception:  # a dead engine raises anything; it is not ready
+            logger.exception("the health check of the server failed")
             healthy = False
         ready = state["ready"] and healthy
-        # Names of adapters and what went wrong are for those who may use them.
+        # Names of adapters and their errors are only for clients that may use them.
         told = {**state, "ready": ready} if self.keys.admits(scope) else {"ready": ready}
         await asgi.send_json(line.send, 200 if ready else 503, told)
 
@@ -196,7 +196,7 @@ class Layer:
         )
 
     def _renew_keys(self) -> None:
-        """Take over files of keys that were changed; a faulty one leaves the keys as they are."""
+        """Reload key files that have changed; a faulty one leaves the keys as they are."""
         stamps = self._stamps()
         if stamps == self._key_stamps:
             return
@@ -204,7 +204,7 @@ class Layer:
         try:
             self.keys = Keys.read(self.config)
         except UserError as error:
-            logger.error("the keys stay as they were: %s", error)
+            logger.error("the changed key file cannot be used, the old keys stay valid: %s", error)
 
     def _stamps(self) -> list[Stamp | None]:
         found: list[Stamp | None] = []

@@ -1,4 +1,4 @@
-"""How many requests are answered at once, and how many may wait."""
+"""Limits on requests answered at once and on those that wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llm_lora.serving.layer.config import Limits
 from llm_lora.serving.layer.errors import Refused
 
 _AGAIN_SECONDS = 10.0
-"""After so long at the latest it makes sense to ask again."""
+"""Longest delay that a refused client is asked to wait."""
 
 
 class Gate:
@@ -52,7 +52,7 @@ class Gate:
             async with asyncio.timeout(self._limits.queue_wait_seconds):
                 await self._places.acquire()
         except TimeoutError:
-            raise self._busy("did not move in time") from None
+            raise self._busy("had no free place in time") from None
         finally:
             self._waiting -= 1
         self._inside += 1
@@ -65,7 +65,7 @@ class Gate:
     def _busy(self, what: str) -> Refused:
         return Refused(
             429,
-            f"the server is busy: {self._inside} requests are being answered and the queue {what}",
+            f"the server is busy with {self._inside} requests, and the queue {what}",
             code="server_busy",
             retry_after=min(self._limits.queue_wait_seconds, _AGAIN_SECONDS),
         )

@@ -1,4 +1,4 @@
-"""Taking one version into the server and out of it again, with every check on the way."""
+"""Loading and unloading one version, with every check on the way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOAD, _UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 
 class Unfit(Refused):
-    """A version that no server of this base can use, now or later; `reason` tells why."""
+    """A version that no server of this base can ever use, for `reason`."""
 
     def __init__(self, version: Version, reason: str) -> None:
         super().__init__(422, f"{version.label} was refused: {reason}", code="adapter_refused")
@@ -45,12 +45,12 @@ class Failed(Refused):
 
 
 class TooLarge(Refused):
-    """A version that another server of this base can load, but not this one as it was started."""
+    """A version too large for this server as it was started; another of this base can load it."""
 
     def __init__(self, version: Version, limit: int) -> None:
         self.reason = (
-            f"its rank {version.rank} is above what this server was started for; "
-            f"restart the server: its limit is {limit}"
+            f"its rank {version.rank} is above this server's limit of {limit}; "
+            "restart the server to raise the limit"
         )
         super().__init__(
             503, f"{version.label} cannot be loaded: {self.reason}", code="adapter_too_large"
@@ -58,9 +58,9 @@ class TooLarge(Refused):
 
 
 class Loader:
-    """Speaks to the server that the layer wraps; `app` is its ASGI app.
+    """Talks to the server that the layer wraps; `app` is its ASGI app.
 
-    `max_rank` is the largest rank that it takes; `task` is what its base does.
+    `max_rank` is the largest rank that it accepts; `task` is the task of its base.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Loader:
         """Verify a version's files, and that all its weights fit the base.
 
         Raises:
-            Unfit: they do not, or change nothing.
-            TooLarge: the server was started for smaller ones.
+            Unfit: they do not fit, or have no effect.
+            TooLarge: the server was started for smaller ranks.
             Failed: a file is missing or damaged.
         """
         return await asyncio.to_thread(self._check, version)
@@ -105,31 +105,31 @@ class Loader:
         names = {"lora_name": version.served_name, "lora_path": str(version.folder)}
         try:
             reply = await asgi.call(self._app, "POST", _LOAD, names)
-        except Exception as error:  # whatever the server raises, the request is answered
+        except Exception as error:  # whatever the server raises, the client gets an answer
             logger.exception("%s: the server failed to load it", version.label)
             raise Failed(version, str(error) or type(error).__name__) from error
         said = _message(reply)
-        # The name stands for these very bytes, so whoever loaded it loaded the same.
+        # The name stands for exactly these bytes, so a version loaded by others is the same.
         if reply.status == 200 or "already been loaded" in said:
             return
-        logger.error("%s: the server does not load it: %s", version.label, said)
+        logger.error("%s: the server refused to load it: %s", version.label, said)
         raise Failed(version, said)
 
     async def unload(self, version: Version) -> None:
-        """Have the server forget a version; nothing is raised where it does not know it."""
+        """Have the server unload a version; an unknown one is no error."""
         try:
             reply = await asgi.call(self._app, "POST", _UNLOAD, {"lora_name": version.served_name})
-        except Exception:  # a server that fails here has nothing more to forget
+        except Exception:  # a server that fails here holds no version any more
             logger.exception("%s: the server failed to unload it", version.label)
             return
         if reply.status not in (200, 404):
-            logger.error("%s: the server does not unload it: %s", version.label, _message(reply))
+            logger.error("%s: the server refused to unload it: %s", version.label, _message(reply))
 
     async def prove(self, version: Version, terms: Terms) -> None:
-        """See that a loaded version answers otherwise than the base.
+        """Check that a loaded version answers differently from the base.
 
         Raises:
-            Unfit: it does not.
+            Unfit: it answers the same.
             Failed: the server failed to answer.
         """
         if not self._probed:
@@ -142,21 +142,21 @@ class Loader:
             logger.exception("%s: its probe failed", version.label)
             raise Failed(version, f"its probe failed: {error}") from error
         if found == 0 and not await asyncio.to_thread(self._overruled, version):
-            raise Unfit(version, "loaded, it answers exactly as the base does")
+            raise Unfit(version, "once loaded, it answers exactly like the base")
         logger.info("%s: loaded; differs from the base by up to %.3g nats", version.label, found)
 
     async def refuse(self, unfit: Unfit) -> None:
-        """Record in the store that a version will not do, so that no alias points to it."""
+        """Record in the store that a version is unfit, so that no alias points to it."""
         version = unfit.version
         logger.error("%s", unfit.message)
         try:
             await asyncio.to_thread(self._store.refuse, version.name, version.number, unfit.reason)
         except (UserError, OSError):
-            # It is refused all the same, each time that it is asked for.
+            # Every request for it is refused all the same.
             logger.exception("%s: the store cannot record the refusal", version.label)
 
     def _overruled(self, version: Version) -> bool:
-        """Whether a person put the version live by force after it was refused."""
+        """Whether a person forced the version live after it was refused."""
         refused = overruled = False
         for event in self._store.history(version.name):
             if event.get("number") == version.number:
@@ -194,14 +194,14 @@ class Loader:
 
 
 def what(error: Exception) -> str:
-    """What is wrong, without the places on this machine that clients need not know."""
+    """The error text without paths of this machine, which are none of a client's business."""
     if isinstance(error, UserError):
         return "; ".join(problem.what for problem in error.problems)
     return type(error).__name__
 
 
 def _message(reply: asgi.Reply) -> str:
-    """What the server said."""
+    """The server's error message."""
     try:
         return str(json.loads(reply.body)["error"]["message"])
     except (ValueError, KeyError, TypeError):

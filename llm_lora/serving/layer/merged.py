@@ -1,4 +1,4 @@
-"""A merged model in the place of base and adapter: one version answers, and nothing is loaded."""
+"""Serving of a merged model: one version answers, and nothing is loaded."""
 
 from __future__ import annotations
 
@@ -17,40 +17,39 @@ from llm_lora.store import Version, published
 
 
 class Whole(Loader):
-    """For a server whose model is the version itself, merged into its base before it started."""
+    """A loader for a server whose model is the version itself, merged before the start."""
 
     async def load(self, version: Version) -> None:
-        """Nothing: the server began with it."""
+        """Do nothing: the server started with it."""
 
     async def unload(self, version: Version) -> None:
-        """Nothing: the server has no other model."""
+        """Do nothing: the server has no other model."""
 
     async def prove(self, version: Version, terms: Terms) -> None:
-        """Nothing: there is no base to compare it with; merging measured it."""
+        """Do nothing: there is no base to compare it with; merging measured it."""
 
     def _require_effect(self, version: Version, adapter: Adapter) -> None:
-        """Nothing: merging put every weight into its place."""
+        """Do nothing: merging mapped every weight."""
 
 
 def find(folder: Path, candidate: Candidate) -> tuple[Base, str]:
-    """The model that was merged from a run's adapter, and the name that vLLM is to give it.
+    """The model that was merged from a run's adapter, and its name in vLLM.
 
     Raises:
-        UserError: no merged model is there, a file of it was changed, or it is another adapter's.
+        UserError: there is no merged model, a file of it was changed, or it was merged from another
+            adapter.
     """
     path = folder / adapters.MANIFEST
     manifest = files.read_object(path) if path.is_file() else {}
     again = f"llm-lora merge {candidate.label} --out DIR"
     if manifest.get("kind") != "merged":
-        raise UserError("no merged model here", where=str(folder), fix=f"make one: {again}")
+        raise UserError("not a merged model", where=str(folder), fix=f"make one: {again}")
     base = bases.resolve(str(folder.resolve()))
     if base.digest != manifest["digest"]:
-        raise UserError(
-            "not the model that was merged: a file was changed", where=str(folder), fix=again
-        )
+        raise UserError("a file of the merged model was changed", where=str(folder), fix=again)
     if manifest["adapter"]["digest"] != candidate.adapter.digest:
         raise UserError(
-            f"merged from another adapter than that of {candidate.label}",
+            f"merged from an adapter other than that of {candidate.label}",
             where=str(folder),
             fix=f"name its run, or merge this one: {again}",
         )

@@ -1,7 +1,7 @@
-"""What the layer counts, in Prometheus' text form beside the server's own figures.
+"""The layer's metrics, in Prometheus' text format after the server's own.
 
-Labels are names and versions of the store, never what a client wrote, so that there are never
-more series than published versions.
+Labels are names and versions of the store, never text from a client, so the number of series is
+bounded by the published versions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OF_VERSION = ("adapter", "version")
 
 
 class Labels(NamedTuple):
-    """Whom a figure is about."""
+    """The labels of a metric."""
 
     adapter: str
     version: str
@@ -65,15 +65,13 @@ class Metrics:
                 f"llm_lora_{name}", what, names, registry=self.registry, buckets=_SECONDS
             )
 
-        self._requests = counter(
-            "requests", "Requests by how they ended", (*_OF_VERSION, "outcome")
-        )
+        self._requests = counter("requests", "Requests by outcome", (*_OF_VERSION, "outcome"))
         self._reasons = counter(
-            "invalid_reasons", "Answers by why they are not valid", (*_OF_VERSION, "keyword")
+            "invalid_reasons", "Reasons of invalid answers", (*_OF_VERSION, "keyword")
         )
         self._prompt = counter("prompt_tokens", "Tokens of prompts", _OF_VERSION)
         self._answer = counter("answer_tokens", "Tokens of answers", _OF_VERSION)
-        self._retries = counter("retries", "Answers asked for once more", _OF_VERSION)
+        self._retries = counter("retries", "Retried answers", _OF_VERSION)
         self._refused = counter("refused", "Requests that reached no model", ("status",))
         self._seconds = histogram(
             "request_seconds", "From arrival to the end of the answer", ("adapter",)
@@ -91,7 +89,7 @@ class Metrics:
         self._totals: dict[Labels, Totals] = {}
 
     def count(self, exchange: Exchange) -> None:
-        """Count a request to a model, after it ended."""
+        """Count a request to a model, when it has ended."""
         whose = labels(exchange.version)
         self._requests.labels(*whose, exchange.outcome).inc()
         if exchange.verdict is not None:
@@ -118,7 +116,7 @@ class Metrics:
         self._loads.observe(seconds)
 
     def watch_loaded(self, count: Callable[[], int]) -> None:
-        """Ask `count` for the number of loaded versions whenever figures are read."""
+        """Call `count` for the number of loaded versions whenever metrics are read."""
         self._loaded.set_function(count)
 
     def totals(self, version: Version | None) -> Totals:
@@ -126,12 +124,12 @@ class Metrics:
         return self._totals.get(labels(version), Totals())
 
     def text(self) -> bytes:
-        """The figures in Prometheus' text form."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     async def expose(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer GET /metrics: the server's own figures with the layer's after them."""
-        # Without these headers the server's text is plain: neither packed nor ended by a mark.
+        """Answer GET /metrics: the server's own metrics, then the layer's."""
+        # Without these headers the server's text is plain: not compressed, no end marker.
         kept = [
             header
             for header in scope["headers"]

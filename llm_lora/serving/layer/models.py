@@ -1,4 +1,4 @@
-"""What `GET /v1/models` answers: the names that a request may use, in OpenAI's form."""
+"""The answer of `GET /v1/models`: the names that a request may use, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_lora.serving.layer.errors import Refused
 
 
 async def listing(app: ASGIApp, catalog: Catalog) -> dict[str, Any]:
-    """The base as the server describes it, and every adapter's names beside it.
+    """The base as the server describes it, followed by the names of every adapter.
 
     Raises:
         Refused: the server does not describe its base (502).
@@ -24,8 +24,8 @@ async def listing(app: ASGIApp, catalog: Catalog) -> dict[str, Any]:
         cards = json.loads(reply.body)["data"]
         card = next(card for card in cards if card["id"] == catalog.base_name)
     except (ValueError, KeyError, TypeError, StopIteration):
-        raise Refused(502, "the server behind does not say which models it has") from None
-    # The server names the folder that the base lies in, which is nobody's business.
+        raise Refused(502, "the server did not list its models") from None
+    # The server names the base's folder, which clients must not see.
     base = {**card, "root": catalog.base_name}
     names = await asyncio.to_thread(catalog.known)
     adapters = [

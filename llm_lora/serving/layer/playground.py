@@ -1,4 +1,4 @@
-"""The playground: one page that asks the server it came from, and nothing else on any network."""
+"""The playground: one page that talks only to the server it came from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def respond(send: Send, task: str) -> None:
 
 
 def page(task: str) -> str:
-    """The page of a server for a task; nothing in it comes from elsewhere than the package."""
+    """The page of a server for a task; everything in it comes from the package."""
     files = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -37,7 +37,7 @@ def page(task: str) -> str:
 
 @cache
 def _response(task: str) -> tuple[bytes, list[Header]]:
-    """The page, and headers that let run what is in it and keep everything else out."""
+    """The page, and headers that allow only its own script and style."""
     content = page(task).encode()
     policy = "; ".join(
         (
@@ -60,6 +60,6 @@ def _response(task: str) -> tuple[bytes, list[Header]]:
 
 
 def _hash(page: bytes, tag: str) -> str:
-    """The one inline script or style sheet, as a policy names it."""
+    """The hash of the one inline script or style sheet, for the policy."""
     (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""Whether a loaded adapter changes anything: its answer is compared with the base's."""
+"""The probe of a loaded adapter: comparison of its answer with the base's."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from llm_lora.serving.layer import asgi
 from llm_lora.serving.layer.terms import Terms
 
 LEAST = 1e-4
-"""Difference of log-probabilities below which two models are the same one."""
+"""Difference of log-probabilities below which two models count as equal."""
 
 NOISE = 0.05
-"""What a base may differ from itself at most for that to speak against an adapter's effect."""
+"""Largest difference of a base from itself that is held against an adapter's effect."""
 
 _ROUNDS = 2
 _TOKENS = 8
 _TOP = 20
-"""Log-probabilities of a token that vLLM tells at most, unless told otherwise."""
+"""Most log-probabilities per token that vLLM returns by default."""
 
 _QUESTION = "Read this message and answer it: on Monday 3 boxes arrived, 2 of them were damaged."
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """The token that came, and the log-probabilities of the likeliest ones in its place."""
+    """A token of the answer, and the log-probabilities of the likeliest ones in its place."""
 
     token: str
     likeliest: Mapping[str, float]
@@ -43,8 +43,8 @@ async def difference(app: ASGIApp, served: str, base: str, terms: Terms) -> floa
     """How much an adapter differs from the base in a short answer to the same question.
 
     The largest difference of log-probabilities (in nats) of a token in the same place after the
-    same words; 0 where it is no larger than what the base itself varies by: on a busy GPU the same
-    question is not always computed the same way.
+    same words; 0 where the base differs from itself as much: on a busy GPU the same question is
+    not always computed the same way.
 
     Raises:
         ProbeFailed: the server refused or failed.
@@ -76,7 +76,7 @@ async def _ask(app: ASGIApp, model: str, terms: Terms) -> Sequence[_Step]:
             "logprobs": True,
             "top_logprobs": _TOP,
             "return_tokens_as_token_ids": True,
-            # Computed whole each time: what lies in the prefix cache may differ in the last bits.
+            # Computed afresh each time: cached prefixes may differ in the last bits.
             "cache_salt": f"probe-{uuid.uuid4().hex}",
         },
     )
@@ -89,11 +89,11 @@ async def _ask(app: ASGIApp, model: str, terms: Terms) -> Sequence[_Step]:
             for step in steps
         ]
     except (ValueError, KeyError, TypeError, IndexError):
-        raise ProbeFailed("the server tells no log-probabilities") from None
+        raise ProbeFailed("the server returned no log-probabilities") from None
 
 
 def _distance(one: Sequence[_Step], other: Sequence[_Step]) -> float:
-    """The largest difference, up to the first place where other words came.
+    """The largest difference, up to the first token that differs.
 
     Raises:
         ProbeFailed: there is nothing to compare.
@@ -107,5 +107,5 @@ def _distance(one: Sequence[_Step], other: Sequence[_Step]) -> float:
         if mine.token != yours.token:
             break
     if not found:
-        raise ProbeFailed("the server tells no log-probabilities")
+        raise ProbeFailed("the server returned no log-probabilities")
     return max(found)

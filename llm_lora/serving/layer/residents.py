@@ -1,4 +1,4 @@
-"""Which versions are loaded: each once, on first use, never one unloaded while it answers."""
+"""Loaded versions: each loaded once, on first use, and never unloaded while it answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from llm_lora.store import Version
 logger = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 5.0
-"""A version that could not be loaded is tried again no sooner."""
+"""Least time before a version that could not be loaded is tried again."""
 
 
 @dataclass(eq=False, slots=True)
 class Resident:
-    """A version that is loaded, or about to be; `uses` counts requests that need it.
+    """A version that is loaded or loading; `uses` counts the requests that need it.
 
-    `terms` are there once it is ready.
+    `terms` is set once it is ready.
     """
 
     version: Version
@@ -35,16 +35,16 @@ class Resident:
 
     @property
     def idle(self) -> bool:
-        """Whether it could be unloaded now."""
+        """Whether it may be unloaded now."""
         return self.terms is not None and self.uses == 0
 
 
 class Residents:
     """Loads and unloads versions, at most `limit` at once; for one event loop.
 
-    `wanted` gives the served names that aliases point to: those stay while others can go.
-    `on_loaded` is told how many seconds each load took. `room_seconds` is how long a load waits for
-    a place, `load_seconds` how long it may take.
+    `wanted` returns the served names that aliases point to: others are evicted first. `on_loaded`
+    receives the seconds that each load took. `room_seconds` is how long a load waits for a place,
+    `load_seconds` how long it may take.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Residents:
         self._room_seconds = room_seconds
         self._load_seconds = load_seconds
         self._known: dict[str, Resident] = {}
-        # Names that the server has, or may have: what takes up its places.
+        # Names that the server has, or may have: these occupy its places.
         self._placed: set[str] = set()
         self._failed: dict[str, tuple[float, Refused]] = {}
         self._proven: set[str] = set()
-        # One change at a time: the server must never see an unload overtake a load.
+        # One change at a time: an unload must never overtake a load on its way to the server.
         self._changing = asyncio.Lock()
         self._released = asyncio.Event()
 
@@ -77,7 +77,7 @@ class Residents:
         return [name for name, resident in self._known.items() if resident.terms is not None]
 
     def uses(self, served: str) -> int:
-        """Requests that need a version now."""
+        """The number of requests that need a version now."""
         resident = self._known.get(served)
         return resident.uses if resident is not None else 0
 
@@ -95,14 +95,14 @@ class Residents:
         self._failed.pop(version.served_name, None)
 
     def prepare(self, version: Version) -> None:
-        """Begin to load a version that will be needed, unless that failed just now."""
+        """Start loading a version that will be needed, unless that has just failed."""
         if version.served_name not in self._known:
             with suppress(Refused):
                 self._begin(version)
 
     @property
     def full(self) -> bool:
-        """Whether loading one more means unloading another."""
+        """Whether loading one more would unload another."""
         return len(self._known) >= self._limit
 
     def take(self, version: Version) -> Resident | None:
@@ -114,16 +114,17 @@ class Residents:
         return resident
 
     async def acquire(self, version: Version) -> Resident:
-        """A version, ready, that stays until it is given back by `release`.
+        """A version, ready, that stays loaded until `release` gives it back.
 
-        However many wait for it, it is loaded once; the load goes on when who asked gives up.
+        However many callers wait, it is loaded once; the load continues if a caller gives up.
 
         Raises:
-            Unfit: it will not do.
-            Failed: it could not be loaded; another call tries again, after some seconds.
-            Refused: no place for it became free.
+            Unfit: no server of this base can use it.
+            Failed: it could not be loaded; a call some seconds later tries again.
+            Refused: no place became free for it.
         """
         resident = self._known.get(version.served_name) or self._begin(version)
+        # Counted before the wait, so that no other load can evict it in between.
         resident.uses += 1
         try:
             assert resident.task is not None
@@ -141,11 +142,12 @@ class Residents:
             self._released.set()
 
     async def unload_idle(self, seconds: float) -> None:
-        """Unload what nobody used for so long and no alias points to."""
+        """Unload versions that no alias points to and no request used for `seconds`."""
         wanted = await self._wanted()
         for resident in list(self._known.values()):
             if resident.version.served_name not in wanted and _unused(resident, seconds):
                 async with self._changing:
+                    # Checked again: while this waited for its turn, a request may have taken it.
                     if _unused(resident, seconds) and self._is_known(resident):
                         await self._unload(resident)
 
@@ -155,7 +157,7 @@ class Residents:
             raise refused.with_traceback(None)
         resident = self._known[version.served_name] = Resident(version)
         resident.task = asyncio.create_task(self._load(resident))
-        # Nobody may be left to see how it ends.
+        # Every caller may have given up by the time that it ends.
         resident.task.add_done_callback(_seen)
         return resident
 
@@ -191,10 +193,12 @@ class Residents:
         """Check a version, make room for it, load and probe it."""
         version = resident.version
         name = version.served_name
+        # Checked before anything is evicted: an unfit version must cost no other its place.
         terms = await self._loader.check(version)
         deadline = time.monotonic() + self._room_seconds
         async with self._changing:
             await self._make_room(version, deadline)
+            # Counted before the load: after a failure the server may hold the version all the same.
             self._placed.add(name)
             try:
                 await self._loader.load(version)
@@ -204,6 +208,7 @@ class Residents:
                 await self._loader.unload(version)
                 self._placed.discard(name)
                 raise
+        # Set last: from here on requests use the version without waiting.
         resident.terms = terms
         resident.last_used = time.monotonic()
 
@@ -213,6 +218,7 @@ class Residents:
             if victim is not None:
                 await self._unload(victim)
                 continue
+            # No await since the search, so no release can be missed.
             self._released.clear()
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
@@ -220,14 +226,14 @@ class Residents:
             except TimeoutError:
                 raise Refused(
                     429,
-                    f"{version.label} cannot be loaded now: all {self._limit} places for adapters "
-                    "are taken by requests that are being answered",
+                    f"{version.label} cannot be loaded now: all {self._limit} adapter places "
+                    "are in use by running requests",
                     code="server_busy",
                     retry_after=self._room_seconds,
                 ) from None
 
     def _least_needed(self, wanted: Collection[str]) -> Resident | None:
-        """The idle version that goes first: no alias points to it, longest not used."""
+        """The idle version to evict: one that no alias points to, else the least recently used."""
         return min(
             (resident for resident in self._known.values() if resident.idle),
             key=lambda one: (one.version.served_name in wanted, one.last_used),
@@ -235,8 +241,9 @@ class Residents:
         )
 
     async def _unload(self, resident: Resident) -> None:
-        """Unload an idle version; who wants it again loads it anew."""
+        """Unload an idle version; the next request for it loads it again."""
         name = resident.version.served_name
+        # Forgotten first: a request during the unload starts a new load, which waits for its turn.
         del self._known[name]
         try:
             await self._loader.unload(resident.version)

@@ -1,4 +1,4 @@
-"""The routes that are open to the outside, and who may use them; there are no others."""
+"""The allow-list of routes, with the key that each one needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llm_lora.serving.layer.errors import Refused
 
 
 class Access(Enum):
-    """Which key a route asks for."""
+    """The kind of key that a route needs."""
 
     OPEN = "open"
     USE = "use"
@@ -55,15 +55,15 @@ _OF_TASK = {"text": ROUTES, "image": PICTURE_ROUTES}
 def access(method: str, path: str, task: str = "text") -> Access:
     """Who may use a route of a server for a task.
 
-    Only the exact path counts, so that the inner app, which sees the same text, can never take it
-    for another of its routes.
+    Only the exact path counts: the inner app sees the same text, and must never take it for another
+    of its routes.
 
     Raises:
-        Refused: there is no such route (404), or it takes another method (405).
+        Refused: the route is unknown (404), or takes another method (405).
     """
     found = _OF_TASK[task].get(path)
     if found is None:
-        raise Refused(404, f"there is no {path[:200]} here", code="unknown_route")
+        raise Refused(404, f"unknown route {path[:200]}", code="unknown_route")
     wanted, access = found
     if method != wanted:
         raise Refused(

@@ -1,6 +1,6 @@
-"""What an adapter brings to a request that leaves it open: schema, prompt, template, sampling.
+"""Terms of an adapter for requests that set none: schema, prompt, template, sampling.
 
-One for pictures brings its sampling alone: steps, guidance, size and the like.
+An adapter for pictures has only sampling: steps, guidance, size and the like.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from llm_lora.store import Version
 class Terms:
     """An adapter's terms; read once when it is loaded, used for every request.
 
-    `constraint` is the member of a request's JSON that has the server decode within the schema,
-    ready to be put at its end; `sampling` has the server's names for its values.
+    `constraint` is the JSON member that makes the server decode within the schema, ready to be
+    appended to a request; `sampling` uses the server's names.
     """
 
     schema: AnswerSchema | None

@@ -1,4 +1,4 @@
-"""What has to be done while the server runs, though nobody asks: loading, unloading, new keys."""
+"""Background work of a running server: loading, unloading, new keys."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _EVERY_SECONDS = 1.0
 
 
 class Upkeep:
-    """Keeps the server in the state that the store asks for.
+    """Keeps the server in step with the store.
 
-    Live versions and those on trial are loaded before anybody asks, as far as there is room, and
-    each is probed once. A version that no alias points to any more is unloaded after
-    `linger_seconds` without a request. `also` is called every time as well.
+    Live versions and those on trial are loaded ahead of requests, as far as there is room, and each
+    is probed once. A version that no alias points to any more is unloaded after `linger_seconds`
+    without a request. `also` is called in every round.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class Upkeep:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin; a second call does nothing."""
+        """Start; a second call does nothing."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End."""
+        """Stop."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
 
     async def once(self) -> None:
-        """Do what has to be done now; loads go on afterwards."""
+        """Do one round; loads continue in the background."""
         await self._look()
         await self._tidy()
 
@@ -63,7 +63,7 @@ class Upkeep:
             if not (self._residents.proven(served) and self._residents.full):
                 self._residents.prepare(version)
         if not self._was_ready:
-            await self.state()  # It counts even if nobody asked in the moment that it was ready.
+            await self.state()  # Being ready once counts, even if nobody asked at that moment.
 
     async def _tidy(self) -> None:
         await self._residents.unload_idle(self._linger_seconds)
@@ -71,9 +71,9 @@ class Upkeep:
     async def state(self) -> dict[str, Any]:
         """Whether the server is ready, and what is `missing` or was `refused`.
 
-        It is ready once every live version was loaded and probed, and stays so: a version promoted
-        later that cannot be loaded is one name's trouble, and must not take a server that answers
-        for all the others, with all its replicas, out of service.
+        It is ready once every live version was loaded and probed, and stays ready: a version that
+        is promoted later and cannot be loaded affects one name, and must not take a server that
+        answers for all others, and all its replicas, out of service.
         """
         return await asyncio.to_thread(self._state)
 
@@ -91,18 +91,19 @@ class Upkeep:
         return {"ready": self._was_ready, "missing": missing, "refused": refused}
 
     async def _run(self) -> None:
-        # Unloading may wait for a long painting; new keys and new versions do not.
+        # Separate loops: unloading may wait for a long painting, which must not delay new keys and
+        # new versions.
         await asyncio.gather(self._repeat(self._look), self._repeat(self._tidy))
 
     async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 await work()
-            except Exception:  # one bad moment of the store must not end all upkeep
-                logger.exception("upkeep failed; it goes on")
+            except Exception:  # one failure of the store must not end all upkeep
+                logger.exception("a round of background work failed; the next one follows")
             await asyncio.sleep(_EVERY_SECONDS)
 
 
 async def wanted_names(catalog: Catalog) -> Collection[str]:
-    """Served names of what aliases point to, read from the store now."""
+    """Served names of the versions that aliases point to now."""
     return (await asyncio.to_thread(catalog.wanted)).keys()

@@ -1,8 +1,8 @@
-"""Merged or adapter? Both forms on this machine, on real vLLM, with the bare base as a yardstick.
+"""Benchmark of merged model against adapter on this machine's vLLM, with the base as a yardstick.
 
-A merged model and its base do the same arithmetic, so the difference between the two is the noise
-of the measurement; an adapter's cost counts only where it is larger. The forms take turns, in
-opposite order from round to round, so that a machine that slows down slows all of them.
+A merged model and its base do the same arithmetic, so the difference between the two is
+measurement noise; an adapter's cost counts only where it is larger. The forms take turns, in
+opposite order each round, so that a machine that slows down slows all of them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ FORMS = (MERGED, BASE, ADAPTER, MIXED)
 
 _MODEL = "base"
 _NOISE = 0.02
-"""Differences below this count as nothing, however little the yardstick shows."""
+"""Differences below this count as noise, even where the measured noise is smaller."""
 _CHEAP = 0.15
-"""What an adapter may cost and still be worth its swaps."""
+"""The largest share of throughput that swapping without a restart is worth."""
 _NUMBER_BYTES = 2
-"""Of an adapter's numbers, which the server keeps in 16 bits."""
+"""Bytes per adapter weight: the server keeps 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Settings:
 
 @dataclass
 class _Form:
-    """What was measured of a form, over all rounds."""
+    """Measurements of one form, over all rounds."""
 
     loads: list[Load] = field(default_factory=list)
     memory_bytes: int = 0
@@ -75,13 +75,13 @@ def measure(
         here: a finished run; `prepared` what it was made from.
         hardware: of this machine.
         settings: how much to measure.
-        watch: told about progress.
+        watch: receives progress.
 
     Returns:
-        figures by form, what an adapter takes and how many fit, and advice.
+        figures by form, the memory of one adapter, how many fit, and advice.
 
     Raises:
-        UserError: the adapter cannot be merged or served, or vLLM does not come up.
+        UserError: the adapter cannot be merged or served, or vLLM does not start.
     """
     adapter = adapters.read(here.adapter)
     adapters.require_base(adapter, prepared.base)
@@ -107,7 +107,7 @@ def measure(
 
 
 class _Bench:
-    """What all turns have in common."""
+    """State that all turns share."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _Bench:
         self._prompts = [as_json(example.prompt) for example in prepared.dataset.held_out]
 
     def take_turn(self, base: Base, forms: Sequence[str], found: Mapping[str, _Form]) -> None:
-        """Start a server, warm it up, measure the forms that it serves, end it."""
+        """Start a server, warm it up, measure the forms that it serves, stop it."""
         port = trial.free_port()
         url = f"http://127.0.0.1:{port}"
         command = flags.engine(base, _MODEL, "127.0.0.1", port, self._context, self._hardware)
@@ -148,7 +148,7 @@ class _Bench:
                 found[form].cache_tokens = trial.cache_tokens(url)
 
     def _ask(self, url: str, models: Sequence[str], count: int) -> Load:
-        """Held-out prompts, all answered with as many tokens: the same work for every form."""
+        """Ask held-out prompts with answers of equal length: the same work for every form."""
         bodies = [
             {
                 "model": models[number % len(models)],
@@ -170,7 +170,7 @@ class _Bench:
         return found
 
     def document(self, found: Mapping[str, _Form]) -> dict[str, Any]:
-        """Everything that was measured, and what follows from it."""
+        """All measurements and the advice that follows from them."""
         forms = {
             name: load.joined(form.loads).summary()
             | {
@@ -195,9 +195,9 @@ class _Bench:
         return document | {"advice": advise(document)}
 
     def _fit(self, slot: int, cache_tokens: int | None) -> int | None:
-        """How many adapters fit beside what the connections need of the cache.
+        """How many adapters fit beside the cache that the connections need.
 
-        On a GPU slots come out of the key-value cache, on a CPU out of free memory.
+        On a GPU slots take room from the key-value cache, on a CPU from free memory.
         """
         if self._hardware.gpu is None:
             import psutil
@@ -211,7 +211,7 @@ class _Bench:
 
 
 def slot_bytes(base: Base, rank: int) -> int:
-    """About what one loaded adapter takes: room for both halves at every linear layer of the base,
+    """Approximate bytes of one loaded adapter: both halves at every linear layer of the base,
     whether or not the adapter changes it, at the server's next rank."""
     rows = mapping.server_rank(rank)
     return sum(
@@ -223,30 +223,30 @@ def slot_bytes(base: Base, rank: int) -> int:
 
 
 def advise(document: Mapping[str, Any]) -> list[str]:
-    """What the figures mean for somebody who has to choose, in sentences."""
+    """Advice on which form to serve, in sentences."""
     speed = {name: form["tokens_per_second"] for name, form in document["forms"].items()}
     apart = abs(1 - speed[BASE] / speed[MERGED])
     noise = max(apart, _NOISE)
     cost = 1 - speed[ADAPTER] / speed[MERGED]
     found = [
-        f"merged model and bare base, the same work, differ by {apart:.1%}: "
-        f"what differs by less than {noise:.1%} counts as the same"
+        f"merged model and bare base, which do the same work, differ by {apart:.1%}: "
+        f"differences below {noise:.1%} count as noise"
     ]
     if cost <= noise:
         found.append(
-            "the unmerged adapter costs nothing that can be measured here: serve adapters, which "
+            "the unmerged adapter has no measurable cost here: serve adapters, which "
             "are promoted and rolled back without a restart"
         )
     elif cost <= _CHEAP:
         found.append(
-            f"the unmerged adapter costs {cost:.0%} of the throughput: serve adapters unless that "
-            "share is dear to you; a merged model takes a restart for every new version"
+            f"the unmerged adapter costs {cost:.0%} of the throughput: serve adapters unless you "
+            "need that share; a merged model needs a restart for every new version"
         )
     else:
         found.append(
             f"the unmerged adapter costs {cost:.0%} of the throughput: with one adapter that "
-            "seldom changes, merge it (llm-lora merge); with several, or frequent versions, one "
-            "base with adapters still takes less memory than a merged model each"
+            "rarely changes, merge it (llm-lora merge); with several, or frequent versions, one "
+            "base with adapters still takes less memory than one merged model each"
         )
     several = 1 - speed[MIXED] / speed[ADAPTER]
     count = document["settings"]["adapters"]

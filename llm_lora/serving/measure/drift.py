@@ -1,7 +1,8 @@
-"""Where a running server and the engine that wrote a run's report differ.
+"""Comparison of a running server with the engine that wrote a run's report.
 
-The server is asked every held-out prompt as a user would: without the system prompt, the sampling
-and the schema that it adds by itself. Its answers are judged and scored by the report's own code.
+The server gets every held-out prompt as a user would send it: without the system prompt, the
+sampling and the schema that it adds by itself. Its answers are judged and scored by the report's
+own code.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from llm_lora.tasks.text import Prepared
 SERVED = "served.json"
 
 TOLERANCE = 0.02
-"""How far the mean field score may differ. Two programs round bf16 sums differently, so that near
-ties fall otherwise now and then; a wrong prompt, adapter or base costs far more."""
+"""How far the mean field score may differ. Two programs round bf16 sums differently, which now and
+then decides a near tie the other way; a wrong prompt, adapter or base costs far more."""
 
 _ASKED = {"unconstrained": {"schema": "off"}, "constrained": {"on_invalid": "flag"}}
-"""What each form of the report is on the server: its own field of a request."""
+"""The `llm_lora` field of a request that yields each form of the report."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -53,13 +54,13 @@ def check(
     Args:
         here: a finished run; `prepared` what it was made from.
         client: of the server, which must serve this very adapter under any name.
-        watch: told about progress.
+        watch: receives progress.
         concurrency: requests at a time.
 
     Returns:
-        the document written. `passed` is false where token ids differ, a constrained answer is not
-        valid without having been cut off, or `field_f1` differs by more than `TOLERANCE`;
-        `reasons` says which.
+        the document written. `passed` is false where token ids differ, a constrained
+        answer that was not cut off is invalid, or `field_f1` differs by more than `TOLERANCE`;
+        `reasons` lists which.
 
     Raises:
         UserError: the server does not answer, or does not serve this adapter.
@@ -116,10 +117,10 @@ def check(
 
 
 def _model(client: Client, adapter: Adapter) -> str:
-    """The name under which the server serves these very weights.
+    """The name under which the server serves exactly these weights.
 
     Raises:
-        UserError: it does not, or does not answer.
+        UserError: it does not serve them, or does not answer.
     """
     known = []
     for one in client.adapters():
@@ -128,8 +129,8 @@ def _model(client: Client, adapter: Adapter) -> str:
                 return str(version["id"])
             known.append(str(version["id"]))
     raise UserError(
-        f"the server does not serve this adapter ({adapter.digest[:12]}), "
-        f"but {', '.join(known) or 'none at all'}",
+        f"the server does not serve this adapter ({adapter.digest[:12]}); "
+        f"it serves {', '.join(known) or 'none'}",
         where=client.url,
         fix="publish it there: llm-lora publish RUN --as NAME",
     )
@@ -141,7 +142,7 @@ def _engine_answers(here: Run, held_out: Sequence[Example]) -> dict[str, list[An
         raise UserError(
             "this run has no report to compare with",
             where=str(here.folder),
-            fix="make one: llm-lora evaluate RUN",
+            fix="write one: llm-lora evaluate RUN",
         )
     found: dict[str, dict[str, Answer]] = {}
     with here.answers.open(encoding="utf-8") as file:
@@ -159,12 +160,12 @@ def _engine_answers(here: Run, held_out: Sequence[Example]) -> dict[str, list[An
         raise UserError(
             f"no answer to the held-out prompt {missing.args[0]}",
             where=str(here.answers),
-            fix="renew the report: llm-lora evaluate RUN",
+            fix="rewrite the report: llm-lora evaluate RUN",
         ) from None
 
 
 def _without(prompt: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
-    """The prompt as a user sends it, who leaves the adapter's system prompt to the server."""
+    """The prompt as a user sends it: without the adapter's system prompt, which the server adds."""
     return prompt[1:] if prompt[0] == Message("system", system or "") else prompt
 
 
@@ -192,7 +193,7 @@ def _each(
 def _compare_ids(
     prepared: Prepared, held_out: Sequence[Example], served: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """Whether the server feeds the model what training fed it, token for token."""
+    """Whether the server gives the model the same token ids as training did."""
     first, equal = None, 0
     for example, ids in zip(held_out, served, strict=True):
         trained = prepared.chat.prompt_ids(example.prompt)
@@ -214,7 +215,7 @@ def _answer(reply: Reply) -> Answer:
 
 
 def _same(ours: Judged, theirs: Judged) -> bool:
-    """Whether two answers say the same, however it is written."""
+    """Whether two answers have the same content, however it is formatted."""
     if not ours.verdict.parsed or not theirs.verdict.parsed:
         return ours.answer == theirs.answer
     return scores.same(ours.verdict.value, theirs.verdict.value)
@@ -226,13 +227,13 @@ def _share(hits: Iterable[bool]) -> float | None:
 
 
 def _parting(one: Sequence[object], other: Sequence[object]) -> int:
-    """The first place where two sequences are not the same."""
+    """The first index at which two sequences differ."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _row(form: str, ours: Judged, theirs: Judged, reply: Reply) -> dict[str, Any]:
-    """One prompt's two answers; `differs_at` is the first character that is not the same."""
+    """One prompt's two answers; `differs_at` is the first character that differs."""
     row: dict[str, Any] = {
         "id": ours.id,
         "part": ours.part,
@@ -256,12 +257,12 @@ def _row(form: str, ours: Judged, theirs: Judged, reply: Reply) -> dict[str, Any
 def _reasons(
     tokens: Mapping[str, Any], forms: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Why server and engine must not count as the same; empty where they may."""
+    """Why server and engine count as different; empty where they agree."""
     reasons = []
     if tokens["equal"] < tokens["prompts"]:
         differing = tokens["prompts"] - tokens["equal"]
         reasons.append(
-            f"the server builds other token ids than training for {differing} of "
+            f"the server's token ids differ from those of training for {differing} of "
             f"{tokens['prompts']} prompts"
         )
     broken = [
@@ -278,6 +279,6 @@ def _reasons(
         if ours is not None and theirs is not None and abs(ours - theirs) > TOLERANCE:
             reasons.append(
                 f"field F1, {form}: {theirs:.3f} from the server, {ours:.3f} from the engine; "
-                f"{TOLERANCE:g} may differ"
+                f"the tolerance is {TOLERANCE:g}"
             )
     return reasons

@@ -1,4 +1,4 @@
-"""A load generator: asks a server many things over some connections and times every answer."""
+"""A load generator: sends requests over several connections and times every answer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ _DONE = b"[DONE]"
 
 @dataclass(frozen=True)
 class Timing:
-    """One answer, in seconds from its asking.
+    """Times of one answer, in seconds from its request.
 
     `first` is when its first text came (None for a plain answer, or without text), `total` when it
-    was complete. `tokens` counts the answer's, as the server says; `failure` is empty or tells
-    what went wrong.
+    was complete. `tokens` is the server's count; `failure` is empty or the error.
     """
 
     total: float
@@ -35,14 +34,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Load:
-    """Many answers; `seconds` is the time from the first asking to the last answer."""
+    """Many answers; `seconds` is the time from the first request to the last answer."""
 
     seconds: float
     timings: tuple[Timing, ...]
 
     @property
     def failures(self) -> list[str]:
-        """What went wrong, once for each answer that did."""
+        """The errors, one for each failed answer."""
         return [timing.failure for timing in self.timings if timing.failure]
 
     @property
@@ -52,7 +51,7 @@ class Load:
 
     @property
     def answers_per_second(self) -> float:
-        """Answers that came whole."""
+        """Complete answers per second."""
         return (len(self.timings) - len(self.failures)) / self.seconds
 
     def summary(self) -> dict[str, Any]:
@@ -73,7 +72,7 @@ class Load:
 
 
 def joined(loads: Sequence[Load]) -> Load:
-    """Several loads as one, as if they had come one right after the other."""
+    """Several loads as one, as if run one after the other."""
     timings = tuple(timing for load in loads for timing in load.timings)
     return Load(sum(load.seconds for load in loads), timings)
 
@@ -98,7 +97,7 @@ def run(
     timeout: float = 300.0,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Load:
-    """Ask every body once, `concurrency` at a time, each connection going on with the next.
+    """Send every body once, over `concurrency` connections that each take the next body.
 
     Args:
         url: of the server.
@@ -108,7 +107,7 @@ def run(
         path: of the endpoint.
         key: sent as the API key.
         timeout: seconds for one answer.
-        tell: told after each answer how many there are.
+        tell: called after each answer with the number of answers so far.
     """
     headers = {"Content-Type": "application/json"}
     if key:
@@ -132,7 +131,7 @@ async def _run(
         timeout=timeout,
         limits=limits,
         headers=headers,
-        # As for the client: a proxy of the environment gets no keys of this machine.
+        # As in the client: a proxy set in the environment must not see keys.
         trust_env=not is_loopback(httpx.URL(address).host),
     ) as http:
         started = time.perf_counter()
@@ -162,8 +161,8 @@ async def _plain(http: httpx.AsyncClient, address: str, body: bytes, begun: floa
 
 
 async def _streamed(http: httpx.AsyncClient, address: str, body: bytes, begun: float) -> Timing:
-    """Read a stream; only what tells of the first text and of the end is parsed, since parsing
-    every chunk would keep the processor from the server that is measured."""
+    """Read a stream, parsing only up to the first text and the end: parsing every chunk would take
+    processor time from the server that is measured."""
     first, last, done, rest = None, b"", False, b""
     async with http.stream("POST", address, content=body) as response:
         if response.status_code != 200:

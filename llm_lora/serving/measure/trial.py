@@ -1,4 +1,4 @@
-"""A server for the length of a measurement: started, awaited, looked at, ended."""
+"""A server for the length of a measurement: start, wait, measure, stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_lora.errors import UserError
 from llm_lora.serving.launch import Server, Tail
 
 START_SECONDS = 1800.0
-"""How long a start may take: a large base is read, and kernels are compiled for the card."""
+"""Longest start: a large base is read, and kernels are compiled for the GPU."""
 
 _LOOK_S = 0.25
 _GRACE_S = 30.0
@@ -33,7 +33,7 @@ def running(
     """A server, from when it answers `path` with 200 until the end of the context.
 
     Raises:
-        UserError: it died, or did not answer in time; with its last words.
+        UserError: it died, or did not answer in time; with the last lines of its log.
     """
     tail = Tail(log)
     server = Server(command, environment, log, grace_seconds=_GRACE_S)
@@ -42,7 +42,7 @@ def running(
         while not _answers(url + path):
             if server.exit_code() is not None or time.monotonic() > deadline:
                 said = "".join(f"\n    {reason}" for reason in tail.explain())
-                raise UserError(f"vLLM did not come up{said}", where=str(log))
+                raise UserError(f"vLLM did not start{said}", where=str(log))
             time.sleep(_LOOK_S)
         yield server
     finally:
@@ -50,15 +50,15 @@ def running(
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def memory_bytes(server: Server) -> int:
-    """Host memory of a server's processes; what they share counts once."""
-    # Imported on use: the command line's help does without.
+    """Host memory of a server's processes; shared memory counts once."""
+    # Imported here to keep the command line's help fast.
     import psutil
 
     total = 0
@@ -69,7 +69,7 @@ def memory_bytes(server: Server) -> int:
 
 
 def cache_tokens(url: str) -> int | None:
-    """Tokens that the key-value cache of a running vLLM holds; None where it does not tell."""
+    """Tokens that the key-value cache of a running vLLM holds; None where it does not report it."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
         found = _CACHE.search(response.read().decode())
     labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1])) if found else {}

@@ -1,4 +1,4 @@
-"""vLLM's flags and environment, each on its own: limits, memory, what cannot be passed on."""
+"""vLLM's flags and environment in isolation: limits, memory, flags that are refused."""
 
 from __future__ import annotations
 

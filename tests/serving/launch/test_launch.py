@@ -1,4 +1,4 @@
-"""Before vLLM starts: what will be served, what is refused, and what vLLM is told. No vLLM here."""
+"""Plans, refusals and the command line before vLLM starts; no vLLM needed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pairs(command: list[str]) -> dict[str, str]:
     return dict(zip(command, [*command[1:], ""], strict=True))
 
 
-# What is served.
+# Plans.
 
 
 def test_a_run_is_served_under_its_recipes_name_from_a_store_of_its_own(
@@ -108,14 +108,14 @@ def test_a_run_that_a_server_refused_is_not_served_again_unless_a_person_forces_
     store = Store(plan.store)
     assert store.names() == ["small-run", "weak"]
     for name in store.names():
-        store.refuse(name, 1, "it answers exactly as the base does")
+        store.refuse(name, 1, "it answers exactly like the base")
     before = {name: store.alias(name) for name in store.names()}
     for _ in range(2):
         with pytest.raises(UserError) as caught:
             sources.publish(plan.served, plan.store)
         assert [problem.where for problem in caught.value.problems] == [str(run), str(weak)]
         for problem in caught.value.problems:
-            assert "refused it before: it answers exactly as the base does" in problem.what
+            assert "has refused it: it answers exactly like the base" in problem.what
             assert problem.fix is not None and f"--store {plan.store} --force" in problem.fix
     assert {name: store.alias(name) for name in store.names()} == before
     for name in store.names():
@@ -147,7 +147,7 @@ def test_an_adapter_folder_is_taken_for_its_run_or_on_its_own(
     plan = examine(port, sources=(alone,))
     assert [one.name for one in plan.served] == ["small-run"]
     assert plan.store == alone / "serving" / "store"
-    assert plan.warnings == (f"{alone} has no report: nothing tells how well it answers",)
+    assert plan.warnings == (f"{alone} has no report: the quality of its answers is unknown",)
 
 
 def publish(store: Store, run: Path, name: str, *, live: bool = True) -> None:
@@ -171,13 +171,13 @@ def test_a_store_is_served_with_what_is_live_in_it(tmp_path: Path, port: int) ->
 def test_an_empty_store_is_served_once_a_base_is_named(tmp_path: Path, port: int) -> None:
     (tmp_path / "store").mkdir()
     assert refused(port, store=tmp_path / "store") == [
-        "nothing here tells which base to serve; name it: --base NAME or FOLDER"
+        "no adapter names a base to serve; name it: --base NAME or FOLDER"
     ]
     plan = examine(port, store=tmp_path / "store", base="tiny")
     assert plan.served == () and "the store is empty" in plan.warnings[0]
 
 
-# What is refused: all of it at once.
+# Refusals: all at once.
 
 
 def test_every_obstacle_is_told_in_one_message(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_every_obstacle_is_told_in_one_message(tmp_path: Path) -> None:
         "model.layers.9.mlp.up_proj",
         "ffffffffffff",
         "no run here",
-        "--context 100000 is more than tiny reads (2048)",
+        "--context 100000 exceeds the 2048 tokens of tiny",
     )
     for part in wanted:
         assert sum(part in one for one in told) == 1, (part, told)
@@ -222,7 +222,7 @@ def test_damaged_weights_and_another_template_are_refused(
     told = refused(port, sources=(run, other))
     assert len(told) == 2
     assert "adapter_model.safetensors" in told[0]
-    assert "another chat template than the base has" in told[1]
+    assert "a chat template other than that of the base" in told[1]
 
 
 def test_adapters_of_two_bases_need_one_named(tmp_path: Path, port: int) -> None:
@@ -248,7 +248,7 @@ def test_a_base_that_changed_under_its_name_is_refused(tmp_path: Path, port: int
 def test_runs_and_a_store_are_one_of_the_two(run: Path, tmp_path: Path, port: int) -> None:
     for wanted in ({}, {"sources": (run,), "store": tmp_path}):
         (told,) = refused(port, **wanted)
-        assert "one of the two" in told
+        assert "give either runs or a store" in told
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -256,12 +256,12 @@ def test_others_are_let_in_only_with_keys_or_when_asked_by_name(
     run: Path, tmp_path: Path, port: int, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (told,) = refused(port, sources=(run,), host=host)
-    assert "no API keys are given" in told
+    assert "there are no API keys" in told
     keys = tmp_path / "keys"
     keys.write_text(KEY + "\n")
     keys.chmod(0o600)
     (told,) = refused(port, sources=(run,), host=host, admin_keys=keys)
-    assert "no API keys are given" in told, "admin keys do not close the other routes"
+    assert "there are no API keys" in told, "admin keys do not close the other routes"
     assert examine(port, sources=(run,), host=host, api_keys=keys).keys.use
     assert not examine(port, sources=(run,), host=host, open=True).keys.use
     monkeypatch.setenv("LLM_LORA_API_KEYS", KEY)
@@ -282,7 +282,7 @@ def test_loopback_is_known(hosts: tuple[str, ...], only_here: bool) -> None:
     assert {is_loopback(host) for host in hosts} == {only_here}
 
 
-# What vLLM is told.
+# vLLM's command line.
 
 
 def test_the_command_for_a_cpu_keeps_the_cache_modest(run: Path, port: int) -> None:
@@ -357,7 +357,7 @@ def test_limits_and_contents_of_the_log_are_passed_on(
     assert made.limits == Limits(max_body_bytes=5 * 2**20, max_concurrent=3, request_seconds=7.0)
     assert made.log_contents
     assert refused(port, sources=(run,), log_contents=True) == [
-        "--log-contents without an access log; add --access-log FILE"
+        "--log-contents needs an access log; add --access-log FILE"
     ]
 
 

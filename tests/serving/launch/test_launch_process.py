@@ -1,4 +1,4 @@
-"""The server as a process: ended in order, never left behind, started anew, explained when dead.
+"""The server as a process: orderly end, no processes left, restarts, cause of death.
 
 A small Python program stands in for vLLM here; tests/test_serving_vllm.py does the same with it.
 """
@@ -58,7 +58,7 @@ server.serve_forever()
 
 
 class Fake:
-    """Starts such programs and knows all their processes."""
+    """Starts such programs and tracks all their processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class Fake:
         return Server(self.command(mode), os.environ, self.log, grace_seconds=grace)
 
     def processes(self) -> list[int]:
-        """Every process that was ever started, the newest program last."""
+        """Every process ever started, the newest program last."""
         path = self.folder / "pids"
         return [int(number) for number in path.read_text().split()] if path.exists() else []
 
@@ -111,7 +111,7 @@ def fake(tmp_path: Path) -> Iterator[Fake]:
 
 
 class Screen:
-    """Keeps what it is told."""
+    """Records events."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
@@ -235,7 +235,7 @@ def test_a_server_that_dies_comes_back_until_it_does_so_too_often(fake: Fake) ->
 
 def test_a_server_that_never_came_up_is_not_tried_again(fake: Fake) -> None:
     screen = Screen()
-    with pytest.raises(UserError, match=r"did not come up(.|\n)*code 3(.|\n)*ValueError: no room"):
+    with pytest.raises(UserError, match=r"did not start(.|\n)*code 3(.|\n)*ValueError: no room"):
         keep_running(fake, "broken", screen, launch.Stop())
     assert len(screen.of("starting")) == 1
     assert screen.of("died") == [(3, ["ValueError: no room"], None)]

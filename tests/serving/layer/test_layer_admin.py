@@ -121,21 +121,21 @@ def test_a_server_that_does_not_load_keeps_the_alias_where_it_is(made: Parts) ->
         ("promote", {"name": "qa", "version": 10**30}, 400, "version"),
         ("promote", {"name": "qa", "version": 2, "force": "yes"}, 400, "force"),
         ("promote", {"name": "qa", "version": 2, "path": "/etc"}, 400, "path"),
-        ("promote", {"name": "qa", "version": 3}, 404, "there are 1, 2"),
-        ("promote", {"name": "nobody", "version": 1}, 404, "no adapter"),
-        ("promote", {"name": "../qa", "version": 1}, 400, "not the name"),
+        ("promote", {"name": "qa", "version": 3}, 404, "choose one of 1, 2"),
+        ("promote", {"name": "nobody", "version": 1}, 404, "unknown adapter"),
+        ("promote", {"name": "../qa", "version": 1}, 400, "not a valid adapter name"),
         ("promote", {"name": "qa", "version": 2, "why": 7}, 400, "why"),
         ("promote", {"name": "qa", "version": 2, "why": "x" * 1001}, 409, "1,001 characters"),
         ("promote", [], 400, "not a JSON object"),
         ("rollback", {"name": 3}, 400, "name"),
-        ("rollback", {"name": "nobody"}, 404, "no adapter"),
+        ("rollback", {"name": "nobody"}, 404, "unknown adapter"),
         ("canary", {"name": "qa", "version": 2}, 400, "share"),
         ("canary", {"name": "qa", "version": 2, "share": "10%"}, 400, "share"),
         ("canary", {"name": "qa", "version": 2, "share": 1.5}, 400, "share"),
         ("canary", {"name": "qa", "version": 2, "share": 1}, 409, "a share of 1"),
         ("canary", {"name": "qa", "version": 2, "share": 10**400}, 400, "share"),
-        ("canary", {"name": "qa", "version": 1, "share": 0.5}, 409, "live already"),
-        ("load", {"name": "qa", "version": 9}, 404, "there are 1, 2"),
+        ("canary", {"name": "qa", "version": 1, "share": 0.5}, 409, "already live"),
+        ("load", {"name": "qa", "version": 9}, 404, "choose one of 1, 2"),
     ],
 )
 def test_mistakes_are_told_and_move_nothing(
@@ -153,7 +153,7 @@ def test_history_needs_a_name(made: Parts) -> None:
     assert history(made, "name=../../etc").status == 404
     assert history(made, "name=%ff%00").status == 404
     nobody = history(made, "name=nobody")
-    assert nobody.status == 404 and "no adapter of this name; there are: qa" in str(nobody.error)
+    assert nobody.status == 404 and "unknown adapter; choose one of qa" in str(nobody.error)
     assert [event["event"] for event in history(made, "name=qa").json["data"]] == [
         "publish",
         "promote",

@@ -1,4 +1,4 @@
-"""The layer around a real vLLM engine: what no stand-in can show."""
+"""The layer around a real vLLM engine: behaviour that no stand-in shows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Server:
         return httpx.post(self.address + CHAT, json=body, timeout=120)
 
     def publish(self, name: str, seed: int, scale: float, *, live: bool = False) -> int:
-        """A version of random weights, as strong as `scale` says."""
+        """A version of random weights with strength `scale`."""
         weights = lora(bases.resolve("tiny"), seed=seed)
         scaled = {key: value * scale for key, value in weights.items()}
         folder = write_adapter(self.folder / f"{name}-{seed}", tensors=scaled)
@@ -57,7 +57,7 @@ class Server:
         return version.number
 
     def running(self) -> float:
-        """Requests that the engine works on."""
+        """Number of requests that the engine is working on."""
         text = httpx.get(self.address + "/metrics", timeout=30).text
         return sum(map(float, re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", text, re.M)))
 
@@ -78,7 +78,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     found = Server(f"http://127.0.0.1:{port}", Store(folder / "store"), folder)
     found.publish("qa", 1, 0.05, live=True)
     config(folder, max_resident=2).write(folder / "serving.json")
-    # The very flags that `llm-lora serve` uses.
+    # The same flags that `llm-lora serve` uses.
     hardware = plan.detect()
     command = flags.engine(bases.resolve("tiny"), "tiny", "127.0.0.1", port, 1024, hardware)
     command += [*flags.lora(3, [4], hardware), "--middleware", flags.LAYER]
@@ -144,7 +144,7 @@ def test_a_version_without_effect_is_refused_by_the_probe(server: Server) -> Non
     got = server.chat("qa", max_tokens=5)
     assert got.status_code == 200 and got.json()["llm_lora"]["version"] == 1
     alias = server.store.alias("qa")
-    assert alias.live == 1 and "as the base does" in alias.refused[number]
+    assert alias.live == 1 and "exactly like the base" in alias.refused[number]
     named = server.chat(f"qa@{number}", max_tokens=5)
     assert named.status_code == 422 and f"qa@{number}" in named.json()["error"]["message"]
 
@@ -203,7 +203,7 @@ def test_closed_routes_are_closed_on_the_real_server(server: Server) -> None:
 
 
 def test_seeds_are_kept_while_prompts_are_worked_on_in_parts(server: Server) -> None:
-    """More tokens at once than the engine takes in one step; vLLM alone dies of it on a CPU."""
+    """More tokens at once than one engine step accepts; on a CPU it kills plain vLLM."""
 
     def ask(number: int) -> int:
         text = [{"role": "user", "content": f"{number} " + "cough " * 200}]
@@ -214,7 +214,7 @@ def test_seeds_are_kept_while_prompts_are_worked_on_in_parts(server: Server) -> 
 
 
 def test_no_request_ends_the_engine(server: Server) -> None:
-    """Each beside another one and beside a running stream: rows of a batch can harm each other."""
+    """Each runs beside another and beside a stream: rows of a batch can harm each other."""
     over = threading.Event()
 
     def stream() -> None:
@@ -230,7 +230,7 @@ def test_no_request_ends_the_engine(server: Server) -> None:
         if path == CHAT:
             body.setdefault("messages", QUESTION)
         got = httpx.post(server.address + path, json=body, timeout=60)
-        # The engine gives up on some grammars of the client's own midway, and says no more.
+        # The engine silently gives up on some client grammars midway.
         failed = got.status_code >= 500 and "structured_outputs" not in fields
         return f"{got.status_code} {path} {fields}"[:200] if failed else None
 

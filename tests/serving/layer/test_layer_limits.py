@@ -1,4 +1,4 @@
-"""Too many, too slow, gone: what is told, and that nothing is held afterwards."""
+"""Overload, slow clients, disconnects: the replies, and the release of everything held."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_client_that_goes_away_while_it_sends_is_no_error(tmp_path: Path) -> N
 
 
 def test_whatever_happens_at_whatever_moment_nothing_is_held(tmp_path: Path) -> None:
-    """Clients that leave after random times, among loads, evictions and a full queue."""
+    """Clients that leave at random times, during loads, evictions and a full queue."""
     import random
 
     here = parts(
@@ -203,7 +203,7 @@ def test_whatever_happens_at_whatever_moment_nothing_is_held(tmp_path: Path) -> 
             await asyncio.sleep(dice.choice([0, 0, 0.001, 0.005]))
         statuses = [got.status for got in await asyncio.gather(*jobs)]
         await settle(here)
-        # Loads go on without whoever asked for them, and end.
+        # Loads continue and end without the client that asked for them.
         deadline = time.monotonic() + 5
         while len(asyncio.all_tasks()) > 1 and time.monotonic() < deadline:
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What the server can answer for: readiness, names that cannot answer, ranks beyond its limit."""
+"""Readiness, names that cannot answer, and ranks above the limit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def publish_large(made: Parts, name: str, seed: int) -> Version:
 
 
 async def loaded(made: Parts) -> None:
-    """Let upkeep load what it wants."""
+    """Let upkeep load the wanted versions."""
     await made.layer.upkeep.once()
     while any(one.terms is None for one in made.layer.residents._known.values()):
         await asyncio.sleep(0.01)
@@ -56,7 +56,7 @@ def test_a_server_that_was_ready_stays_so_when_a_later_version_cannot_be_loaded(
 ) -> None:
     made.publish("qa", 1, live=True)
     assert ready(made).status == 503
-    asyncio.run(loaded(made))  # Nobody asks meanwhile.
+    asyncio.run(loaded(made))  # No requests meanwhile.
     made.publish("other", 2, live=True)
     made.server.failing_loads = 1
     before = ready(made)
@@ -110,18 +110,18 @@ def test_the_version_before_answers_for_one_beyond_the_servers_rank(
         answers = [asyncio.run(chat(made.layer, "qa")) for _ in range(2)]
     assert [got.json["llm_lora"]["version"] for got in answers] == [1, 1]
     assert [one.message for one in caplog.records if "qa@2 does not answer" in one.message] == [
-        "qa@2 does not answer: its rank 8 is above what this server was started for; "
-        "restart the server: its limit is 4"
+        "qa@2 does not answer: its rank 8 is above this server's limit of 4; "
+        "restart the server to raise the limit"
     ]
     named = asyncio.run(chat(made.layer, "qa@2"))
     assert (named.status, named.error["code"]) == (503, "adapter_too_large")
-    assert "restart the server: its limit is 4" in named.error["message"]
+    assert "limit of 4; restart the server to raise the limit" in named.error["message"]
     got = ready(made)
-    assert got.status == 200 and "its limit is 4" in got.json["missing"]["qa@2"]
+    assert got.status == 200 and "limit of 4" in got.json["missing"]["qa@2"]
     (listed,) = asyncio.run(ask(made.layer, "GET", "/v1/adapters")).json["data"]
-    assert listed["live"] == 2 and "its limit is 4" in listed["problem"]
+    assert listed["live"] == 2 and "limit of 4" in listed["problem"]
     assert made.server.loads == [small.served_name]
-    # Another server over the same store may well take it: nothing is recorded against it.
+    # Another server of the same store may accept it, so no refusal is recorded.
     alias = made.store.alias("qa")
     assert (alias.live, alias.refused) == (2, {})
 
@@ -130,7 +130,7 @@ def test_without_a_version_before_it_one_beyond_the_rank_tells_why(made: Parts) 
     publish_large(made, "qa", 1)
     made.store.promote("qa", 1, by="test")
     got = asyncio.run(chat(made.layer, "qa"))
-    assert got.status == 503 and "its limit is 4" in got.error["message"]
+    assert got.status == 503 and "limit of 4" in got.error["message"]
     asyncio.run(loaded(made))
     assert ready(made).status == 503
     assert made.server.loads == []
@@ -154,7 +154,7 @@ def test_no_call_moves_an_alias_to_a_version_beyond_the_rank(path: str, made: Pa
     publish_large(made, "qa", 2)
     body = {"name": "qa", "version": 2} | ({"share": 0.5} if path == "canary" else {})
     got = asyncio.run(ask(made.layer, "POST", f"/admin/{path}", body, key=KEY))
-    assert got.status == 503 and "its limit is 4" in got.error["message"]
+    assert got.status == 503 and "limit of 4" in got.error["message"]
     alias = made.store.alias("qa")
     assert (alias.live, alias.canary) == (1, None)
     assert made.server.loads == []
@@ -166,7 +166,7 @@ def test_an_adapter_with_the_bases_name_is_told_and_not_moved_to(made: Parts) ->
     made.publish(BASE, 2, live=True)
     asyncio.run(loaded(made))
     got = ready(made)
-    assert got.status == 200 and "the name of the base" in got.json["missing"]["tiny@1"]
+    assert got.status == 200 and "also the name of the base" in got.json["missing"]["tiny@1"]
     for path, body in (
         ("promote", {"version": 1}),
         ("canary", {"version": 1, "share": 0.1}),
@@ -179,7 +179,7 @@ def test_an_adapter_with_the_bases_name_is_told_and_not_moved_to(made: Parts) ->
     assert "llm_lora" not in asyncio.run(chat(made.layer, BASE)).json
     models = asyncio.run(ask(made.layer, "GET", "/v1/models")).json["data"]
     assert [one["id"] for one in models] == ["tiny", "qa", "qa@1", "tiny@1"]
-    # Asked for by its number it cannot be taken for the base.
+    # By its number it cannot be mistaken for the base.
     assert asyncio.run(chat(made.layer, "tiny@1")).json["llm_lora"]["version"] == 1
 
 

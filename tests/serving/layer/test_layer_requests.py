@@ -1,4 +1,4 @@
-"""Requests: completed where they are silent, refused where they are wrong."""
+"""Requests: completed where members are missing, refused where they are invalid."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def post(made: Parts, path: str, value: Any = None, **more: Any) -> Got:
 
 
 def sent(made: Parts, path: str = CHAT, **fields: Any) -> dict[str, Any]:
-    """What the server got for a request with these members."""
+    """The body that reaches the server for a request with these members."""
     body = {"model": "qa", **({"messages": [USER]} if path != COMPLETION else {}), **fields}
     got = post(made, path, body)
     assert got.status == 200, got.body
@@ -219,7 +219,7 @@ def test_an_invalid_answer_is_acted_on_as_the_server_or_the_request_says(tmp_pat
     body = {"model": "qa", "messages": [USER]}
     assert post(made, CHAT, body).status == 422
     assert post(made, CHAT, {**body, "llm_lora": {"on_invalid": "flag"}}).status == 200
-    # A stream can only be flagged; the server's habit does not make it an error.
+    # A stream can only be flagged; the server's default does not make it an error.
     assert post(made, CHAT, {**body, "stream": True}).status == 200
     wish = {**body, "stream": True, "llm_lora": {"on_invalid": "retry"}}
     assert post(made, CHAT, wish).status == 400
@@ -352,7 +352,7 @@ def test_bodies_have_a_largest_size_however_they_are_sent(served: Parts) -> None
     assert post(served, CHAT, raw=small + b" " * (20_000 - len(small))).status == 200
     assert post(served, CHAT, raw=large).status == 413
     assert post(served, CHAT, raw=[large[:15_000], large[15_000:]], headers=JSON).status == 413
-    # A length that is announced is enough; nothing is read first.
+    # The announced length is enough: nothing is read.
     huge = {**JSON, "content-length": "99999999999"}
     got = post(served, CHAT, raw=[b"{"], headers=huge, stalls=True)
     assert got.status == 413 and got.headers["connection"] == "close"

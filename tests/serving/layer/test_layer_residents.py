@@ -1,4 +1,4 @@
-"""Versions in the server: loaded once, when they are needed; unloaded when nobody needs them."""
+"""Versions in the server: loaded once, when needed; unloaded when no longer needed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_later(
         assert {got.status for got in failed} == {503}
         assert "out of memory" in failed[0].error["message"]
         assert failed[0].headers["retry-after"] == "5"
-        # Not at once: a server in trouble is not hammered.
+        # Not at once: a failing server gets time to recover.
         assert (await chat(made.layer, "qa")).status == 503
         assert len(made.server.loads) == 1
         await asyncio.sleep(1)
@@ -116,7 +116,7 @@ def test_the_longest_unused_goes_first_and_a_live_one_last(made: Parts) -> None:
     names = [one.served_name for one in (live, second, third)]
     first, *rest = asyncio.run(scenario())
     assert first == {names[0]}
-    # The live version is used least of all, and stays.
+    # The live version is the least used, yet stays.
     assert all(names[0] in state and len(state) == 2 for state in rest)
     assert made.server.unloads == [names[1], names[2], names[1]]
     assert made.server.most == 2
@@ -194,7 +194,7 @@ def test_with_all_places_in_flight_a_request_is_told_to_come_back(made: Parts) -
 
     refused = asyncio.run(scenario())
     assert refused.status == 429 and refused.headers["retry-after"] == "1"
-    assert "all 2 places" in refused.error["message"]
+    assert "all 2 adapter places" in refused.error["message"]
 
 
 def test_a_version_is_unloaded_when_its_alias_has_left_it_and_nobody_uses_it(
@@ -273,7 +273,7 @@ def damage(version: Version) -> None:
 def test_a_damaged_version_is_never_loaded(made: Parts) -> None:
     damage(made.publish("qa", 1, live=True))
     got = asyncio.run(chat(made.layer, "qa"))
-    assert got.status == 503 and "not the file that was published" in got.error["message"]
+    assert got.status == 503 and "the file differs from the published one" in got.error["message"]
     assert str(made.folder) not in got.body.decode()
     assert made.server.loads == []
     assert made.store.alias("qa").live == 1, "a damaged copy says nothing about the version"
@@ -318,7 +318,7 @@ def test_an_adapter_that_changes_nothing_is_refused_by_name_and_the_one_before_a
     assert {got.json["llm_lora"]["version"] for got in answers} == {1}
     assert set(made.server.adapters) == {good.served_name}
     alias = made.store.alias("qa")
-    assert alias.live == 1 and "as the base does" in alias.refused[2]
+    assert alias.live == 1 and "exactly like the base" in alias.refused[2]
     named = asyncio.run(chat(made.layer, "qa@2"))
     assert named.status == 422 and named.error["code"] == "adapter_refused"
     assert "qa@2" in named.error["message"]
@@ -334,13 +334,13 @@ def test_with_no_version_before_it_the_name_answers_no_more(made: Parts) -> None
     made.server.dead.add(dead.served_name)
     got = asyncio.run(chat(made.layer, "qa"))
     assert got.status == 404
-    told = "no version is live (qa@1 was refused: loaded, it answers exactly as the base does)"
-    assert f"{told}; there are: tiny" in got.error["message"]
+    told = "no version is live (qa@1 was refused: once loaded, it answers exactly like the base)"
+    assert f"{told}; available: tiny" in got.error["message"]
     ready = asyncio.run(ask(made.layer, "GET", "/ready"))
-    assert ready.json["refused"] == {"qa@1": "loaded, it answers exactly as the base does"}
-    # A version that is asked for by its number tells of itself alone.
+    assert ready.json["refused"] == {"qa@1": "once loaded, it answers exactly like the base"}
+    # A request by number reports only that version.
     named = asyncio.run(chat(made.layer, "qa@2"))
-    assert named.status == 404 and "no version 2; there are" in named.error["message"]
+    assert named.status == 404 and "no version 2; available: " in named.error["message"]
 
 
 def test_force_puts_a_refused_version_live_for_good(
@@ -385,7 +385,7 @@ def test_without_a_probe_nothing_is_compared(tmp_path: Path) -> None:
         (0.0, 0.001, 200),
         (0.02, 0.01, 422),
         (0.02, 0.5, 200),
-        # A base that is not itself says nothing about an adapter.
+        # A base that differs from itself proves nothing about an adapter.
         (3.0, 0.5, 200),
     ],
 )
@@ -442,7 +442,7 @@ def test_a_removed_version_answers_no_more(made: Parts) -> None:
 
 
 def test_a_canary_gets_its_share(tmp_path: Path) -> None:
-    made = parts(tmp_path, max_resident=2)  # Not all have a place at once, and all are to wait.
+    made = parts(tmp_path, max_resident=2)  # Too few places for all, so some must wait.
     made.publish("qa", 1, live=True)
     made.publish("qa", 2)
     made.store.canary("qa", 2, 0.25, by="test")

@@ -1,4 +1,4 @@
-"""The layer's door: which routes are there, who may use them, and nothing else."""
+"""The layer's routes: the allow-list and its keys."""
 
 from __future__ import annotations
 
@@ -148,9 +148,9 @@ def test_keys_come_from_the_environment_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "mode", "said"),
     [
-        (f"{USE}\n", 0o604, "others may read"),
-        (f"{USE}\n", 0o602, "others may read or write"),
-        ("# nothing\n\n", 0o600, "no key in this file"),
+        (f"{USE}\n", 0o604, "other users may read"),
+        (f"{USE}\n", 0o602, "other users may read or write"),
+        ("# nothing\n\n", 0o600, "this file holds no key"),
         ("short\n", 0o600, "key 1 is not 16 or more"),
         (f"{USE}\nwith a space in it\n", 0o600, "key 2 is not"),
         (f"{USE}é\n", 0o600, "ASCII"),
@@ -170,12 +170,12 @@ def test_a_file_of_keys_that_will_not_do_is_refused(
 def test_a_missing_file_of_keys_never_means_an_open_server(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         Keys.read(config(tmp_path, api_keys_file=tmp_path / "gone"), {})
-    with pytest.raises(UserError, match="without a key"):
+    with pytest.raises(UserError, match="set, but holds no key"):
         Keys.read(config(tmp_path), {"LLM_LORA_API_KEYS": " , "})
 
 
 def test_a_key_cannot_be_for_both(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="both for use and for administration"):
+    with pytest.raises(UserError, match="the same key is set for use and for administration"):
         Keys.read(config(tmp_path), {"LLM_LORA_API_KEYS": USE, "LLM_LORA_ADMIN_KEYS": USE})
 
 

@@ -1,4 +1,4 @@
-"""Promotion and rollback while requests flow: nothing lost, nothing mixed, nothing late."""
+"""Promotion and rollback under load: no request lost, mixed or late."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOVES = 20
 
 @dataclass
 class Asked:
-    """A request: when it was made, when its answer was there, and what came."""
+    """A request: times of start and end, and its answer."""
 
     began: float
     ended: float
@@ -29,7 +29,7 @@ class Asked:
 
 
 def said_by(got: Got) -> set[str]:
-    """Every version that the answer bears the mark of."""
+    """Every version whose mark is in the answer."""
     assert got.status == 200 and got.complete, (got.status, got.body)
     marks = {json.loads(got.text)["by"]}
     if got.body.startswith(b"data: "):
@@ -41,8 +41,8 @@ def said_by(got: Got) -> set[str]:
 
 
 def allowed(moves: list[tuple[float, float, str]], asked: Asked) -> set[str]:
-    """What may answer a request: live at its arrival, or made live before its end."""
-    # A move lasts from before the alias is replaced until after: within, either side may be seen.
+    """The versions that may answer: live at arrival, or made live before the end."""
+    # A move takes time around the replacement: during it, either version may answer.
     settled = [name for _, end, name in moves if end <= asked.began]
     later = {name for start, end, name in moves if end > asked.began and start <= asked.ended}
     return {settled[-1]} | later
@@ -71,7 +71,7 @@ def test_no_request_is_lost_or_mixed_while_the_alias_moves(places: int, tmp_path
             await asyncio.sleep(0.01)
 
     def move(turn: int) -> None:
-        # As another process would: not through the layer.
+        # As another process would, not through the layer.
         start = time.monotonic()
         if turn % 4 == 3:
             alias = made.store.rollback("qa", by="test")

@@ -14,7 +14,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it"
 pytestmark = pytest.mark.slow
 
 
-# In a process of its own: vLLM configures logging and torch on import.
+# In a separate process: vLLM configures logging and torch on import.
 SCRIPT = """
 import asyncio, sys
 from pathlib import Path

@@ -268,7 +268,7 @@ def test_retry_that_breaks_off_leaves_the_first_answer(caplog: pytest.LogCapture
     client = ask(breaks, exchange)
     assert client.json["choices"][0]["message"]["content"] == INVALID
     assert (client.status, exchange.outcome, exchange.answer_tokens) == (200, "invalid", 9)
-    assert "the first answer stands" in caplog.text and "the engine is dead" in caplog.text
+    assert "the first answer is sent" in caplog.text and "the engine is dead" in caplog.text
 
 
 def test_retry_passes_a_cancellation_on() -> None:

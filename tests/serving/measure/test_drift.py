@@ -29,7 +29,7 @@ MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 class Quiet:
-    """Keeps what it is told."""
+    """Records progress."""
 
     def __init__(self) -> None:
         self.moments: list[Progress] = []
@@ -44,7 +44,7 @@ class Quiet:
 
 @pytest.fixture
 def made(small_recipe: Path, tmp_path: Path) -> tuple[Run, Prepared]:
-    """A run as training leaves it, with weights of ones and the references as its answers."""
+    """A run as after training, with weights of ones and the references as its answers."""
     loaded = recipe.load(small_recipe)
     prepared = text_task.prepare(loaded)
     here = runs.create(tmp_path, "small", loaded.to_yaml)
@@ -138,7 +138,7 @@ def test_a_server_that_answers_as_the_engine_passes(made: tuple[Run, Prepared]) 
         assert figures["engine"] == figures["server"]
         assert figures["server"]["all"]["field_f1"] == 1
         assert set(figures["server"]) == {"seen", "unseen", "all"}
-    # Asked as a user asks: system prompt, sampling and schema are left to the server.
+    # As a user asks: system prompt, sampling and schema are left to the server.
     assert server.system
     assert {body["model"] for body in server.asked} == {"visit@2"}
     assert {message["role"] for body in server.asked for message in body["messages"]} == {"user"}
@@ -159,7 +159,7 @@ def test_answers_that_differ_are_counted_shown_and_judged(made: tuple[Run, Prepa
             right = super().text(body)
             if body["messages"][-1]["content"] not in victims:
                 return right
-            if "schema" in body["llm_lora"]:  # another way of writing the same
+            if "schema" in body["llm_lora"]:  # the same content, formatted differently
                 return json.dumps(json.loads(right))
             return right[:9] + "?"
 
@@ -192,7 +192,7 @@ def test_other_token_ids_are_named_where_they_part(made: tuple[Run, Prepared]) -
     assert first["server"].startswith("Answer") != first["training"].startswith("Answer")
     count = len(prepared.dataset.held_out)
     assert document["reasons"] == [
-        f"the server builds other token ids than training for {count} of {count} prompts"
+        f"the server's token ids differ from those of training for {count} of {count} prompts"
     ]
 
 

@@ -33,10 +33,10 @@ def test_plain_and_streamed_answers_are_timed_and_counted() -> None:
     assert found.failures == []
     assert [timing.tokens for timing in found.timings] == [3, 5] * 6
     assert told == list(range(1, 13))
-    # Never more at a time than connections, and really at a time.
+    # Never more at once than connections, but truly concurrent.
     assert application.most == 3
     assert {headers["authorization"] for _, _, headers in application.asked} == {"Bearer k1"}
-    # A busy machine makes pauses longer, an event loop's clock makes them shorter by a hair.
+    # A busy machine lengthens pauses, the clock of an event loop shortens them slightly.
     pause = 0.95 * application.pause
     for streamed, plain in zip(found.timings[::2], found.timings[1::2], strict=True):
         # The first text comes with the second event, after two of seven pauses.
@@ -44,7 +44,7 @@ def test_plain_and_streamed_answers_are_timed_and_counted() -> None:
         assert streamed.total >= 7 * pause
         assert plain.first is None and plain.total >= pause
     assert min(timing.first / timing.total for timing in found.timings[::2] if timing.first) < 0.5
-    # What waits for a connection is not timed: no more is spent than the connections had.
+    # Waiting for a connection is not timed: the sum stays within the time of the connections.
     slowest = max(timing.total for timing in found.timings)
     spent = sum(timing.total for timing in found.timings)
     assert slowest < found.seconds < spent <= 3 * found.seconds

@@ -1,4 +1,4 @@
-"""A request for pictures, from its arrival to its end."""
+"""The handling of a request for pictures, from arrival to end."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from llm_lora.serving.layer.text import Asking, requests
 from llm_lora.store import Version
 
 PAINT = "/paint"
-"""Where the server behind is asked to paint."""
+"""The inner route that paints."""
 
 
 class Painting(Asking):
-    """Has pictures painted for clients; every name in a request is looked up once, in the store.
+    """Handles requests for pictures; every name in a request is looked up once, in the store.
 
-    A request that names adapters, in its prompt or in `adapters`, is painted with those alone; one
-    that names none with the adapter that `model` names, or with the bare base.
+    A request that names adapters, in its prompt or in `adapters`, is painted with those alone;
+    otherwise with the adapter that `model` names, or with the bare base.
     """
 
     async def serve(self, scope: Scope, line: Connection) -> None:
@@ -77,23 +77,23 @@ class Painting(Asking):
     def _worn(
         self, picks: tuple[Pick, ...], versions: dict[str, Version | None]
     ) -> list[tuple[Pick, Version]]:
-        """The adapters to paint with, each once.
+        """The adapters to paint with, without duplicates.
 
         Raises:
-            Refused: one is the base, or the same as another, or there are too many (400).
+            Refused: one is the base, two are the same, or there are too many (400).
         """
         limit = self._config.max_resident
         if len(picks) > limit:
-            raise picture_requests.wrong("adapters", f"are more than {limit}, which fit at once")
+            raise picture_requests.wrong("adapters", f"names more than {limit}, the limit here")
         worn: list[tuple[Pick, Version]] = []
         for pick in picks:
             version = versions[pick.name]
             if version is None:
-                raise picture_requests.wrong("adapters", f"name {pick.name}, which is the base")
+                raise picture_requests.wrong("adapters", f"names {pick.name}, which is the base")
             for other, same in worn:
                 if same == version:
                     both = f"{other.name} and {pick.name}"
-                    raise picture_requests.wrong("adapters", f"name {both}, which are the same")
+                    raise picture_requests.wrong("adapters", f"names {both}, which are the same")
             worn.append((pick, version))
         return worn
 
@@ -107,7 +107,7 @@ class Painting(Asking):
         body: bytes,
         started: float,
     ) -> None:
-        # A request is counted for the adapter that it names first.
+        # A request counts for the adapter that it names first.
         exchange = Exchange(
             id=line.id,
             route="/v1/images/generations",
@@ -160,7 +160,7 @@ def _told(
     versions: list[Version],
     base: str,
 ) -> dict[str, Any]:
-    """What the answer says of how its pictures were made: enough to have them made again."""
+    """The answer's record of how its pictures were made, enough to reproduce them."""
     how = ("steps", "guidance", "negative_prompt", "scheduler")
     return {
         "output_format": "png",

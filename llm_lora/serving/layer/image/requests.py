@@ -1,7 +1,7 @@
-"""Requests for pictures: read strictly, checked whole, and completed with what the adapter brings.
+"""Requests for pictures: read strictly, checked, and completed with the adapter's settings.
 
-The form is that of OpenAI's `POST /v1/images/generations`; what else there is to painting
-(`seed`, `steps`, `adapters` and the like) are members of their own beside it.
+The format is that of OpenAI's `POST /v1/images/generations`; the other settings of painting
+(`seed`, `steps`, `adapters` and the like) are extra members.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.text import read_object
 
 _LARGER = 4
-"""A picture has at most so many times the pixels of the base's own, and no side is longer."""
+"""Limit on a picture's size: this multiple of the base's pixels, and of its side."""
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 _SEEDS = 2**32
 _LONGEST = 10_000
-"""Characters of a prompt; text encoders read a few hundred at most."""
+"""Most characters of a prompt; text encoders read a few hundred."""
 
 _MOST_NAMES = 64
-"""Adapters that a request may name; a server tells its own, lower limit."""
+"""Most adapters that a request may name; each server has a lower limit."""
 
 _MOST_STEPS = 1000
-"""Denoising steps that a request may ask for, of all its pictures: others wait meanwhile."""
+"""Most denoising steps of a request, over all its pictures: other requests wait meanwhile."""
 
 _Seed = Annotated[int, Field(ge=0, lt=_SEEDS)]
 _Strength = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
@@ -57,7 +57,7 @@ class _Adapter(BaseModel):
 
 
 class _Body(BaseModel):
-    """What a request may say; null counts as nothing said."""
+    """The members of a request; null counts as absent."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -71,7 +71,7 @@ class _Body(BaseModel):
     negative_prompt: _Text | None = None
     scheduler: Literal["ddim", "euler", "dpm++"] | None = None
     adapters: Annotated[list[_Adapter], Field(max_length=_MOST_NAMES)] | None = None
-    # OpenAI's own, as far as they say what is done here anyway.
+    # OpenAI's members, accepted with the only values that apply here.
     response_format: Literal["b64_json"] | None = None
     output_format: Literal["png"] | None = None
     quality: Literal["auto", "standard"] | None = None
@@ -86,10 +86,10 @@ class PictureRequest:
     """A request as the client wrote it.
 
     Attributes:
-        model: what it names; its recipe says whatever the request leaves open.
+        model: its `model`, whose recipe supplies what the request leaves out.
         text: the prompt without the adapters that it names.
-        picks: the adapters to paint with, by the names that the client gave them; None where it
-            named none, so that `model` is meant.
+        picks: the adapters to paint with, by the client's names for them; None where it named
+            none, so `model` is used.
     """
 
     model: str
@@ -100,7 +100,7 @@ class PictureRequest:
 
     @property
     def names(self) -> list[str]:
-        """Every name that is to be looked up, the model's first."""
+        """Every name to look up, the model's first."""
         return list(dict.fromkeys([self.model, *(pick.name for pick in self.picks or ())]))
 
 
@@ -108,7 +108,7 @@ def read(body: bytes) -> PictureRequest:
     """Read a request.
 
     Raises:
-        Refused: something in it is wrong (400).
+        Refused: the request is invalid (400).
     """
     fields = read_object(body)
     if fields.get("response_format") == "url":
@@ -128,25 +128,25 @@ def read(body: bytes) -> PictureRequest:
         raise wrong("prompt", f"names more than {_MOST_NAMES} adapters")
     for name, count in Counter(pick.name for pick in picks).items():
         if count > 1:
-            raise wrong("adapters", f"names {quote(name)} twice, the prompt counted")
+            raise wrong("adapters", f"names {quote(name)} twice (the prompt counts too)")
     return PictureRequest(found.model, found.prompt, text, tuple(picks) or None, found)
 
 
 def settings(
     request: PictureRequest, defaults: Mapping[str, Any], resolution: int
 ) -> dict[str, Any]:
-    """How to paint: what the request says, then `defaults`, then what is usual.
+    """The settings to paint with: from the request, then `defaults`, then the usual ones.
 
     Args:
         request: the request.
         defaults: of the recipe of the adapter that `model` names; empty for the base.
-        resolution: side in pixels of the squares that the base was trained at.
+        resolution: the resolution that the base was trained at (pixels a side).
 
     Returns:
         steps, guidance, negative_prompt, width, height and scheduler.
 
     Raises:
-        Refused: a size that is none, or beyond what this base paints; too many steps (400).
+        Refused: an invalid size, or one too large for this base; too many steps (400).
     """
     body = request.body
     found: dict[str, Any] = {}
@@ -154,8 +154,8 @@ def settings(
         asked = getattr(body, name)
         found[name] = asked if asked is not None else defaults.get(name, getattr(_USUAL, name))
     if found["steps"] * (body.n or 1) > _MOST_STEPS:
-        usual = "" if body.steps else f"({found['steps']:,}, as the adapter has it) "
-        raise wrong("steps", f"{usual}times n are more than {_MOST_STEPS:,}, the most of a request")
+        usual = "" if body.steps else f"({found['steps']:,}, the adapter's default) "
+        raise wrong("steps", f"{usual}times n is more than {_MOST_STEPS:,}, the limit of a request")
     if body.size in (None, "auto"):
         found["width"] = defaults.get("width") or resolution
         found["height"] = defaults.get("height") or resolution
@@ -165,24 +165,24 @@ def settings(
 
 
 def seeds(request: PictureRequest) -> list[int]:
-    """The seed of each picture: the one asked for and those that follow it, or one by chance."""
+    """The seed of each picture: consecutive numbers from the requested or a random one."""
     asked = request.body.seed
     first = secrets.randbelow(_SEEDS) if asked is None else asked
     return [first + number for number in range(request.body.n or 1)]
 
 
 def wrong(name: str, what: str) -> Refused:
-    """A mistake in a member of the request."""
+    """The refusal of an invalid member."""
     return Refused(400, f"{quote(name)} {what}", param=name[:80])
 
 
 def _sides(size: str, resolution: int) -> tuple[int, int]:
     match = _SIZE.fullmatch(size)
     if match is None:
-        raise wrong("size", f'is not WIDTHxHEIGHT in pixels, like "{resolution}x{resolution}"')
+        raise wrong("size", f'is not WIDTHxHEIGHT in pixels, such as "{resolution}x{resolution}"')
     width, height = int(match[1]), int(match[2])
     if width % CELL or height % CELL or not width or not height:
-        raise wrong("size", f"is not in multiples of {CELL} pixels")
+        raise wrong("size", f"has sides that are not multiples of {CELL} pixels")
     side = _LARGER * resolution
     if max(width, height) > side or width * height > side * resolution:
         raise wrong(
@@ -194,15 +194,15 @@ def _sides(size: str, resolution: int) -> tuple[int, int]:
 
 
 def _invalid(error: ValidationError) -> Refused:
-    """The first mistake, in words, with the others' names."""
+    """The first mistake as a message, with the names of the others."""
     first, *others = error.errors(include_url=False, include_context=False)
     place = ".".join(str(part)[:60] for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        what = f"is unknown; there are {', '.join(_Body.model_fields)}"
+        what = f"is unknown; the members are {', '.join(_Body.model_fields)}"
     elif first["type"] == "missing":
         what = "is missing"
     else:
         what = excerpt(first["msg"].removeprefix("Input "), 200)
     more = {".".join(map(str, one["loc"]))[:60] for one in others} - {place}
-    also = f" (wrong as well: {', '.join(sorted(more)[:5])})" if more else ""
+    also = f" (also wrong: {', '.join(sorted(more)[:5])})" if more else ""
     return wrong(place, f"{what[:1].lower()}{what[1:]}{also}")

@@ -1,4 +1,4 @@
-"""A request to a model, from its arrival to its end."""
+"""The handling of a request to a model, from arrival to end."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from llm_lora.serving.layer.text.requests import Request
 from llm_lora.store import Version
 
 _TRIES = 3
-"""How often a name is looked up anew because the version that it meant turned out unfit."""
+"""How often a name is looked up again after its version proved unfit."""
 
 
 class Asking:
-    """Asks the server for clients: finds the version, completes the request, sees to the answer."""
+    """Handles requests: finds the version, completes the request, passes the answer on."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Asking:
 
         Raises:
             Refused: it cannot be answered.
-            Gone: the client went away before it was asked for.
+            Gone: the client went away before the server was asked.
         """
         started = time.monotonic()
         requests.check_type(scope)
@@ -75,7 +75,7 @@ class Asking:
             await asgi.unless_gone(line.receive, self.gate.enter(), lambda _: self.gate.leave())
 
     async def _resident(self, model: str, version: Version, line: Connection) -> Resident:
-        """The version, loaded; or the one before, where an alias has left an unfit version."""
+        """The loaded version; the one before where the alias has moved off an unfit version."""
         for _ in range(_TRIES):
             found = self._residents.take(version)
             if found is not None:
@@ -108,7 +108,7 @@ class Asking:
             inner = asgi.with_json(scope, completed.body, line.id)
             await self._app(inner, asgi.replay(completed.body, line.receive), line.send)
             return
-        # The server's own habit concerns whole answers only; a request's wish is another matter.
+        # The configured default applies to complete answers only; a request may ask for more.
         habit = self._config.on_invalid if completed.schema and not request.stream else "flag"
         exchange = Exchange(
             id=line.id,

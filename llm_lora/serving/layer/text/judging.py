@@ -1,4 +1,4 @@
-"""Finished answers judged, and what the client is told of it."""
+"""Verdicts on finished answers, and their report to the client."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from llm_lora.serving.layer.exchange import Exchange, Outcome
 
 CUT_OFF = {
     "length": "the token limit cut the answer off; allow more tokens (max_tokens)",
-    "repetition": "the server stopped the answer, which had begun to repeat itself",
-    "abort": "the server broke the answer off",
+    "repetition": "the server stopped the answer because it repeated itself",
+    "abort": "the server aborted the answer",
 }
-"""Finish reasons that leave an answer in the middle, in words."""
+"""Messages for finish reasons that leave an answer incomplete."""
 
 WRONG: tuple[Outcome, ...] = ("not_json", "invalid", "truncated")
-"""Outcomes that `on_invalid` is about."""
+"""The outcomes that `on_invalid` acts on."""
 
 SHOWN_REASONS = 20
-"""Reasons that an answer's field lists at most, so that no answer outgrows its own text much."""
+"""Most reasons in an answer's `llm_lora` field, to bound its size."""
 
 _FROM_WORST: tuple[Outcome, ...] = (*WRONG, "valid", "unjudged")
 
 
 class Message(msgspec.Struct):
-    """What the model said, or the next piece of it."""
+    """The model's message, or the next piece of it."""
 
     content: str | None = None
     reasoning: str | None = None
@@ -59,7 +59,7 @@ class Usage(msgspec.Struct):
 
 
 class Completion(msgspec.Struct):
-    """What is read of an answer's JSON, or of one chunk of a stream; the rest is left as it is."""
+    """The parts that are read of an answer's JSON or of a chunk; the rest stays as it is."""
 
     choices: list[Choice] = []
     usage: Usage | None = None
@@ -67,7 +67,7 @@ class Completion(msgspec.Struct):
 
 
 class Answer:
-    """One answer, put together from its pieces."""
+    """One answer, assembled from its pieces."""
 
     __slots__ = ("finish", "index", "pieces", "tools")
 
@@ -78,7 +78,7 @@ class Answer:
         self.tools = False
 
     def add(self, choice: Choice) -> bool:
-        """Take in a piece; true if the model said anything in it."""
+        """Add a piece; true if it holds anything that the model said."""
         said = choice.said
         if said.content:
             self.pieces.append(said.content)
@@ -90,7 +90,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One answer and what is thought of it; `verdict` is None where it was not judged."""
+    """One answer and its verdict; `verdict` is None where it was not judged."""
 
     index: int
     text: str
@@ -99,13 +99,13 @@ class Judged:
     verdict: Verdict | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For the client: verdict, reasons and why the answer ended."""
+        """The form for the client: verdict, reasons and finish reason."""
         reasons = self.verdict.to_dict()["reasons"][:SHOWN_REASONS] if self.verdict else []
         return {"verdict": self.outcome, "reasons": reasons, "finish": self.finish}
 
 
 def judge(schema: AnswerSchema | None, answer: Answer) -> Judged:
-    """Judge an answer that has ended. Tool calls are the caller's business and left alone."""
+    """Judge a finished answer; tool calls are not judged."""
     text = "".join(answer.pieces)
     outcome: Outcome = "unjudged"
     verdict = None
@@ -113,7 +113,7 @@ def judge(schema: AnswerSchema | None, answer: Answer) -> Judged:
         verdict = schema.judge(text)
         outcome = verdict.kind
         if not verdict.valid and answer.finish in CUT_OFF:
-            # Where the text breaks off only shows what the limit did.
+            # The position where the text breaks off only reflects the token limit.
             others = (found for found in verdict.reasons if found.keyword != "truncated")
             cause = Reason("", answer.finish, CUT_OFF[answer.finish])
             verdict = replace(verdict, reasons=(cause, *others))
@@ -122,7 +122,7 @@ def judge(schema: AnswerSchema | None, answer: Answer) -> Judged:
 
 
 def settle(exchange: Exchange, answers: Sequence[Judged]) -> None:
-    """Enter what came of a request: of several answers the worst counts.
+    """Record the outcome of a request: of several answers the worst counts.
 
     Raises:
         ValueError: there is no answer.
@@ -175,4 +175,4 @@ def headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
 
 
 read = msgspec.json.Decoder(Completion).decode
-"""Read an answer's JSON; msgspec.DecodeError (a ValueError) where it is not of that form."""
+"""Read an answer's JSON; raises msgspec.DecodeError (a ValueError) on any other form."""

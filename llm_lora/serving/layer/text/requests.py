@@ -1,4 +1,4 @@
-"""Requests to a model: read strictly, then completed with what the adapter brings."""
+"""Requests to a model: read strictly, then completed with the adapter's terms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_lora.serving.layer.exchange import OnInvalid
 from llm_lora.serving.layer.terms import Terms
 
 EXTENSION = "llm_lora"
-"""The member of a request that speaks to the layer; the server never sees it."""
+"""The member of a request that is for the layer; the server never sees it."""
 
 CHAT, COMPLETION, TOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize"
 
@@ -27,7 +27,7 @@ _LARGEST = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to a model as the client wrote it; `on_invalid` is None where it says nothing."""
+    """A request to a model as the client wrote it; `on_invalid` is None where it is not set."""
 
     route: str
     fields: dict[str, Any]
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """What the server is sent, and what its answer is judged by (None: not at all)."""
+    """The body for the server, and the schema for its answer (None: not judged)."""
 
     body: bytes
     schema: AnswerSchema | None
@@ -47,24 +47,24 @@ class Completed:
 
 
 def check_type(scope: Scope) -> None:
-    """Take JSON only, as it is.
+    """Accept only uncompressed JSON.
 
     Raises:
-        Refused: another content type, or a packed body (415).
+        Refused: another content type, or a compressed body (415).
     """
     kinds = header(scope, b"content-type")
     kind = kinds[0].partition(b";")[0].strip().lower() if len(kinds) == 1 else b""
     if kind != b"application/json":
         raise Refused(415, "send JSON, with the header `Content-Type: application/json`")
     if any(value.strip().lower() != b"identity" for value in header(scope, b"content-encoding")):
-        raise Refused(415, "send the body as it is, not packed")
+        raise Refused(415, "send the body uncompressed")
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that a body is.
+    """The JSON object in a body.
 
     Raises:
-        Refused: it is anything else (400).
+        Refused: the body is anything else (400).
     """
     try:
         fields = from_json(body, allow_inf_nan=False)
@@ -76,10 +76,10 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def read(body: bytes, route: str) -> Request:
-    """Read a request; what the layer does not look at is left to the server.
+    """Read a request; members that the layer does not use are left to the server.
 
     Raises:
-        Refused: something in it is wrong (400).
+        Refused: the request is invalid (400).
     """
     fields = read_object(body)
     for name, value in fields.items():
@@ -101,13 +101,13 @@ def read(body: bytes, route: str) -> Request:
 
 
 def complete(request: Request, served: str, terms: Terms | None) -> Completed:
-    """The request as the server is to get it: for the model `served`, on an adapter's terms.
+    """The request for the server: for the model `served`, completed with an adapter's terms.
 
-    What the request itself says is never changed. `terms` is None for the base.
+    Members that the request sets are never changed. `terms` is None for the base.
 
     Raises:
-        Refused: it asks to act on invalid answers, but nothing would be judged; or it allows
-            some tokens only, and the schema others (400).
+        Refused: it sets `on_invalid`, but no schema would judge the answer; or it restricts
+            the tokens, which the schema does already (400).
     """
     fields = {**request.fields, "model": served}
     schema = None
@@ -138,10 +138,10 @@ def complete(request: Request, served: str, terms: Terms | None) -> Completed:
 
 
 def _refuse_prompt_scores(fields: dict[str, Any], route: str) -> None:
-    """Refuse what asks for log-probabilities of the prompt, directly or through `echo`.
+    """Refuse requests for log-probabilities of the prompt, directly or through `echo`.
 
     In a server with adapters vLLM 0.32 computes them with the wrong number of rows: on a CPU one
-    such request beside another ends the engine, and with it everybody's answers.
+    such request beside another kills the engine, and with it every running answer.
     """
     echoed = fields.get("echo") and (route == CHAT or fields.get("logprobs") is not None)
     name = "prompt_logprobs" if fields.get("prompt_logprobs") is not None else "echo"
@@ -150,7 +150,7 @@ def _refuse_prompt_scores(fields: dict[str, Any], route: str) -> None:
 
 
 def _check_penalty(value: object) -> None:
-    """Refuse penalties by which the scores of repeated tokens overflow: no token fits then."""
+    """Refuse penalties that make the scores of repeated tokens overflow: no token is left then."""
     if isinstance(value, (int, float)) and not 1e-3 <= value <= 1e3:
         raise _wrong("repetition_penalty", "is not between 0.001 and 1000")
 
@@ -162,12 +162,12 @@ def _read_extension(value: object) -> tuple[bool, OnInvalid | None]:
     unknown = [key for key in value if key not in ("schema", "on_invalid")]
     if unknown:
         name = f"{EXTENSION}.{unknown[0][:60]}"
-        raise _wrong(name, "is unknown; there are schema and on_invalid")
+        raise _wrong(name, "is unknown; the members are schema and on_invalid")
     schema, on_invalid = value.get("schema", "on"), value.get("on_invalid")
     if schema not in ("on", "off"):
         raise _wrong(f"{EXTENSION}.schema", 'is neither "on" nor "off"')
     if on_invalid is not None and on_invalid not in _ON_INVALID:
-        raise _wrong(f"{EXTENSION}.on_invalid", f"is none of {', '.join(_ON_INVALID)}")
+        raise _wrong(f"{EXTENSION}.on_invalid", f"is not one of {', '.join(_ON_INVALID)}")
     return schema == "off", on_invalid
 
 
@@ -180,9 +180,9 @@ def _check_messages(messages: object) -> None:
 
 
 def _with_system(messages: list[dict[str, Any]], system: str | None) -> list[dict[str, Any]]:
-    """Messages with the adapter's system text, unless they bring their own.
+    """Messages with the adapter's system prompt, unless they have their own.
 
-    An empty one means none, as in training data.
+    An empty one means no system prompt, as in training data.
     """
     if any(message["role"] in ("system", "developer") for message in messages):
         return [m for m in messages if m["role"] != "system" or m.get("content") != ""]
@@ -204,19 +204,19 @@ def _fill_sampling(fields: dict[str, Any], route: str, terms: Terms) -> None:
 
 
 def _asks_for_own_form(fields: dict[str, Any]) -> bool:
-    """Whether the request itself says what its answer looks like; removes what says nothing."""
+    """Whether the request sets the form of its answer itself; removes members that are null."""
     for name in ("response_format", "structured_outputs"):
         if fields.get(name) is not None:
             return True
         fields.pop(name, None)
     if fields.get("tools") and fields.get("tool_choice") != "none":
         return True
-    # The answer would begin, or go on, with words of the request.
+    # With these the answer contains or continues text of the request.
     return any(fields.get(name) for name in ("echo", "continue_final_message"))
 
 
 def _ask_for_usage(fields: dict[str, Any]) -> bool:
-    """Have a stream end with its count of tokens; whether that had to be asked for."""
+    """Make a stream end with its token count; returns whether the client had not asked for it."""
     options = fields.get("stream_options") or {}
     if options.get("include_usage") is True:
         return False
@@ -240,7 +240,7 @@ def _finite(value: object) -> bool:
 
 
 def _typed(fields: dict[str, Any], name: str, kind: type, wanted: str) -> Any:
-    """A member that may be missing or null, and otherwise is of one type."""
+    """A member that is absent, null or of one type."""
     value = fields.get(name)
     if value is not None and not isinstance(value, kind):
         raise _wrong(name, f"is not {wanted}")

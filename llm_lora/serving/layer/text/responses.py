@@ -1,4 +1,4 @@
-"""From the server's answer to the client's: passed on, judged, asked for once more if need be."""
+"""The path of an answer from server to client: passed on, judged, retried if need be."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from llm_lora.serving.layer.text.judging import Answer, Judged, Usage
 from llm_lora.serving.layer.text.streaming import Stream
 
 RETRY_TEMPERATURE = 0.5
-"""Lowest temperature of a second try: at 0 it would only repeat the first."""
+"""Lowest temperature of a retry: at 0 it would only repeat the first answer."""
 
 logger = logging.getLogger(__name__)
 
 _SAID_REASONS = 3
-"""Reasons that the message of a 422 names; its `llm_lora` field has more."""
+"""Most reasons in the message of a 422; its `llm_lora` field has more."""
 
 
 async def answer(
@@ -31,17 +31,17 @@ async def answer(
 ) -> None:
     """Ask the server and pass its answer on, judged; fills `exchange`.
 
-    Streams pass as they come; what the server refuses passes as it is. When `receive` says that
-    the client is gone, the server is told so and gives the request up. What the server raises is
-    raised on: as long as `exchange.status` is 0, nothing was sent.
+    Streams pass as they come; refusals of the server pass unchanged. When `receive` reports that
+    the client is gone, so does the server's, and it drops the request. Exceptions of the server
+    propagate; while `exchange.status` is 0, nothing has been sent.
     """
     if exchange.stream and exchange.on_invalid != "flag":
         exchange.outcome, exchange.status = "error", 400
         await errors.send_error(
             send,
             400,
-            f'"on_invalid": "{exchange.on_invalid}" needs whole answers, but this one is streamed; '
-            'leave out "stream" or "on_invalid"',
+            f'"on_invalid": "{exchange.on_invalid}" needs a complete answer, but this one is '
+            'streamed; leave out "stream" or "on_invalid"',
         )
         return
     exchange.outcome = "aborted"  # until an answer is complete
@@ -62,7 +62,7 @@ async def answer(
 
 
 class _Line:
-    """The line to the client; `gone` once it was hung up before the answer's end."""
+    """The connection to the client; `gone` once it closed before the answer's end."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.gone = False
@@ -70,11 +70,11 @@ class _Line:
         self._scope, self._receive, self._send = scope, receive, send
 
     def scope(self, body: bytes, request_id: str) -> Scope:
-        """The client's request as the server gets it."""
+        """The scope of the client's request for the server."""
         return with_json(self._scope, body, request_id)
 
     def receiver(self, body: bytes) -> Receive:
-        """What the server receives: the body and, some day, that the client is gone."""
+        """What the server receives: the body and, later, the disconnect."""
         return replay(body, self._listen)
 
     async def _listen(self) -> Message:
@@ -84,7 +84,7 @@ class _Line:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send to the client; OSError where the server under us tells that nobody is there."""
+        """Send to the client; an OSError of the web server means that the client is gone."""
         try:
             await self._send(message)
         except OSError:
@@ -96,7 +96,7 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """A whole answer of the server; nothing is `judged` where it refused or failed."""
+    """A complete answer of the server; `judged` is empty where it refused or failed."""
 
     start: Message
     body: bytes
@@ -109,7 +109,7 @@ class _Reply:
 
 
 class _Incoming:
-    """What the server sends: a stream goes on to the client at once, anything else is kept."""
+    """The server's messages: a stream passes to the client at once, anything else is kept."""
 
     def __init__(self, exchange: Exchange, line: _Line) -> None:
         self.start: Message | None = None
@@ -123,7 +123,7 @@ class _Incoming:
         return b"".join(self._parts)
 
     async def take(self, message: Message) -> None:
-        """Take the server's next message."""
+        """Handle the server's next message."""
         if self._line.gone:
             return
         if message["type"] == "http.response.start":
@@ -148,7 +148,7 @@ class _Incoming:
 async def _ask(
     app: ASGIApp, body: bytes, request_id: str, exchange: Exchange, line: _Line
 ) -> _Reply | None:
-    """The server's answer; None where it was a stream, now passed on, or the client is gone."""
+    """The server's answer; None after a stream, which was passed on, or if the client is gone."""
     incoming = _Incoming(exchange, line)
     await app(line.scope(body, request_id), line.receiver(body), incoming.take)
     if line.gone or (incoming.stream and incoming.ended):
@@ -160,14 +160,14 @@ async def _ask(
 
 
 async def _ask_again(app: ASGIApp, body: bytes, exchange: Exchange, line: _Line) -> _Reply | None:
-    """The answer to a second try; None where that failed, however it did."""
+    """The answer to a retry; None where the retry failed in any way."""
     try:
         return await _ask(app, _another_try(body), f"{exchange.id}-retry", exchange, line)
     except Exception:
-        # Once something was sent, or nobody is there, no other answer can take its place.
+        # Once something was sent, or the client is gone, the first answer cannot stand in.
         if line.gone or exchange.status:
             raise
-        logger.exception("%s: the second try failed; the first answer stands", exchange.id)
+        logger.exception("%s: the retry failed; the first answer is sent", exchange.id)
         return None
 
 
@@ -177,7 +177,7 @@ def _is_stream(start: Message) -> bool:
 
 
 def _read(start: Message, body: bytes, exchange: Exchange) -> _Reply:
-    """Read and judge a whole answer."""
+    """Read and judge a complete answer."""
     judged = []
     usage = Usage()
     if start["status"] == 200:
@@ -194,7 +194,7 @@ def _read(start: Message, body: bytes, exchange: Exchange) -> _Reply:
 
 
 def _another_try(body: bytes) -> bytes:
-    """The same request with another seed, and not greedy."""
+    """The same request with another seed and some temperature."""
     request = json.loads(body)
     seed, temperature = request.get("seed"), request.get("temperature")
     request["seed"] = (seed if isinstance(seed, int) else 0) ^ 1
@@ -204,7 +204,7 @@ def _another_try(body: bytes) -> bytes:
 
 
 def _better(first: _Reply, second: _Reply | None) -> _Reply:
-    """The second answer unless it failed, with the tokens of both."""
+    """The second answer unless it failed, with the token counts of both."""
     if second is None or not second.judged:
         return first
     tokens = Usage(
@@ -215,7 +215,7 @@ def _better(first: _Reply, second: _Reply | None) -> _Reply:
 
 
 async def _send(reply: _Reply, exchange: Exchange, line: _Line) -> None:
-    """Send a whole answer, or what stands in its place."""
+    """Send a complete answer, or the 422 that replaces it."""
     status, body = int(reply.start["status"]), reply.body
     extra: list[Header] = []
     if reply.judged:
@@ -239,14 +239,14 @@ async def _send(reply: _Reply, exchange: Exchange, line: _Line) -> None:
 
 
 def _complaint(verdict: Verdict | None) -> str:
-    """What is wrong with an answer, in short."""
+    """Short reason why an answer is invalid."""
     reasons = verdict.reasons if verdict else ()
     found = "; ".join(map(str, reasons[:_SAID_REASONS]))
-    # It may quote half of a surrogate pair, which UTF-8 cannot write.
+    # It may quote half of a surrogate pair, which UTF-8 cannot encode.
     return f"the answer does not fit the schema: {found}".encode(errors="replace").decode()
 
 
 def _start(start: Message, status: int, extra: Sequence[Header]) -> Message:
-    """The beginning of an answer as the client gets it: with other headers, of another length."""
+    """The start message for the client: other headers, another length."""
     kept = [header for header in start["headers"] if header[0].lower() != b"content-length"]
     return {**start, "status": status, "headers": [*kept, *extra]}

@@ -1,4 +1,4 @@
-"""Answers as streams of server-sent events: read while they pass, judged as they end."""
+"""Answers as streams of server-sent events: read while they pass, judged at the end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
 class Events:
-    """Cuts a stream into whole events, wherever its pieces begin and end."""
+    """Splits a stream into complete events, however it arrives in pieces."""
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._searched = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The events that are whole now, each with the blank line that ends it."""
+        """The events now complete, each with the blank line that ends it."""
         self._held += data
         events = []
         start = 0
@@ -28,12 +28,12 @@ class Events:
             events.append(bytes(self._held[start : blank.end()]))
             start = blank.end()
         del self._held[:start]
-        # The last three bytes may be the beginning of a blank line.
+        # The last three bytes may be the start of a blank line.
         self._searched = max(0, len(self._held) - 3)
         return events
 
     def rest(self) -> bytes:
-        """What was never ended by a blank line."""
+        """The rest that no blank line ended."""
         return bytes(self._held)
 
 
@@ -46,8 +46,8 @@ def payload(event: bytes) -> bytes:
 class Stream:
     """One streamed answer on its way to the client.
 
-    Events pass unchanged and at once, but for the chunk that ends an answer, which gains the
-    `llm_lora` field, and the usage chunk, which is taken out where the client did not ask for it.
+    Events pass unchanged and at once, with two exceptions: the chunk that ends an answer gains the
+    `llm_lora` field, and the usage chunk is removed where the client did not ask for it.
     """
 
     def __init__(self, exchange: Exchange) -> None:
@@ -58,11 +58,11 @@ class Stream:
         self._broken = False
 
     def feed(self, data: bytes) -> bytes:
-        """What to send on for the next bytes of the stream."""
+        """The bytes to send to the client for the next bytes of the stream."""
         return b"".join(map(self._pass, self._events.feed(data)))
 
     def close(self) -> bytes:
-        """Enter what came of the stream; what is left to send on."""
+        """Record the outcome of the stream; returns the rest to send."""
         if self._judged:
             judging.settle(self._exchange, list(self._judged.values()))
         if self._broken or not self._judged or len(self._judged) < len(self._answers):
@@ -90,7 +90,7 @@ class Stream:
         return judging.with_field(event, judging.field(exchange, ended)) if ended else event
 
     def _take(self, choice: judging.Choice) -> Judged | None:
-        """Take in a piece; the answer judged, if this piece ended it."""
+        """Add a piece; returns the verdict if this piece ended the answer."""
         answer = self._answers.get(choice.index)
         if answer is None:
             answer = self._answers[choice.index] = Answer(choice.index)
