@@ -112,9 +112,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
     quiet()
     compute, reason = compute_dtype(precision)
     device = loading.device()
-    if device.type == "cpu":
-        loading.keep_freed_memory()
-    else:
+    if device.type != "cpu":
         # Products in fp32 take the fast, slightly rounded path, as convolutions do by default.
         torch.set_float32_matmul_precision("high")
     pipeline = StableDiffusionXLPipeline if base.family == "sdxl" else StableDiffusionPipeline
