@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_folders import FAMILIES, GPT2_SPLIT, Family, write_family, write_folder
+from tokenizers import Tokenizer, processors
 
 from llm_lora import base
 from llm_lora.chat import Chat, Unencodable
@@ -210,6 +211,28 @@ def test_tokens_are_never_merged_across_the_start_of_the_answer(
     assert encoded.input_ids[: encoded.prompt_tokens] == chat.prompt_ids([FIRST])
     trained = encoded.input_ids[encoded.prompt_tokens :][: encoded.answer_tokens]
     assert chat.decode(trained) == answer.strip()
+
+
+def test_the_template_alone_writes_the_begin_token(tmp_path: Path) -> None:
+    """Llama 3's own tokenizer adds a begin token to any text; its template writes one already."""
+    write_family(tmp_path, "llama3")
+    path = tmp_path / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    begin = "<|begin_of_text|>"
+    begin_id = tokenizer.token_to_id(begin)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, begin_id)]
+    )
+    tokenizer.save(str(path))
+    assert tokenizer.encode("Hi").ids[0] == begin_id  # what it does on its own
+    chat, reference = loaded(tmp_path)
+    prompt = chat.prompt_ids([FIRST])
+    encoded = chat.encode(make_example((FIRST,), ANSWER, part=None, where=""))
+    for ids in (prompt, encoded.input_ids):
+        assert ids[0] == begin_id and ids.count(begin_id) == 1
+    turns = messages_of([FIRST])
+    served = reference.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    assert prompt == served == encoded.input_ids[: encoded.prompt_tokens]
 
 
 def test_template_in_tokenizer_config_as_named_list(tmp_path: Path) -> None:

@@ -302,6 +302,26 @@ def test_canonical_chooses_the_alternative_that_fits() -> None:
     assert schema.canonical({"b": 0, "a": 0, "kind": 2}) == '{"kind":2,"a":0,"b":0}'
 
 
+def test_canonical_takes_the_branch_of_a_condition_that_the_value_meets() -> None:
+    condition = {"properties": {"kind": {"const": 1}}}
+    then = {"properties": {"kind": {}, "b": {}, "a": {}}}
+    otherwise = {"properties": {"a": {}, "kind": {}, "b": {}}}
+    both = make({"if": condition, "then": then, "else": otherwise})
+    assert both.canonical({"a": 0, "b": 0, "kind": 1}) == '{"kind":1,"b":0,"a":0}'
+    assert both.canonical({"kind": 2, "b": 0, "a": 0}) == '{"a":0,"kind":2,"b":0}'
+    # A branch that is missing says nothing of the order, and nor does the condition itself.
+    assert make({"if": condition, "then": then}).canonical({"b": 0, "kind": 2}) == (
+        '{"b":0,"kind":2}'
+    )
+    assert make({"if": condition, "else": otherwise}).canonical({"b": 0, "kind": 1}) == (
+        '{"b":0,"kind":1}'
+    )
+    # Without a condition its branches apply to nothing (JSON Schema 2020-12, 10.2.2).
+    assert make({"then": then, "else": otherwise}).canonical({"b": 0, "a": 0, "kind": 1}) == (
+        '{"b":0,"a":0,"kind":1}'
+    )
+
+
 NUMBERS = ["38.50", "1e3", "1E+2", "-0", "-0.0", "123456789012345678901234567890", "0.1e-7"]
 
 
