@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llm_lora import fields
 from llm_lora.assignment import assign
 from llm_lora.schema import AnswerSchema, Verdict
-from llm_lora.scores import FieldScore, exact_match, same, score, token_f1
+from llm_lora.scores import FieldScore, exact_match, mean_score, same, score, token_f1
 
 
 def make(document: dict[str, Any]) -> AnswerSchema:
@@ -139,6 +139,23 @@ def test_a_number_may_have_a_tolerance_of_its_own() -> None:
     assert [right(38.50000001, 0), right(38.51, 0)] == [1, 0]
 
 
+def test_numbers_are_equal_within_a_millionth() -> None:
+    number = make(record(n={"type": "number"}, other={}))
+
+    def right(reference: object, answer: object) -> tuple[float, float]:
+        found = scored(*({"n": one, "other": one} for one in (answer, reference)), number)
+        return found["n"], found["other"]
+
+    assert right(1_000_000, 1_000_000.9) == (1, 0), "only what the schema calls a number"
+    assert right(1_000_000, 1_000_001.1) == (0, 0)
+    assert right(-2.0, -2.0000019) == (1, 0)
+    assert right(1, 2 - 1e-9) == right(0, 1e-9) == (0, 0)
+    assert right(10**400, 10**400) == (1, 1)
+    assert right(10**400, 10**400 + 1) == right(10**400, 1) == (0, 0)
+    assert right(True, 1) == right(1, True) == right("1", 1) == right(1, "1") == (0, 0)
+    assert right(True, True) == right("1", "1") == (1, 1)
+
+
 def test_nulls_are_honest() -> None:
     assert changed(duration=None)["duration"] == 1
     assert changed(duration="two days")["duration"] == 0
@@ -153,6 +170,12 @@ def test_spans_and_texts_score_by_words() -> None:
     assert changed(reply="See the doctor!")["reply"] == pytest.approx(4 / 7)
     assert changed(reply="")["reply"] == 0
     assert changed(reply="SEE a  doctor, today")["reply"] == 1
+
+
+def test_a_short_text_scores_by_words_too() -> None:
+    said = REFERENCE | {"duration": "two days"}
+    assert scored(REFERENCE | {"duration": "two"}, said)["duration"] == pytest.approx(2 / 3)
+    assert scored(REFERENCE | {"duration": ["two days"]}, said)["duration"] == 0
 
 
 @pytest.mark.parametrize(
@@ -188,6 +211,24 @@ def test_lists_score_by_items() -> None:
     mixed = make({"type": "array"})
     assert scored([1, True, {"a": [1]}], [1.0, True, {"a": [1]}], mixed) == {"[]": 1.0}
     assert scored([1], [True], mixed) == {"[]": 0.0}
+
+
+def test_null_is_no_empty_list_and_no_empty_object() -> None:
+    """Each of them is right where the reference has it, and wrong in each other's place."""
+    empty: dict[str, Any] = {"symptoms[]": [], "medications[].name": [], "patient.age": {}}
+    for name, value in empty.items():
+        key = name.partition("[")[0].partition(".")[0]
+        has, null = REFERENCE | {key: value}, REFERENCE | {key: None}
+        assert scored(has, has)[name] == scored(null, null)[name] == 1, name
+        assert scored(has, null)[name] == scored(null, has)[name] == 0, name
+        assert scored(has)[name] == scored(null)[name] == scored(REFERENCE, null)[name] == 0, name
+
+
+def test_items_that_are_objects_or_lists_count_by_what_they_hold() -> None:
+    mixed = make({"type": "array"})
+    assert scored([{"a": 1}], [{"a": 2}], mixed) == scored([[1]], [[2]], mixed) == {"[]": 0.0}
+    assert scored([{"a": 1}], [{"b": 1}], mixed) == scored([["a"]], ["a"], mixed) == {"[]": 0.0}
+    assert scored([{"a": "X  y"}, [1, "Z"]], [[1, "z"], {"a": "x y"}], mixed) == {"[]": 1.0}
 
 
 def test_objects_are_paired_for_the_best_sum() -> None:
@@ -248,6 +289,17 @@ def test_missing_and_spurious_are_counted_apart() -> None:
     assert counted("no object")["symptoms[]"] == (2, 0, 2, 0)
 
 
+def test_an_empty_list_is_nothing_to_find_wherever_it_stands() -> None:
+    anything = make(record(a={}))
+    for nothing in ([], None):
+        found = score(anything, {"a": nothing}, anything.judge('{"a":[1]}'))["a"]
+        assert (found.expected, found.given, found.missing, found.spurious) == (0, 1, 0, 1)
+        assert not found.present
+    found = score(anything, {"a": [1]}, anything.judge('{"a":[]}'))["a"]
+    assert (found.expected, found.given, found.missing, found.spurious) == (1, 0, 1, 0)
+    assert found.present
+
+
 def test_members_of_objects_are_counted_over_all_objects() -> None:
     names, doses = "medications[].name", "medications[].dose"
     # The reference: two names, one dose (the other is null).
@@ -287,6 +339,23 @@ def test_exact_match_compares_values() -> None:
     for other in ('{"a":1}', '{"a":true,"b":[2]}', '{"a":1,"b":[2,3]}', '{"a":"1","b":[2]}', "{"):
         assert not exact_match({"a": 1, "b": [2]}, judge(other))
     assert not same({"a": None}, {})
+
+
+def test_an_answer_that_is_no_json_is_not_null() -> None:
+    assert exact_match(None, make({}).judge("null"))
+    assert not exact_match(None, make({}).judge("sorry"))
+
+
+def test_equal_lists_are_equal_in_every_item() -> None:
+    assert same([1, [2, {"a": 3}]], [1.0, [2, {"a": 3}]]) and same([], [])
+    for other in ([1, [2, {"a": 4}]], [1], [[2, {"a": 3}], 1], {"0": 1}):
+        assert not same([1, [2, {"a": 3}]], other) and not same(other, [1, [2, {"a": 3}]])
+
+
+def test_every_field_of_an_answer_counts_the_same() -> None:
+    scores = (1.0, 0.5, 0.0, 0.5)
+    assert mean_score({str(i): FieldScore(s, "text") for i, s in enumerate(scores)}) == 0.5
+    assert mean_score({}) == 0
 
 
 # --- assignment -----------------------------------------------------------------------------------
