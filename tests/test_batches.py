@@ -39,6 +39,13 @@ def test_another_seed_gives_another_order_and_epochs_differ() -> None:
     assert one[:16] != one[16:]
 
 
+def test_without_grouping_every_epoch_is_shuffled_anew() -> None:
+    order = batches.plan([5] * 64, epochs=2, batch_size=8, grouped=False, seed=1)
+    first, second = ([i for batch in part for i in batch] for part in (order[:8], order[8:]))
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert len({tuple(first), tuple(second), tuple(range(64))}) == 3
+
+
 def test_grouping_saves_padding() -> None:
     lengths = [10 + (i * 37) % 400 for i in range(256)]
 
