@@ -444,6 +444,71 @@ def test_canonical_takes_the_branch_of_a_condition_that_the_value_meets() -> Non
     )
 
 
+def test_canonical_orders_each_member_by_the_schemas_that_are_for_it() -> None:
+    ba, ab = ({"properties": {key: {} for key in order}} for order in ("ba", "ab"))
+    value, turned = '{"a":1,"b":1}', '{"b":1,"a":1}'
+
+    def order(document: dict[str, Any], key: str) -> str:
+        text = make(document).canonical_text(f'{{"{key}":{value}}}')
+        return text.removeprefix(f'{{"{key}":').removesuffix("}")
+
+    # A pattern counts where it matches; a property that is named goes before.
+    patterns = {"patternProperties": {"^x": ba}}
+    assert order(patterns, "x1") == turned and order(patterns, "y") == value
+    assert order({"properties": {"x1": ab}} | patterns, "x1") == value
+    assert order({"properties": {"x1": {}}} | patterns, "x1") == turned
+    # What is for all others is for no property that was described.
+    rest = {"additionalProperties": ba}
+    assert order(rest, "x") == turned
+    assert order({"properties": {"x": {}}} | rest, "x") == value
+    assert order({"patternProperties": {"^x": {}}} | rest, "x") == value
+    assert order({"patternProperties": {"^x": {}}} | rest, "y") == turned
+    # Some patterns are none in Python; the answer is written all the same.
+    assert order({"patternProperties": {r"^\p{L}": {}}, "properties": {"x": ba}}, "x") == turned
+
+
+def test_canonical_orders_each_item_by_the_schema_of_its_place() -> None:
+    ba = {"properties": {"b": {}, "a": {}}}
+    value, turned = '{"a":1,"b":1}', '{"b":1,"a":1}'
+
+    def items(**document: Any) -> list[bool]:
+        text = make(document).canonical_text(f"[{value},{value},{value}]")
+        found = [one + "}" for one in text.strip("[]").removesuffix("}").split("},")]
+        assert set(found) <= {value, turned}
+        return [one == turned for one in found]
+
+    assert items(items=ba) == [True, True, True]
+    assert items(prefixItems=[{}, ba]) == [False, True, False]
+    assert items(prefixItems=[{}], items=ba) == [False, True, True]
+    assert items(allOf=[{"prefixItems": [{}, ba]}, {"items": {}}]) == [False, True, False]
+    assert items(**DRAFT_7, items=[ba, {}]) == [True, False, False]
+
+
+def test_canonical_takes_the_alternative_that_knows_most_where_none_fits() -> None:
+    one = {"type": "array", "properties": {"b": {}, "a": {}}}
+    more = {"type": "array", "properties": {"c": {}, "b": {}, "a": {}}}
+    answer = {"a": 1, "b": 1, "c": 1}
+    for alternatives in ([one, more], [more, one]):
+        assert make({"anyOf": alternatives}).canonical(answer) == '{"c":1,"b":1,"a":1}'
+    # Of equals the first, and names that the answer does not have are no knowledge of it.
+    other = {"type": "array", "properties": {"a": {}, "b": {}, "x": {}, "y": {}, "z": {}}}
+    assert make({"anyOf": [one, other]}).canonical(answer) == '{"b":1,"a":1,"c":1}'
+    assert make({"anyOf": [other, one]}).canonical(answer) == '{"a":1,"b":1,"c":1}'
+
+
+def test_canonical_follows_a_reference_as_its_draft_does() -> None:
+    listed = {"$ref": "#/$defs/x", "properties": {"c": {}, "a": {}}}
+    document = {**listed, "$defs": {"x": {"properties": {"b": {}}}}}
+    assert make(document).canonical({"a": 1, "b": 1, "c": 1}) == '{"b":1,"c":1,"a":1}'
+    # Beside a reference nothing counts in draft 7: the rest stays as it was written.
+    assert make(DRAFT_7 | document).canonical({"a": 1, "b": 1, "c": 1}) == '{"b":1,"a":1,"c":1}'
+    dynamic = {
+        "$dynamicRef": "#x",
+        "$defs": {"x": {"$dynamicAnchor": "x", "properties": {"b": {}}}},
+    }
+    assert make(dynamic).canonical({"a": 1, "b": 1}) == '{"b":1,"a":1}'
+
+
 NUMBERS = ["38.50", "1e3", "1E+2", "-0", "-0.0", "123456789012345678901234567890", "0.1e-7"]
 
 

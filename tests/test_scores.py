@@ -99,10 +99,117 @@ def test_fields_come_from_the_schema() -> None:
         (record(a={"anyOf": [{"type": "null"}, record(b=SPAN)]}), {"a.b": "span"}),
         (record(child={"$ref": "#"}, a=SPAN), {"child": "exact", "a": "span"}),
         (record(**{"a.b": SPAN}), {'["a.b"]': "span"}),
+        # The kind is read off other keywords where no type is named.
+        (
+            {"properties": {"a": {"minimum": 1}, "b": {"maximum": 1}}},
+            {"a": "number", "b": "number"},
+        ),
+        (record(a={"maxLength": 9}, b={"pattern": "x"}), {"a": "span", "b": "text"}),
+        (record(a={"format": "date"}, b={"items": {}}), {"a": "exact", "b[]": "list"}),
+        # Null is no kind of its own; several others are compared as a whole.
+        (record(a={"enum": [None, "x"]}, b={"enum": [None]}), {"a": "closed", "b": "exact"}),
+        (record(a={"type": ["string", "null"]}), {"a": "text"}),
+        (record(a={"type": ["string", "number"]}), {"a": "exact"}),
+        (record(a={"type": "null"}), {"a": "exact"}),
+        # Of alternatives the loosest counts, of schemas that apply together the strictest.
+        (record(a={"anyOf": [{"type": "string"}, {"const": "x"}]}), {"a": "text"}),
+        (record(a={"oneOf": [SPAN, {"type": "string"}]}), {"a": "text"}),
+        (record(a={"anyOf": [{"const": "x"}, {"type": "boolean"}]}), {"a": "closed"}),
+        (record(a={"anyOf": [record(b=SPAN), SPAN]}), {"a": "exact"}),
+        (record(a={"allOf": [{"type": "string"}, SPAN]}), {"a": "span"}),
+        (record(a=SPAN | {"allOf": [{"format": "date", "type": "string"}]}), {"a": "exact"}),
+        (
+            {"allOf": [record(a={"type": "string"}), record(a=SPAN, b=SPAN)]},
+            {"a": "span", "b": "span"},
+        ),
+        (record() | {"then": record(a=SPAN), "else": record(b=SPAN)}, {"a": "span", "b": "span"}),
+        # So too within lists.
+        (
+            {"allOf": [{"items": record(a=SPAN)}, {"items": record(b={"type": "number"})}]},
+            {"[].a": "span", "[].b": "number"},
+        ),
+        (
+            {"anyOf": [{"items": record(a=SPAN)}, {"items": record(a={"type": "string"})}]},
+            {"[].a": "text"},
+        ),
+        ({"type": "array", "items": {"type": "array", "items": record(a=SPAN)}}, {"[]": "list"}),
+        ({"type": "array"}, {"[]": "list"}),
+        # Keywords beside a reference count, except in old drafts.
+        (
+            {"$ref": "#/$defs/x", "maxLength": 5, "$defs": {"x": {"type": "string"}}},
+            {"$": "span"},
+        ),
+        (
+            {
+                "$schema": "http://json-schema.org/draft-07/schema#",
+                "properties": {
+                    "a": {"$ref": "#/definitions/x", "maxLength": 5},
+                    "b": {"items": [{}]},
+                },
+                "definitions": {"x": {"type": "string"}},
+            },
+            {"a": "text", "b": "exact"},
+        ),
     ],
 )
 def test_shapes(document: dict[str, Any], expected: dict[str, str]) -> None:
     assert dict(fields.leaves(fields.shape(make(document)))) == expected
+
+
+def test_the_values_of_closed_fields_are_those_of_the_schema_in_its_order() -> None:
+    level = {"enum": ["mild", None, "null", 3, "mild"]}
+    document = record(
+        level=level,
+        on={"type": "boolean"},
+        note={"type": "string"},
+        deep=record(kind={"anyOf": [{"const": "b"}, {"enum": ["a", "b"]}]}),
+        rows={"type": "array", "items": record(unit={"enum": ["mg", "g"]}, n={"type": "number"})},
+    )
+    assert dict(fields.closed_values(fields.shape(make(document)))) == {
+        "level": ("mild", '"null"', "3"),
+        "on": ("true", "false"),
+        "deep.kind": ("b", "a"),
+        "rows[].unit": ("mg", "g"),
+    }
+    assert list(fields.closed_values(fields.shape(make({"enum": ["x"]})))) == [("$", ("x",))]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("mild", "mild"),
+        ("two words", "two words"),
+        ("(absent)", '"(absent)"'),
+        ('"x', '"\\"x"'),
+        (" x", '" x"'),
+        ("", '""'),
+        ("3", '"3"'),
+        (3, "3"),
+        (None, "null"),
+        (False, "false"),
+        ("é(", "é("),
+    ],
+)
+def test_a_label_is_quoted_where_it_could_be_taken_for_something_else(
+    value: object, written: str
+) -> None:
+    assert fields.label(value) == written
+
+
+def test_closed_values_are_found_in_the_canonical_text_alone() -> None:
+    unit = record(unit={"enum": ["mg", "g"]}, n={"type": "number"})
+    schema = make(record(ok={"type": "boolean"}, rows={"type": "array", "items": unit}, free={}))
+    text = '{"ok":true,"rows":[{"unit":"mg","n":1.50},{"unit":"g","n":2}],"free":{"ok":[true,{}]}}'
+    places = fields.closed_places(schema, text)
+    assert [(name, text[start:end]) for name, start, end in places] == [
+        ("ok", "true"),
+        ("rows[].unit", '"mg"'),
+        ("rows[].unit", '"g"'),
+    ]
+    assert fields.closed_spans(schema, text) == [(start, end) for _, start, end in places]
+    assert fields.closed_places(schema, text.replace(",", ", ")) == []
+    assert fields.closed_places(schema, '{"rows":[],"free":{}}') == []
+    assert fields.closed_places(make({"enum": ["x"]}), '"x"') == [("$", 0, 3)]
 
 
 # --- one answer -----------------------------------------------------------------------------------
