@@ -389,8 +389,9 @@ def test_of_near_duplicates_in_train_files_the_smallest_hash_leads() -> None:
         assert len(made.aside) == len(texts) - len(kept)
 
 
-def test_a_small_file_validates_on_the_cluster_with_the_smallest_hash() -> None:
-    texts = [sentence(("few", i), 60) for i in range(6)]
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_file_validates_on_the_cluster_with_the_smallest_hash(seed: int) -> None:
+    texts = [sentence((seed, i), 60) for i in range(6)]
     rows = [told(text + more) for text in texts for more in ("", " indeed")] + [told("alone")]
     made = split((), rows, held_out_share=0.0, validation_share=0.0, near_duplicate=0.9)
     least = min(rows, key=lambda one: hashed("validation", one.prompt[0].content))

@@ -555,6 +555,12 @@ def test_a_name_that_nobody_published_cannot_be_moved(store: Store) -> None:
         Store(store.root / "empty").alias("nobody")
 
 
+def test_a_folder_without_a_version_is_no_name(store: Store) -> None:
+    (store.root / "empty" / "versions").mkdir(parents=True)
+    (store.root / "Not a name").mkdir()
+    assert store.names() == [NAME]
+
+
 def test_the_end_of_a_trial_names_the_version_that_is_tried(store: Store) -> None:
     store.promote(NAME, 1, by="ann")
     store.canary(NAME, 2, 0.5, by="ann")
