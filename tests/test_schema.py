@@ -509,6 +509,24 @@ def test_canonical_follows_a_reference_as_its_draft_does() -> None:
     assert make(dynamic).canonical({"a": 1, "b": 1}) == '{"b":1,"a":1}'
 
 
+def test_canonical_puts_a_branch_where_its_condition_stands() -> None:
+    condition, own, then = {"required": ["a"]}, {"a": {}}, {"properties": {"b": {}}}
+    answer = {"a": 1, "b": 1}
+    first = {"if": condition, "properties": own, "then": then}
+    assert make(first).canonical(answer) == '{"b":1,"a":1}'
+    last = {"then": then, "properties": own, "if": condition}
+    assert make(last).canonical(answer) == '{"a":1,"b":1}'
+
+
+def test_canonical_tells_alternatives_apart_by_their_formats() -> None:
+    dated = {"properties": {"day": {"format": "date"}, "b": {}, "a": {}}}
+    free = {"properties": {"a": {}, "b": {}, "day": {}}}
+    schema = make({"anyOf": [dated, free]})
+    date, word = "2026-11-21", "soon"
+    assert schema.canonical({"a": 0, "b": 0, "day": date}) == f'{{"day":"{date}","b":0,"a":0}}'
+    assert schema.canonical({"b": 0, "day": word, "a": 0}) == f'{{"a":0,"b":0,"day":"{word}"}}'
+
+
 NUMBERS = ["38.50", "1e3", "1E+2", "-0", "-0.0", "123456789012345678901234567890", "0.1e-7"]
 
 
