@@ -326,7 +326,7 @@ def test_each_token_of_an_answer_begins_where_the_text_before_it_ends(
 ) -> None:
     """Under GPT-2's split the answer is encoded apart from its prompt."""
     family = dataclasses.replace(FAMILIES["llama3"], split=split)
-    template = (Path(__file__).parent / "templates/llama3.jinja").read_text()
+    template = (TESTS / "templates/llama3.jinja").read_text()
     chat = Chat.load(write_folder(tmp_path, family, template))
     for answer in ('{"days": 3, "urgent": false}', "\n\n fine, thanks"):
         encoded = chat.encode(make_example((FIRST,), answer, part=None, where=""))

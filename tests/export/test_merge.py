@@ -153,7 +153,7 @@ def test_a_merged_weight_is_the_base_plus_scale_times_b_a(
 ) -> None:
     import torch
 
-    from llm_lora.engines import merging as engine
+    from llm_lora.engines.text import merging as engine
 
     # Two rows at a time; small whole numbers, so that every sum is exact.
     monkeypatch.setattr(engine, "_PART", 8)
@@ -192,7 +192,7 @@ def test_what_nf4_makes_of_a_weight_is_the_nearest_of_its_16_values(
     from bitsandbytes import functional as bnb
     from transformers import BitsAndBytesConfig
 
-    from llm_lora.engines import merging as engine
+    from llm_lora.engines.text import merging as engine
 
     def through(weight: torch.Tensor, double: bool) -> torch.Tensor:
         options = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double}

@@ -83,7 +83,7 @@ def test_a_figure_passes_at_its_threshold_and_fails_just_below() -> None:
     assert outcome("exact_match", 0.25, scores=apart) == {
         "value": None,
         "passed": False,
-        "reason": "no held-out example to take it from (part all)",
+        "reason": "no held-out example for it (part all)",
     }
 
 

@@ -534,7 +534,7 @@ def test_a_refused_version_is_let_go_of_when_it_is_removed(store: Store) -> None
         lambda: store.refuse(NAME, 2, "broken"),
         lambda: store.promote(NAME, 2, by="ann"),
     ):
-        with pytest.raises(UnknownAdapter, match="no version 2; there are 1"):
+        with pytest.raises(UnknownAdapter, match="no version 2; choose one of 1"):
             call()
     assert store.alias(NAME) == before
 
@@ -548,7 +548,7 @@ def test_a_name_that_nobody_published_cannot_be_moved(store: Store) -> None:
         lambda: store.remove("nobody", 1, by="ann"),
         lambda: store.refuse("nobody", 1, "no"),
     ):
-        with pytest.raises(UnknownAdapter, match="no adapter of this name; there are: medical-qa"):
+        with pytest.raises(UnknownAdapter, match="unknown adapter; choose one of medical-qa"):
             call()
     assert not (store.root / "nobody").exists()
     with pytest.raises(UnknownAdapter, match="publish it: llm-lora publish RUN --as NAME"):

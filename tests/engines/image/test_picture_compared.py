@@ -315,7 +315,7 @@ def test_a_missing_model_is_told_before_anything_is_trained(
         prepare("tiny")
     bare = tmp_path / "bare"
     MODELS["vit"][1](ViTConfig(hidden_size=12, num_hidden_layers=1)).save_pretrained(bare)
-    with pytest.raises(UserError, match=r"no preprocessor_config\.json here"):
+    with pytest.raises(UserError, match=r"preprocessor_config\.json is missing"):
         prepare(str(bare))
     prepare("faces")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])

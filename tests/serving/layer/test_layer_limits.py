@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_lora.serving.config import Limits
-from llm_lora.serving.errors import Refused
-from llm_lora.serving.limits import Gate
 from support.fake_vllm import FakeVllm
 from support.in_process import JSON, Got, ask, chat, until
 from support.layer_parts import Parts, parts
 from test_layer_residents import idle, settle
+
+from llm_lora.serving.layer.config import Limits
+from llm_lora.serving.layer.errors import Refused
+from llm_lora.serving.layer.limits import Gate
 
 
 def made(folder: Path, **limits: Any) -> Parts:
@@ -245,7 +246,7 @@ def test_the_gate_counts_who_is_inside_and_who_waits() -> None:
         waits = asyncio.create_task(gate.enter())
         await asyncio.sleep(0)
         assert (gate.inside, gate.waiting) == (2, 1)
-        with pytest.raises(Refused, match="2 requests are being answered and the queue is full"):
+        with pytest.raises(Refused, match="the server is busy with 2 requests, and the queue is full"):
             await gate.enter()
         assert (gate.inside, gate.waiting) == (2, 1)
         gate.leave()
@@ -262,7 +263,7 @@ def test_whoever_waited_in_vain_or_left_is_not_inside() -> None:
     async def scenario() -> None:
         gate = Gate(Limits(max_concurrent=1, max_waiting=2, queue_wait_seconds=0.001))
         await gate.enter()
-        with pytest.raises(Refused, match="did not move in time") as caught:
+        with pytest.raises(Refused, match="the queue had no free place in time") as caught:
             await gate.enter()
         assert (caught.value.status, caught.value.code) == (429, "server_busy")
         assert (gate.inside, gate.waiting) == (1, 0)

@@ -218,14 +218,14 @@ def test_a_key_that_is_not_for_this_is_refused(
 def test_two_keys_at_once_are_none() -> None:
     keys = Keys((hashlib.sha256(USE.encode()).digest(),))
     for scope in (given(f"Bearer {USE}", f"Bearer {USE}"), given(f"Bearer {USE}", "Bearer x")):
-        with pytest.raises(Refused, match="this needs a key"):
+        with pytest.raises(Refused, match="this route needs an API key"):
             keys.check(scope, Access.USE)
 
 
 def test_a_key_of_nothing_opens_nothing() -> None:
     """What brings no key counts as the digest of nothing, which no set of keys can hold."""
     for text in ("", " ", "Bearer", "Bearer  "):
-        with pytest.raises(Refused, match="this needs a key"):
+        with pytest.raises(Refused, match="this route needs an API key"):
             Keys((hashlib.sha256(USE.encode()).digest(),)).check(given(text), Access.USE)
 
 
@@ -241,7 +241,7 @@ def test_keys_of_a_file_and_of_the_environment_add_up(tmp_path: Path) -> None:
         Keys.read(config(tmp_path), {ADMIN_KEYS: f"{ADMIN},{'k' * 15}"})
     for mode in (0o604, 0o602, 0o601):
         path.chmod(mode)
-        with pytest.raises(UserError, match="others may read or write"):
+        with pytest.raises(UserError, match="other users may read or write"):
             Keys.read(config(tmp_path, api_keys_file=path), {})
 
 
@@ -371,7 +371,7 @@ def test_a_refused_route_is_named_shortly() -> None:
     with pytest.raises(Refused) as caught:
         routes.access("GET", "/" + "x" * 500)
     assert caught.value.status == 404 and caught.value.code == "unknown_route"
-    assert caught.value.message == f"there is no /{'x' * 199} here"
+    assert caught.value.message == f"unknown route /{'x' * 199}"
     with pytest.raises(Refused) as caught:
         routes.access("Z" * 500, "/health")
     assert caught.value.status == 405 and caught.value.headers == [(b"allow", b"GET")]
