@@ -18,12 +18,10 @@ from llm_lora.recipe import yaml as yaml_source
 from llm_lora.recipe.mistakes import show
 from llm_lora.recipe.root import map_paths
 from llm_lora.recipe.scalars import PROFILES
-from llm_lora.recipe.yaml import KeyPath
+from llm_lora.recipe.yaml import KeyPath, Settings
 
 if TYPE_CHECKING:
     from llm_lora.recipe.lora_scripts import Converted
-
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
