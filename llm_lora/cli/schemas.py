@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from llm_lora.cli.options import PATH, json_option, path_option
+from llm_lora.cli.outcome import print_json, require
 from llm_lora.errors import UserError
-from llm_lora.example import Rejected
 
 if TYPE_CHECKING:
     from llm_lora.data import Row
     from llm_lora.grammar import Lint
     from llm_lora.schema import AnswerSchema
 
-_PATH = click.Path(path_type=Path)
 _SHOWN = 20
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 backend_option = click.option(
     "--backend",
     type=click.Choice(["vllm", "outlines"]),
@@ -26,7 +25,7 @@ backend_option = click.option(
     show_default=True,
     help="vllm: llguidance, as used by server and engine; outlines: outlines-core.",
 )
-out_option = click.option("--out", metavar="FILE", type=_PATH, help="Write to this file.")
+out_option = path_option("--out", metavar="FILE", help="Write to this file.")
 
 
 @click.group()
@@ -35,10 +34,10 @@ def schema() -> None:
 
 
 @schema.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=PATH)
 @backend_option
-@click.option("--fix", metavar="FILE", type=_PATH, help="Write a stricter schema to this file.")
-@click.option("--data", metavar="FILE", type=_PATH, help="Answers from which --fix takes bounds.")
+@path_option("--fix", metavar="FILE", help="Write a stricter schema to this file.")
+@path_option("--data", metavar="FILE", help="Answers from which --fix takes bounds.")
 @click.option("--base", metavar="BASE", help="Count tokens of this base, and time its masks.")
 @json_option
 def lint(
@@ -64,13 +63,12 @@ def lint(
     told = examine(loaded, _backend(backend), measure=measure)
     changes = _fix(loaded, fix, data) if fix is not None else None
     if as_json:
-        _print({**told.to_dict(), "cost": cost, "changes": changes})
+        print_json({**told.to_dict(), "cost": cost, "changes": changes})
     else:
         _show(told, cost)
         if fix is not None:
             _show_changes(changes or [], fix)
-    if not told.enforceable:
-        raise SystemExit(1)
+    require(told.enforceable)
 
 
 @schema.command()
@@ -86,7 +84,7 @@ def keywords(backend: str, as_json: bool) -> None:
     if as_json:
         rows = {name: {"state": one.state, "example": one.example, "reason": one.reason,
                        "narrower": one.narrower} for name, one in found.items()}  # fmt: skip
-        _print({"version": probes.version, "keywords": rows})
+        print_json({"version": probes.version, "keywords": rows})
         return
     click.echo(probes.version)
     for name, one in found.items():
@@ -95,12 +93,10 @@ def keywords(backend: str, as_json: bool) -> None:
 
 
 @schema.command()
-@click.argument("answers", type=_PATH)
-@click.option("--schema", "file", metavar="FILE", type=_PATH, required=True, help="The schema.")
-@click.option("--mend", metavar="FILE", type=_PATH, help="Write the data with repaired answers.")
-@click.option(
-    "--mend-schema", metavar="FILE", type=_PATH, help="Write a schema that accepts the answers."
-)
+@click.argument("answers", type=PATH)
+@path_option("--schema", "file", metavar="FILE", required=True, help="The schema.")
+@path_option("--mend", metavar="FILE", help="Write the data with repaired answers.")
+@path_option("--mend-schema", metavar="FILE", help="Write a schema that accepts the answers.")
 @json_option
 def fit(
     answers: Path, file: Path, mend: Path | None, mend_schema: Path | None, as_json: bool
@@ -112,6 +108,7 @@ def fit(
     """
     from llm_lora import files
     from llm_lora.data.text import formats
+    from llm_lora.example import Rejected
     from llm_lora.grammar import Fit
     from llm_lora.schema import AnswerSchema
 
@@ -145,7 +142,9 @@ def fit(
         files.write_text(mend_schema, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
     unfit = len(lines) - checked
     if as_json:
-        _print({"answers": checked, "refused": refused, "unfit": unfit, "schema": sorted(applied)})
+        print_json(
+            {"answers": checked, "refused": refused, "unfit": unfit, "schema": sorted(applied)}
+        )
     else:
         for one in refused[:_SHOWN]:
             click.echo(f"{one['where']}: {one['what']}")
@@ -153,8 +152,7 @@ def fit(
             which = "1 row does" if unfit == 1 else f"{unfit} rows do"
             click.echo(f"{which} not fit the schema: llm-lora validate shows why")
         click.echo(f"the decoder can write {checked - len(refused)} of {checked} answers")
-    if refused or not checked:
-        raise SystemExit(1)
+    require(checked > 0 and not refused)
 
 
 def _unchanged(row: Row) -> str:
@@ -168,7 +166,7 @@ def _unchanged(row: Row) -> str:
 
 
 @schema.command()
-@click.argument("data", type=_PATH)
+@click.argument("data", type=PATH)
 @out_option
 def infer(data: Path, out: Path | None) -> None:
     """Infer a schema from the answers of training data."""
@@ -202,7 +200,7 @@ def pydantic(model: str, yes: bool, out: Path | None) -> None:
 
 
 @schema.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=PATH)
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def sample(file: Path, count: int, seed: int) -> None:
@@ -241,6 +239,7 @@ def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, s
 def _answers(data: Path) -> list[Any]:
     """The parsed answers of training data; answers that are not JSON are skipped."""
     from llm_lora.data.text import formats
+    from llm_lora.example import Rejected
     from llm_lora.schema import json_text as jsontext
 
     found = []
@@ -307,7 +306,3 @@ def _write(document: dict[str, Any], out: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         files.write_text(out, text)
-
-
-def _print(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
