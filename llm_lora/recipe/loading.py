@@ -337,7 +337,7 @@ def _for_editors(schema: Any) -> Any:
 
 
 def _or_null(schema: Schema) -> Schema:
-    about = {key: schema[key] for key in ("description", "default") if key in schema}
+    about: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
     value = {key: inner for key, inner in schema.items() if key not in about}
     options = value.get("anyOf", [value])
     if not any(option.get("type") == "null" for option in options):
