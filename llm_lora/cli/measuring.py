@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llm_lora.cli.options import count_option, json_option, run_argument
 from llm_lora.cli.outcome import print_json, require
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _TIMES = ("latency_p50", "latency_p99", "first_token_p50", "first_token_p99")
 _SHOWN = 3
@@ -138,7 +141,6 @@ def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:
 def show_drift(document: Mapping[str, Any], path: Path) -> None:
     """Engine and server side by side, and the first answers that differ."""
     from rich.markup import escape
-    from rich.table import Table
 
     from llm_lora.cli.console import console
 
@@ -149,7 +151,7 @@ def show_drift(document: Mapping[str, Any], path: Path) -> None:
             f"  {first['id']} differs from token {first['position']} on: "
             f"training {escape(repr(first['training']))}, server {escape(repr(first['server']))}"
         )
-    console.print(_scores(document, Table))
+    console.print(_scores(document))
     for form in document["forms"]:
         rows = [row for row in document["answers"] if row["form"] == form and "engine" in row]
         for row in rows[:_SHOWN]:
@@ -171,9 +173,13 @@ def show_drift(document: Mapping[str, Any], path: Path) -> None:
         console.print(f"\n[bold red]drift[/] {escape(reason)}")
 
 
-def _scores(document: Mapping[str, Any], table_type: type[Any]) -> Any:
+def _scores(document: Mapping[str, Any]) -> Table:
     """Scores of engine and server, by form and part."""
-    table = table_type(
+    from rich.table import Table
+
+    from llm_lora.cli.console import cell
+
+    table = Table(
         "answers", "part", "n", *("valid: engine", "server"), *("field F1: engine", "server"),
         "identical", "same value", box=None, padding=(0, 2, 0, 0),
     )  # fmt: skip
@@ -186,11 +192,7 @@ def _scores(document: Mapping[str, Any], table_type: type[Any]) -> Any:
                 "" if row else form,
                 part,
                 str(ours["n"]),
-                *(_figure(value) for pair in pairs for value in pair),
-                *map(_figure, shares),
+                *(cell(value) for pair in pairs for value in pair),
+                *map(cell, shares),
             )
     return table
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

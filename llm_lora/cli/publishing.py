@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +14,7 @@ from llm_lora.cli.outcome import print_json
 
 if TYPE_CHECKING:
     from llm_lora.adapter import AnyBase
+    from llm_lora.serving import Client
     from llm_lora.store import Alias, Store, Version
 
 _store_option = path_option(
@@ -288,6 +287,10 @@ def _base_at_hand(folder: Path) -> AnyBase | None:
 
 def _user() -> str:
     """The user and host that run this command."""
+    # Imported here to keep `--help` quick.
+    import getpass
+    import socket
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # The user of a container may have no name.
@@ -295,7 +298,7 @@ def _user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> None:
+def _ask(url: str, as_json: bool, order: Callable[[Client], dict[str, Any]]) -> None:
     """Send a command to a running server and print the response."""
     from llm_lora.cli import shelves
     from llm_lora.serving import Client

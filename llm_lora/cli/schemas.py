@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import click
 
@@ -13,14 +13,16 @@ from llm_lora.cli.outcome import print_json, require
 from llm_lora.errors import UserError
 
 if TYPE_CHECKING:
+    from llm_lora.base import Base
     from llm_lora.data import Row
     from llm_lora.grammar import Lint
     from llm_lora.schema import AnswerSchema
 
 _SHOWN = 20
+Backend = Literal["vllm", "outlines"]
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["vllm", "outlines"]),
+    type=click.Choice(get_args(Backend)),
     default="vllm",
     show_default=True,
     help="vllm: llguidance, as used by server and engine; outlines: outlines-core.",
@@ -41,7 +43,12 @@ def schema() -> None:
 @click.option("--base", metavar="BASE", help="Count tokens of this base, and time its masks.")
 @json_option
 def lint(
-    file: Path, backend: str, fix: Path | None, data: Path | None, base: str | None, as_json: bool
+    file: Path,
+    backend: Backend,
+    fix: Path | None,
+    data: Path | None,
+    base: str | None,
+    as_json: bool,
 ) -> None:
     """Report which parts of a schema the decoder enforces and which will cause problems.
 
@@ -60,7 +67,7 @@ def lint(
         measure = masks.counter(found)
         if backend == "vllm":
             cost = _cost(loaded, found)
-    told = examine(loaded, _backend(backend), measure=measure)
+    told = examine(loaded, backend, measure=measure)
     changes = _fix(loaded, fix, data) if fix is not None else None
     if as_json:
         print_json({**told.to_dict(), "cost": cost, "changes": changes})
@@ -74,11 +81,11 @@ def lint(
 @schema.command()
 @backend_option
 @json_option
-def keywords(backend: str, as_json: bool) -> None:
+def keywords(backend: Backend, as_json: bool) -> None:
     """Test which keywords the installed decoder supports."""
     from llm_lora.grammar import Probes, table
 
-    probes = Probes(_backend(backend))
+    probes = Probes(backend)
     found = table(probes)
     probes.save()
     if as_json:
@@ -212,11 +219,7 @@ def sample(file: Path, count: int, seed: int) -> None:
         click.echo(text)
 
 
-def _backend(name: str) -> Any:
-    return name
-
-
-def _cost(loaded: AnswerSchema, base: Any) -> dict[str, float] | None:
+def _cost(loaded: AnswerSchema, base: Base) -> dict[str, float] | None:
     from llm_lora.grammar import masks
 
     try:

@@ -143,7 +143,7 @@ class RecipeRoot(Block):
 
 def yaml_text(settings: Settings) -> str:
     """Plain settings as YAML, in their given order."""
-    # Imported on use, as in yaml_source.
+    # Imported on use: the import is slow, and most commands write no YAML.
     from io import StringIO
 
     from ruamel.yaml import YAML
