@@ -21,8 +21,9 @@ from llm_lora.cli.recipes import recipe
 from llm_lora.errors import UserError
 from llm_lora.recipe import yaml as yaml_source
 from llm_lora.recipe.image.recipe import ImageRecipe
-from llm_lora.recipe.loading import Recipe, convert, load, read
+from llm_lora.recipe.loading import convert, load, read
 from llm_lora.recipe.lora_scripts import reading as flat_recipe
+from llm_lora.recipe.text.recipe import Recipe
 from llm_lora.tasks import task as tasks
 
 FLAT = TESTS / "flat_recipes"
