@@ -246,7 +246,9 @@ def test_the_gate_counts_who_is_inside_and_who_waits() -> None:
         waits = asyncio.create_task(gate.enter())
         await asyncio.sleep(0)
         assert (gate.inside, gate.waiting) == (2, 1)
-        with pytest.raises(Refused, match="the server is busy with 2 requests, and the queue is full"):
+        with pytest.raises(
+            Refused, match="the server is busy with 2 requests, and the queue is full"
+        ):
             await gate.enter()
         assert (gate.inside, gate.waiting) == (2, 1)
         gate.leave()
