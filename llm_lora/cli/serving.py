@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_lora.task import TASKS
+
 if TYPE_CHECKING:
     from rich.status import Status
 
@@ -28,7 +30,7 @@ _SHOWN = 90
 @click.option("--store", type=_FILE, metavar="DIR", help="Serve the live adapters of this store.")
 @click.option(
     "--task",
-    type=click.Choice(["text", "image"]),
+    type=click.Choice(list(TASKS)),
     help="Which adapters to serve when the store holds both kinds.",
 )
 @click.option(

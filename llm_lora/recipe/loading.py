@@ -23,7 +23,7 @@ from llm_lora.errors import Problem, UserError
 from llm_lora.recipe import layers as recipe_layers
 from llm_lora.recipe.layers import Layer, Layers
 from llm_lora.recipe.mistakes import Checker, Mistake, dotted
-from llm_lora.recipe.root import TASKS, map_paths, written, yaml_text
+from llm_lora.recipe.root import map_paths, written, yaml_text
 from llm_lora.recipe.scalars import PROFILES
 from llm_lora.recipe.text import (
     CheckRecipe,
@@ -34,6 +34,8 @@ from llm_lora.recipe.text import (
     Recipe,
     TrainRecipe,
 )
+from llm_lora.task import TASKS
+from llm_lora.task import load as load_part
 
 if TYPE_CHECKING:
     from llm_lora.recipe.image import ImageRecipe
@@ -58,16 +60,11 @@ __all__ = [
 AnyRecipe: TypeAlias = "Recipe | ImageRecipe"
 Pick = str | Callable[[tuple[str, ...]], str] | None
 
-_WRITTEN = {"text": "a text recipe", "image": "an image recipe"}
-
 
 @cache
 def _models() -> dict[str, type[AnyRecipe]]:
     """The model of each task's recipes."""
-    # Imported on use: not every command reads a recipe.
-    from llm_lora.recipe.image import ImageRecipe
-
-    return {"text": Recipe, "image": ImageRecipe}
+    return {name: load_part(task.recipe) for name, task in TASKS.items()}
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ def _is_reset(mistake: Mistake, settings: Any) -> bool:
 
 
 def _called(model: type[AnyRecipe]) -> str:
-    return next(_WRITTEN[task] for task in TASKS if _models()[task] is model)
+    return next(task.recipe_name for name, task in TASKS.items() if _models()[name] is model)
 
 
 def _check_missing(

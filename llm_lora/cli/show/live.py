@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +19,11 @@ from llm_lora.cli.console import console, figure
 from llm_lora.progress import Interrupted
 from llm_lora.progress import Progress as Moment
 from llm_lora.scores import gates
+from llm_lora.task import TASKS, load
 
 if TYPE_CHECKING:
     from llm_lora.recipe import AnyRecipe
     from llm_lora.run import Run
-
-_MODULES = {"text": "llm_lora.cli.show.text", "image": "llm_lora.cli.show.image"}
 
 
 class Showing(Protocol):
@@ -64,7 +62,7 @@ class Showing(Protocol):
 
 def of(task: str) -> Showing:
     """The module that draws a task."""
-    return cast(Showing, importlib.import_module(_MODULES[task]))
+    return cast(Showing, load(TASKS[task].showing))
 
 
 if TYPE_CHECKING:
