@@ -43,7 +43,7 @@ def dataset(checked: PictureDataset) -> None:
     """The data check in full."""
     console.print(dataset_lines(checked))
     table = Table("bucket", "pictures", box=None, padding=(0, 2, 0, 2))
-    for bucket in checked.stats["buckets"]:
+    for bucket in checked.stats.buckets:
         table.add_row(f"{bucket['width']} x {bucket['height']}", str(bucket["pictures"]))
     console.print(table)
     for row in checked.quarantine[:_SHOWN]:

@@ -44,7 +44,7 @@ def dataset(checked: Dataset) -> None:
     """The data check in full."""
     console.print(dataset_lines(checked))
     table = Table("tokens", "shortest", "median", "longest", box=None, padding=(0, 2, 0, 2))
-    for what, lengths in checked.stats["tokens"].items():
+    for what, lengths in checked.stats.tokens.items():
         ordered = sorted(lengths)
         if ordered:
             middle = ordered[len(ordered) // 2]

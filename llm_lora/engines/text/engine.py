@@ -225,7 +225,7 @@ def _ended(checkpoint: Path, early: StopEarly, steps: int) -> TrainerState | Non
     return state if early.reached(state) or state.global_step >= steps else None
 
 
-def _row(encoded: Encoded) -> dict[str, list[Any]]:
+def _row(encoded: Encoded) -> batches.Row:
     labels = [
         token if scored else batches.IGNORED
         for token, scored in zip(encoded.input_ids, encoded.mask, strict=True)

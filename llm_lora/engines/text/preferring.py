@@ -115,7 +115,7 @@ def prefer(
     steps = -(-len(order) // train.accumulate)
     tokens = batches.tokens_after(order, lengths, train.accumulate)
 
-    def trainer(loaded: Loaded, options: dict[str, Any]) -> DPOTrainer:
+    def trainer(loaded: Loaded, options: tuning.Options) -> DPOTrainer:
         config = DPOConfig(**options, beta=recipe.prefer.beta, max_length=None)
         return _Pairwise(
             order=order,
@@ -173,7 +173,7 @@ def go_on(
     recipe: Recipe,
     base: Base,
     places: Places,
-    make: Callable[[Loaded, dict[str, Any]], Any],
+    make: Callable[[Loaded, tuning.Options], Any],
     record: Metrics,
     *,
     start: Path,

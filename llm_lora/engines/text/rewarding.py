@@ -80,7 +80,7 @@ def reinforce(
         answers = zip(completion_ids, number, strict=True)
         return [reward(schema, examples[i].answer, chat.decode(ids)) for ids, i in answers]
 
-    def trainer(loaded: Loaded, options: dict[str, Any]) -> GRPOTrainer:
+    def trainer(loaded: Loaded, options: tuning.Options) -> GRPOTrainer:
         config = GRPOConfig(
             **options,
             beta=recipe.prefer.beta,

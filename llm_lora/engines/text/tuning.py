@@ -21,6 +21,9 @@ from llm_lora.recipe.text import Recipe
 
 Config = TypeVar("Config", bound=TrainingArguments)
 
+Options = dict[str, Any]
+"""Arguments of transformers' trainers, by name."""
+
 _OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adamw-8bit": "adamw_bnb_8bit",
@@ -37,7 +40,7 @@ def options(
     save_every: int,
     learning_rate: float,
     compute: torch.dtype,
-) -> dict[str, Any]:
+) -> Options:
     """The arguments of transformers' trainers that every training sets.
 
     Args:
