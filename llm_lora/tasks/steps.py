@@ -117,7 +117,7 @@ def compare(ours: Run, theirs: Run) -> dict[str, Any]:
 
 
 if TYPE_CHECKING:
-    from llm_lora.tasks import image as image_task
+    from llm_lora.tasks.image import task as image_task
     from llm_lora.tasks.text import task as text_task
 
     _STEPS: tuple[Steps, ...] = (text_task, image_task)

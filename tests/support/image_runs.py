@@ -25,7 +25,7 @@ from llm_lora.engines.image.painting import Settings
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit, Progress
 from llm_lora.run import Run
-from llm_lora.tasks import image as image_task
+from llm_lora.tasks.image import task as image_task
 
 # Tests neither read nor fill the user's cache.
 _CACHE = tempfile.mkdtemp(prefix="llm-lora-cache-")
