@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
@@ -114,10 +114,3 @@ def compare(ours: Run, theirs: Run) -> dict[str, Any]:
             fix="compare runs of the same task; llm-lora runs lists them",
         )
     return of(ours.task).compare(ours, theirs)
-
-
-if TYPE_CHECKING:
-    from llm_lora.tasks.image import task as image_task
-    from llm_lora.tasks.text import task as text_task
-
-    _STEPS: tuple[Steps, ...] = (text_task, image_task)

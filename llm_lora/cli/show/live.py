@@ -68,8 +68,15 @@ def of(task: str) -> Showing:
 if TYPE_CHECKING:
     from llm_lora.cli.show import image as show_image
     from llm_lora.cli.show import text as show_text
+    from llm_lora.tasks import Steps
+    from llm_lora.tasks.image import task as image_task
+    from llm_lora.tasks.text import task as text_task
 
-    _SHOWN: tuple[Showing, ...] = (show_text, show_image)
+    # `TASKS` names modules in text; here the type checker sees whether they are what is asked for.
+    _TASKS: tuple[tuple[Steps, Showing], ...] = (
+        (text_task, show_text),
+        (image_task, show_image),
+    )
 
 
 class Live:

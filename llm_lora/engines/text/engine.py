@@ -12,7 +12,7 @@ import datasets
 import torch
 import transformers
 from peft import LoraConfig
-from transformers import AutoTokenizer, TrainerState
+from transformers import AutoTokenizer
 from trl import SFTConfig
 
 from llm_lora.base import Base, Chat, Encoded
@@ -170,7 +170,7 @@ def fit(
         record.peak_memory = peak_memory_bytes
         checkpoint = newest_checkpoint(places.checkpoints) if resume else None
         # After a kill between the last checkpoint and `tuning.save`, only saving is left to do.
-        if checkpoint is not None and (ended := _ended(checkpoint, early, steps)):
+        if checkpoint is not None and (ended := tuning.ended(checkpoint, steps, early)):
             trainer.state = ended
             trainer._load_best_model()
         else:
@@ -217,12 +217,6 @@ def _trainer(**options: Any) -> PlannedTrainer:
         return PlannedTrainer(**options)
     except ValueError as error:
         raise UserError(f"TRL refuses it: {error}", where="extra", fix="leave it out") from error
-
-
-def _ended(checkpoint: Path, early: StopEarly, steps: int) -> TrainerState | None:
-    """The state of a checkpoint of a finished training; None if steps are left."""
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state if early.reached(state) or state.global_step >= steps else None
 
 
 def _row(encoded: Encoded) -> batches.Row:

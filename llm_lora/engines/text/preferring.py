@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 import transformers
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-from transformers import AutoTokenizer, TrainerState
+from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from llm_lora.base import Base, Chat, Unencodable
@@ -210,7 +210,7 @@ def go_on(
         trainable, total = model.get_nb_trainable_parameters()
         checkpoint = newest_checkpoint(places.checkpoints) if resume else None
         # After a kill between the last checkpoint and saving, only saving is left to do.
-        if checkpoint is not None and (ended := _ended(checkpoint, steps)):
+        if checkpoint is not None and (ended := tuning.ended(checkpoint, steps)):
             trainer.state = ended
             load_adapter(model, checkpoint)
         else:
@@ -246,12 +246,6 @@ def load_adapter(model: Any, folder: Path, name: str = "default") -> None:
     """Load the weights of a saved adapter into the adapter `name` of a model."""
     weights = load_peft_weights(str(folder), device=str(model.device))
     set_peft_model_state_dict(model, weights, adapter_name=name)
-
-
-def _ended(checkpoint: Path, steps: int) -> TrainerState | None:
-    """The state of a checkpoint of a finished training; None if steps are left."""
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state if state.global_step >= steps else None
 
 
 def _start_from(model: Any, start: Path, base: Base) -> None:
