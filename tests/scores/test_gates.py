@@ -72,6 +72,40 @@ def test_a_single_field_has_a_least_score() -> None:
     assert missing == {"value": None, "passed": False, "reason": "no such field"}
 
 
+def test_a_figure_passes_at_its_threshold_and_fails_just_below() -> None:
+    assert outcome("schema_valid", 0.97) == {"value": 0.97, "passed": True}
+    assert outcome("schema_valid", 0.9701) == {"value": 0.97, "passed": False}
+    parts = {"seen": {"exact_match": 0.5}, "unseen": {"exact_match": 0.25}}
+    apart = {"adapter": {"unconstrained": parts}}
+    assert outcome("exact_match_unseen", 0.25, scores=apart) == {"value": 0.25, "passed": True}
+    assert outcome("exact_match_unseen", 0.26, scores=apart) == {"value": 0.25, "passed": False}
+    assert outcome("exact_match_seen", 0.26, scores=apart) == {"value": 0.5, "passed": True}
+    assert outcome("exact_match", 0.25, scores=apart) == {
+        "value": None,
+        "passed": False,
+        "reason": "no held-out example to take it from (part all)",
+    }
+
+
+def test_as_good_as_the_base_is_not_better() -> None:
+    for f1, passed in ((0.19, False), (0.2, False), (0.21, True)):
+        scores = SCORES | {"adapter": {"unconstrained": block(1.0, f1)}}
+        (found,) = gates.judge(
+            {"better_than_base": True}, scores, constrained=None, rival=None, latency=None
+        )
+        assert (found["threshold"], found["value"], found["passed"]) == (0.2, f1, passed)
+    (found,) = gates.judge(
+        {"better_than_base": True}, {}, constrained=None, rival=None, latency=None
+    )
+    assert found["passed"] is False
+
+
+def test_gates_that_are_off_judge_nothing() -> None:
+    off = {"schema_valid": 0.0, "field_f1": None, "better_than_base": False, "max_drop": None}
+    asked = off | {"max_latency_ms": None}
+    assert gates.judge(asked, SCORES, constrained=None, rival=LIVE, latency=None) == []
+
+
 def test_the_figure_that_falls_furthest_below_the_live_version_counts() -> None:
     # Unconstrained field_f1 falls by 0.02, constrained by 0.01; schema_valid does not fall.
     assert outcome("max_drop", 0.02) == {"value": 0.02, "passed": True}

@@ -50,7 +50,8 @@ def plan(
     generator = random.Random(seed)
     batches: list[list[int]] = []
     per_epoch = -(-len(lengths) // batch_size)
-    while len(batches) < round(epochs * per_epoch):
+    wanted = max(1, round(epochs * per_epoch))
+    while len(batches) < wanted:
         order = list(range(len(lengths)))
         # Shuffled before and after the sort by length: pools and the order of batches stay random,
         # only the composition of a batch depends on length.
@@ -66,7 +67,7 @@ def plan(
         if grouped:
             generator.shuffle(epoch)
         batches += epoch
-    return batches[: max(1, round(epochs * per_epoch))]
+    return batches[:wanted]
 
 
 def tokens_after(
