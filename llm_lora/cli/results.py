@@ -72,9 +72,9 @@ def report(run: Path, other: Path | None, as_json: bool) -> None:
 
     here = runs.find(run)
     if other is not None:
-        from llm_lora.tasks import task as tasks
+        from llm_lora.tasks import steps
 
-        told = tasks.compare(here, runs.find(other))
+        told = steps.compare(here, runs.find(other))
         if as_json:
             print_json(told.to_json())
         else:

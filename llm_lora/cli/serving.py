@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_lora.cli.options import PATH, count_option, path_option
+from llm_lora.task import TASKS
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -29,7 +30,7 @@ _SHOWN = 90
 @path_option("--store", metavar="DIR", help="Serve the live adapters of this store.")
 @click.option(
     "--task",
-    type=click.Choice(["text", "image"]),
+    type=click.Choice(list(TASKS)),
     help="Which adapters to serve when the store holds both kinds.",
 )
 @click.option(

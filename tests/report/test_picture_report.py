@@ -33,7 +33,7 @@ from llm_lora.report.image.document import AdapterIdentity, BaseIdentity, ImageR
 from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.image.gates import DIMENSIONS, Measurements
-from llm_lora.tasks import task as tasks
+from llm_lora.tasks import steps
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -481,7 +481,7 @@ def test_runs_of_two_tasks_are_not_compared(tmp_path: Path) -> None:
         run.folder.mkdir()
         run.recipe.write_text(f"task: {run.folder.name}\n")
     with pytest.raises(UserError, match="the runs have different tasks: image and text"):
-        tasks.compare(ours, theirs)
+        steps.compare(ours, theirs)
 
 
 def shelf(task: str, scores: dict[str, Any]) -> dict[str, Any]:

@@ -82,8 +82,11 @@ def test_a_single_field_has_a_least_score() -> None:
 def test_a_figure_passes_at_its_threshold_and_fails_just_below() -> None:
     assert outcome("schema_valid", 0.97) == {"value": 0.97, "passed": True}
     assert outcome("schema_valid", 0.9701) == {"value": 0.97, "passed": False}
-    parts = {"seen": {"exact_match": 0.5}, "unseen": {"exact_match": 0.25}}
-    apart = {"adapter": {"unconstrained": parts}}
+    whole = figures(1.0, 1.0)["all"]
+    parts = Parts(
+        {"seen": replace(whole, exact_match=0.5), "unseen": replace(whole, exact_match=0.25)}
+    )
+    apart = {"adapter": Forms({"unconstrained": parts})}
     assert outcome("exact_match_unseen", 0.25, scores=apart) == {"value": 0.25, "passed": True}
     assert outcome("exact_match_unseen", 0.26, scores=apart) == {"value": 0.25, "passed": False}
     assert outcome("exact_match_seen", 0.26, scores=apart) == {"value": 0.5, "passed": True}
@@ -96,7 +99,7 @@ def test_a_figure_passes_at_its_threshold_and_fails_just_below() -> None:
 
 def test_as_good_as_the_base_is_not_better() -> None:
     for f1, passed in ((0.19, False), (0.2, False), (0.21, True)):
-        scores = SCORES | {"adapter": {"unconstrained": block(1.0, f1)}}
+        scores = SCORES | {"adapter": Forms({"unconstrained": figures(1.0, f1)})}
         (found,) = gates.judge(
             {"better_than_base": True}, scores, constrained=None, rival=None, latency=None
         )

@@ -19,7 +19,7 @@ from support.model_folders import write_family
 from llm_lora.base.chat import Chat
 from llm_lora.data.finding import Finding
 from llm_lora.data.text import dataset, duplicates
-from llm_lora.data.text.dataset import Dataset
+from llm_lora.data.text.dataset import Dataset, Stats
 from llm_lora.data.text.split import SIDES, fingerprint, prompt_text, side_of, split
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message, Rejected, make_example
@@ -93,7 +93,7 @@ def test_answers_take_the_canonical_form(tmp_path: Path) -> None:
     answers = {e.where: e.answer for side in SIDES for e in made.side(side)}
     assert answers[f"{tmp_path}/t.jsonl:6"] == '{"colour":"red","count":3,"urgent":true}'
     (finding,) = (f for f in made.findings if f.kind == "canonical")
-    assert finding.count == made.stats["answers_changed"] == 60
+    assert finding.count == made.stats.answers_changed == 60
 
 
 def test_what_the_decoder_would_not_write_is_set_aside_with_byte_and_cure(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_equal_rows_are_kept_once_and_counted(tmp_path: Path) -> None:
     rows = [row(i) for i in range(60)]
     made = prepare(tmp_path / "t.jsonl", [*rows, rows[3], rows[3]])
     assert sum(len(made.side(side)) for side in SIDES) == 60
-    assert made.stats["counts"]["equal"] == 2
+    assert made.stats.counts["equal"] == 2
     (finding,) = (f for f in made.findings if f.kind == "equal")
     assert finding.where == f"{tmp_path}/t.jsonl:61"
 
@@ -134,7 +134,7 @@ def test_equal_rows_are_kept_once_and_counted(tmp_path: Path) -> None:
 def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     rows = [row(i) for i in range(60)] + [row(1), {"prompt": "no answer"}, row(99, response="x")]
     made = prepare(tmp_path / "t.jsonl", rows)
-    counts = dict(made.stats["counts"])
+    counts = dict(made.stats.counts)
     assert counts.pop("read") == sum(counts.values()) == 63
     assert len(made.rejected) == counts["rejected"] == 2
 
@@ -161,7 +161,7 @@ def test_rows_that_share_a_frame_but_not_their_facts_are_kept(tmp_path: Path) ->
     ]
     made = prepare(tmp_path / "t.jsonl", rows)
     assert not made.rejected
-    assert made.stats["near_duplicates"]["rows"] == 0
+    assert made.stats.near_duplicates["rows"] == 0
 
 
 def test_lengths_are_measured_and_limits_kept(tmp_path: Path, chat: Chat) -> None:
@@ -173,8 +173,8 @@ def test_lengths_are_measured_and_limits_kept(tmp_path: Path, chat: Chat) -> Non
     assert "over the limit of 400 (train.max_tokens)" in long.reason
     everyone = [*made.train, *made.validation, *made.held_out]
     encoded = [chat.encode(example) for example in everyone]
-    assert made.stats["tokens"]["prompt"] == [e.prompt_tokens for e in encoded]
-    assert made.stats["tokens"]["answer"] == [e.answer_tokens for e in encoded]
+    assert made.stats.tokens["prompt"] == [e.prompt_tokens for e in encoded]
+    assert made.stats.tokens["answer"] == [e.answer_tokens for e in encoded]
     histogram = made.summary()["tokens"]["answer"]["histogram"]
     assert sum(histogram["counts"]) == len(everyone)
     assert "cut_off" in {f.kind for f in made.findings}
@@ -206,7 +206,7 @@ def test_no_schema_means_free_text(tmp_path: Path) -> None:
     rows = [{"prompt": sentence(i), "response": sentence(-i)} for i in range(60)]
     made = dataset.prepare(recipe(write(tmp_path / "t.jsonl", rows)), None, None)
     assert not made.rejected
-    assert made.stats["tokens"] == {}
+    assert made.stats.tokens == {}
 
 
 # Sides
@@ -593,7 +593,7 @@ def test_any_text_survives_writing_and_reading(
         rejected=rejected,
         findings=(Finding("kind", "message", 1, None),),
         fingerprint=fingerprint(dict(zip(SIDES, sides, strict=True))),
-        stats={"counts": {"read": 3}, "tokens": tokens},
+        stats=Stats({"read": 3}, {}, {}, 0, {}, tokens),
     )
     made.write(tmp_path)
     assert Dataset.read(tmp_path) == made

@@ -28,7 +28,7 @@ from llm_lora.engines.image.measure import measuring as picture_scores
 from llm_lora.engines.vision.dino import Dino
 from llm_lora.engines.vision.faces import SAME, Faces
 from llm_lora.errors import UserError
-from llm_lora.tasks import image as image_task
+from llm_lora.tasks.image import task as image_task
 from llm_lora.vision import faces as face_models
 from llm_lora.vision import models as vision_models
 

@@ -1,23 +1,16 @@
-"""The image task: base, dataset, training, adapter folder and report."""
+"""The image task: training, contents of its adapters, and evaluation by painted pictures."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm_lora import engines, files, versions
-from llm_lora import recipe as recipes
 from llm_lora import run as runs
 from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.webui import files as lora_files
-from llm_lora.base import PictureBase
-from llm_lora.base import image as picture_base
 from llm_lora.data.image import PictureDataset
-from llm_lora.data.image import dataset as pictures
-from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe.image import ImageRecipe
 from llm_lora.report import RecipeIdentity
@@ -25,110 +18,12 @@ from llm_lora.report.image import AdapterIdentity, BaseIdentity, ImageReport
 from llm_lora.report.image import building as picture_report
 from llm_lora.report.image import compare as compare
 from llm_lora.run import Run
-from llm_lora.schema import AnswerSchema
 from llm_lora.scores.image import Measurements
 from llm_lora.scores.image import gates as picture_gates
-from llm_lora.vision import judges
-from llm_lora.weights import header
+from llm_lora.tasks.image.prepared import Prepared, base_of, prepare
+from llm_lora.tasks.reopening import recipe_of, schema_of
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """An image recipe with everything that it names, read and checked."""
-
-    recipe: ImageRecipe
-    base: PictureBase
-    schema: AnswerSchema | None
-    dataset: PictureDataset
-
-    @property
-    def resolution(self) -> int:
-        """Side in pixels of the square size of training."""
-        return self.recipe.data.resolution or self.base.resolution
-
-    def inputs(self) -> dict[str, str | None]:
-        """Digests of all inputs of a run."""
-        start = self.recipe.train.start_from
-        return {
-            "dataset": self.dataset.fingerprint,
-            "order of pictures": self.dataset.order,
-            "base": self.base.digest,
-            "schema": self.schema.digest if self.schema else None,
-            "start_from": header.sampled_sha256(lora_files.weights_file(start)) if start else None,
-        }
-
-
-def prepare(recipe: ImageRecipe) -> Prepared:
-    """Find the base, read and check the pictures; no heavy import.
-
-    Raises:
-        UserError: any problem with them.
-    """
-    try:
-        base = _base(recipe)
-        schema = _schema(recipe)
-        judges.find(recipe.judge)
-        if recipe.train.start_from is not None:
-            _require_start(recipe.train.start_from)
-    except UserError as error:
-        # Unreadable folders are reported together with it, not at the next attempt.
-        raise UserError([*error.problems, *pictures.unreadable(recipe.data)]) from None
-    resolution = recipe.data.resolution or base.resolution
-    dataset = pictures.prepare(
-        recipe,
-        resolution,
-        tokenizer=base.config / "tokenizer",
-        learned=_learned(recipe.train.start_from),
-    )
-    return Prepared(recipe, base, schema, dataset)
-
-
-def _schema(recipe: ImageRecipe) -> AnswerSchema | None:
-    """The bounds that measurements must fit."""
-    path = recipe.data.answer_schema
-    if path is None:
-        return None
-    schema = AnswerSchema.load(path)
-    picture_gates.require_known(schema)
-    return schema
-
-
-def _base(recipe: ImageRecipe) -> PictureBase:
-    return picture_base.resolve(recipe.base, recipe.revision, prediction=recipe.train.prediction)
-
-
-def _require_start(start: Path) -> None:
-    """Require weights to start from.
-
-    Raises:
-        UserError: there are none, or they are pickled.
-    """
-    path = lora_files.weights_file(start)
-    if not path.is_file():
-        raise UserError(
-            f"train.start_from: no {adapters.WEIGHTS} here" if start.is_dir()
-            else "train.start_from: no such folder or file",
-            where=str(start),
-            fix="name the folder adapter/ of a run, or a .safetensors file",
-        )  # fmt: skip
-    if path.suffix != ".safetensors":
-        raise UserError(
-            f"train.start_from: pickled weights ({path.suffix}), which may run code on loading",
-            where=str(start),
-            fix="name a .safetensors file",
-        )
-
-
-def _learned(start: Path | None) -> frozenset[str]:
-    """Digests of the pictures that an adapter learned, if it is in its run's folder."""
-    homes = (start.parent, start.parent.parent) if start is not None and start.is_dir() else ()
-    for home in homes:
-        folder = Run(home).dataset
-        if (folder / pictures.CHECK).is_file():
-            return frozenset(
-                one.sha256 for one in PictureDataset.read(folder, unchanged=False).train
-            )
-    return frozenset()
+__all__ = ["Prepared", "compare", "evaluate", "learn", "prepare", "reopen", "seal"]
 
 
 def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
@@ -142,12 +37,7 @@ def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit
         prepared.recipe,
         prepared.dataset,
         prepared.base,
-        adapter=here.adapter,
-        checkpoints=here.checkpoints,
-        metrics=here.metrics,
-        tensorboard=here.folder / "tensorboard",
-        samples=here.samples,
-        steps=here.steps,
+        here.places,
         resume=resume,
         listener=watch.progress,
         tell=watch.say,
@@ -273,15 +163,12 @@ def reopen(here: Run, *, unchanged: bool = True) -> Prepared:
         UserError: training is not finished, the run is of another task, or the base or a file of
             the run is missing or changed.
     """
-    here.require_trained()
-    recipe = recipes.load(here.recipe)
-    if not isinstance(recipe, ImageRecipe):
-        raise UserError(
-            f"this run is of task {recipe.task}, but this command needs an image run",
-            where=str(here.folder),
-            fix="name a run of an image recipe; llm-lora runs lists them",
-        )
-    path = here.adapter / adapters.SCHEMA
-    schema = AnswerSchema.load(path) if path.is_file() else None
+    recipe = recipe_of(
+        here,
+        ImageRecipe,
+        other="this run is of task {task}, but this command needs an image run",
+        fix="name a run of an image recipe; llm-lora runs lists them",
+    )
+    schema = schema_of(here.adapter)
     dataset = PictureDataset.read(here.dataset, unchanged=unchanged)
-    return Prepared(recipe, _base(recipe), schema, dataset)
+    return Prepared(recipe, base_of(recipe), schema, dataset)
