@@ -82,7 +82,7 @@ def test_a_single_field_has_a_least_score() -> None:
 def test_a_figure_passes_at_its_threshold_and_fails_just_below() -> None:
     assert outcome("schema_valid", 0.97) == {"value": 0.97, "passed": True}
     assert outcome("schema_valid", 0.9701) == {"value": 0.97, "passed": False}
-    whole = figures(1.0, 1.0)["all"]
+    whole = figures(1.0, 1.0).all
     parts = Parts(
         {"seen": replace(whole, exact_match=0.5), "unseen": replace(whole, exact_match=0.25)}
     )
@@ -103,17 +103,17 @@ def test_as_good_as_the_base_is_not_better() -> None:
         (found,) = gates.judge(
             {"better_than_base": True}, scores, constrained=None, rival=None, latency=None
         )
-        assert (found["threshold"], found["value"], found["passed"]) == (0.2, f1, passed)
+        assert (found.threshold, found.value, found.passed) == (0.2, f1, passed)
     (found,) = gates.judge(
         {"better_than_base": True}, {}, constrained=None, rival=None, latency=None
     )
-    assert found["passed"] is False
+    assert found.passed is False
 
 
 def test_gates_that_are_off_judge_nothing() -> None:
     off = {"schema_valid": 0.0, "field_f1": None, "better_than_base": False, "max_drop": None}
     asked = off | {"max_latency_ms": None}
-    assert gates.judge(asked, SCORES, constrained=None, rival=LIVE, latency=None) == []
+    assert gates.judge(asked, SCORES, constrained=None, rival=LIVE, latency=None) == ()
 
 
 def test_the_figure_that_falls_furthest_below_the_live_version_counts() -> None:
