@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.webui import Lora, Module
+from llm_lora.adapter.webui import Module
 from llm_lora.adapter.webui import files as lora_files
 from llm_lora.base import PictureBase
 from llm_lora.engines.image.fused import fuse
@@ -288,16 +288,3 @@ def metadata(layers: Layers) -> dict[str, str]:
 
 def _plain(alpha: float) -> float | int:
     return int(alpha) if alpha == int(alpha) else alpha
-
-
-def from_tensors(tensors: Mapping[str, torch.Tensor], alpha: float) -> Lora:
-    """An adapter's weights in the form of `webui`."""
-    return {
-        key.removesuffix(".lora_A.weight"): Module(
-            tensor.cpu().numpy(),
-            tensors[key.replace(".lora_A.", ".lora_B.")].cpu().numpy(),
-            alpha,
-        )
-        for key, tensor in tensors.items()
-        if key.endswith(".lora_A.weight")
-    }

@@ -24,11 +24,10 @@ from llm_lora.engines.image.loading import Loaded
 from llm_lora.engines.image.lora import Layers
 from llm_lora.engines.image.noise import Noise, Noised, loss
 from llm_lora.engines.image.prompts import Embedding, Texts
-from llm_lora.engines.image.train.checkpoints import Checkpoint, Rungs, State
+from llm_lora.engines.image.train.checkpoints import Checkpoint, Rungs, State, Steps
 from llm_lora.engines.image.train.optimizer import Optimizer
 from llm_lora.engines.image.train.order import Batch, Order, Shown
 from llm_lora.engines.image.train.record import Record
-from llm_lora.engines.image.train.steps import Steps
 from llm_lora.engines.shared import StopOnSignal, free_memory, is_out_of_memory, out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.progress import Interrupted, Listener, Progress
