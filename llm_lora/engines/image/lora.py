@@ -52,7 +52,7 @@ class Layers:
             training started from.
     """
 
-    modules: dict[str, Any]
+    modules: dict[str, LoraLayer]
     rank: int
     alpha: float
     trained: frozenset[str]
@@ -80,7 +80,7 @@ class Layers:
             tensor.copy_(tensors[key])
 
 
-def modules(loaded: Loaded) -> dict[str, Any]:
+def modules(loaded: Loaded) -> dict[str, torch.nn.Linear | torch.nn.Conv2d]:
     """Every module of the components that an adapter can change, named as in `webui`."""
     return {
         f"{component}.{_full(component, path)}": module
@@ -167,7 +167,7 @@ def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tupl
     return layers, said
 
 
-def _fill(module: Any, update: Module, scale: float) -> None:
+def _fill(module: LoraLayer, update: Module, scale: float) -> None:
     """Set a layer (of at least the update's rank) to an update, which may have another scale."""
     down, up = module.lora_A[_NAME].weight, module.lora_B[_NAME].weight
     factor = update.alpha / update.rank / scale
@@ -193,7 +193,7 @@ def _put(
     trained: frozenset[str],
 ) -> Layers:
     torch.manual_seed(seed)
-    found: dict[str, Any] = {}
+    found: dict[str, LoraLayer] = {}
     for component, part in loaded.trained_parts.items():
         own = {
             path: rank

@@ -251,7 +251,9 @@ def render(
             "negative_pooled_prompt_embeds": negative.pooled.expand(count, -1),
         }
 
-    def look(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def look(
+        _: Any, __: int, ___: Any, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         watch()
         return tensors
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -208,7 +207,7 @@ class Training:
         device, compute = loaded.device, loaded.compute
         with loaded.autocast():
             told = self._embed(captions).to(device, compute)
-            more: dict[str, Any] = {}
+            more: dict[str, dict[str, torch.Tensor]] = {}
             if told.pooled is not None:
                 ids = torch.tensor([cut.time_ids for cut in cuts], device=device, dtype=compute)
                 more["added_cond_kwargs"] = {"text_embeds": told.pooled, "time_ids": ids}
