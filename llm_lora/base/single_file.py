@@ -11,6 +11,7 @@ from typing import Any
 from llm_lora.base import text as bases
 from llm_lora.base.family import (
     CANNOT,
+    FAMILIES,
     NATIVE,
     NO_SHARES,
     Family,
@@ -24,11 +25,7 @@ from llm_lora.weights import header
 _UNET = "model.diffusion_model."
 _CONV_IN = f"{_UNET}input_blocks.0.0.weight"
 _VAE = "first_stage_model."
-_TEXT: dict[Family, str] = {
-    "sd1": "cond_stage_model.transformer.",
-    "sd2": "cond_stage_model.model.",
-    "sdxl": "conditioner.embedders.1.model.",
-}
+_TEXT = {family: traits.text_encoder for family, traits in FAMILIES.items()}
 _REFINER = "conditioner.embedders.0.model."
 _V = "v_pred"
 """By convention, an empty tensor of this name marks an SDXL that predicts v."""

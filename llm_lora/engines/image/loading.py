@@ -16,13 +16,12 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
-    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
 from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
-from llm_lora.base import PictureBase
+from llm_lora.base import FAMILIES, PictureBase
 from llm_lora.engines.shared import is_out_of_memory, loading
 from llm_lora.errors import UserError
 
@@ -117,7 +116,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
     else:
         # fp32 products use TF32 (fast, slightly rounded), as convolutions do by default.
         torch.set_float32_matmul_precision("high")
-    pipeline = StableDiffusionXLPipeline if base.family == "sdxl" else StableDiffusionPipeline
+    pipeline = getattr(diffusers, FAMILIES[base.family].pipeline)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
