@@ -95,7 +95,7 @@ FAMILIES: dict[Family, Traits] = {
 }
 
 CONFIGS = ASSETS / "picture_configs"
-"""Configurations of each family; `picture_configs.folder` makes them complete."""
+"""Configurations of each family; `configs.folder` makes them complete."""
 
 NATIVE = "choose a Stable Diffusion 1.5, 2.x or SDXL base"
 

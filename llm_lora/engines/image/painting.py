@@ -168,6 +168,7 @@ class Painter:
     ) -> list[Pixels]:
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds")
+        # Grouped by their adapters: weights are changed once for a group, not for every picture.
         jobs: dict[tuple[tuple[str, Weights], ...], list[int]] = {}
         texts = []
         for number, prompt in enumerate(prompts):
@@ -274,6 +275,8 @@ def render(
     # While training, the VAE stays in the CPU's memory between samples.
     place = vae.device
     vae.to(loaded.device)
+    # In fp32, because SDXL's VAE overflows in half precision; one by one, because decoding takes
+    # more memory than denoising.
     with torch.autocast(loaded.device.type, enabled=False):
         pictures = [_decode(vae, one.float()) for one in latents]
     vae.to(place)

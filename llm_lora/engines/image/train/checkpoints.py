@@ -87,6 +87,7 @@ class Checkpoint:
             _write(place / f"{name}.safetensors", getattr(self, name))
         files.write_text(place / "optimizer.json", self.rest)
         files.write_json(place / "state.json", asdict(self.state))
+        # Only now does it count, and only then may older ones go: a kill at any moment leaves one.
         mark_whole(place)
         others = (path for path in folder.glob("checkpoint-*") if path != place)
         for path in sorted(others, key=checkpoint_step, reverse=True)[_KEPT - 1 :]:

@@ -133,6 +133,7 @@ class Training:
             if step % train.sample_every == 0 or last or self.ended:
                 self._paint()
             stopped = means.stop.requested and not self.ended
+            # After the measurement, so that a resume knows the best step so far.
             if step % train.save_every == 0 or last or stopped:
                 saved = self._save()
             if stopped:
@@ -301,6 +302,7 @@ class Training:
     def _measurements(self) -> Iterator[tuple[Noised, list[Cut], list[str]]]:
         """The held-out pictures in batches, with the same noise every time."""
         means = self._means
+        # By bucket, because the pictures of a batch must have one size.
         chosen = sorted(means.held_out[:_WATCHED], key=lambda one: one.cut.bucket)
         size = means.recipe.train.batch_size
         for _, group in groupby(chosen, key=lambda one: one.cut.bucket):
