@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from llm_lora.errors import UserError
 from llm_lora.files import ASSETS
@@ -119,7 +119,7 @@ _OTHER_CHANNELS = {
 }
 
 
-def of_unet(config: Mapping[str, Any]) -> Family:
+def of_unet(config: Mapping[str, object]) -> Family:
     """The family of a UNet in diffusers' layout.
 
     Only SDXL is conditioned on sizes and crops besides the text; of the others, 2.x has linear
