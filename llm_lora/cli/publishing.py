@@ -359,8 +359,7 @@ def _state(name: str, alias: Alias) -> dict[str, Any]:
 def _row(version: Version, alias: Alias) -> dict[str, Any]:
     published = str(version.published["at"])
     age = datetime.now(UTC) - datetime.fromisoformat(published)
-    scores = version.manifest.get("scores") or {}
-    answers = scores.get("unconstrained", {}).get("all", {})
+    answered = version.manifest.answered("unconstrained")
     return {
         "number": version.number,
         "id": version.label,
@@ -372,9 +371,9 @@ def _row(version: Version, alias: Alias) -> dict[str, Any]:
         "age_seconds": round(age.total_seconds()),
         "passed": version.passed,
         "refused": alias.refused.get(version.number),
-        "schema_valid": answers.get("schema_valid"),
-        "field_f1": answers.get("field_f1"),
-        "scores": scores,
+        "schema_valid": answered.schema_valid if answered else None,
+        "field_f1": answered.field_f1 if answered else None,
+        "scores": version.manifest.scores or {},
     }
 
 

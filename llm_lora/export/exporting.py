@@ -157,7 +157,7 @@ def _require(prepared: Prepared) -> None:
 
 
 def _name(adapter: Adapter) -> str:
-    return str(adapter.manifest["name"]).replace("_", "-").lower()
+    return adapter.manifest.name.replace("_", "-").lower()
 
 
 def _copy(adapter: Adapter, folder: Path) -> None:
@@ -242,7 +242,7 @@ def _question(prepared: Prepared, adapter: Adapter, *, system: bool) -> list[dic
 
 
 def _openai_request(prepared: Prepared, adapter: Adapter, name: str) -> dict[str, Any]:
-    sampling = adapter.manifest["sampling"]
+    sampling = adapter.manifest.sampling
     request: dict[str, Any] = {
         "model": name,
         "messages": _question(prepared, adapter, system=True),

@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_lora import engines, versions
+from llm_lora.adapter import Manifest
 from llm_lora.adapter import folder as adapters
 from llm_lora.base import PictureBase
 from llm_lora.base import image as picture_base
@@ -168,7 +169,8 @@ class PictureServer:
     def _put(self, name: str, folder: Path) -> None:
         if name in self._loaded:
             return
-        told = read_object(folder / adapters.MANIFEST)["base"].get("prediction")
+        path = folder / adapters.MANIFEST
+        told = Manifest.from_json(read_object(path), path).base.prediction
         if told != self.base.prediction:
             raise UserError(
                 f"it was trained for {told} prediction, but this server paints with "

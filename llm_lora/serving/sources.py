@@ -210,7 +210,7 @@ def _own(source: Path) -> Candidate:
 
 def _name(adapter: Adapter) -> str:
     """The recipe's name, even if the folder was copied elsewhere."""
-    return suggest_name(str(adapter.manifest["name"]))
+    return suggest_name(adapter.manifest.name)
 
 
 def _example(run: Run) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import files
-from llm_lora.adapter import Adapter
+from llm_lora.adapter import Adapter, Manifest
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import Problem, UserError
 from llm_lora.scores import AT_MOST
@@ -55,7 +55,7 @@ class Version:
     rank: int
     modules: int
     published: Event = field(compare=False)
-    manifest: dict[str, Any] = field(compare=False, repr=False)
+    manifest: Manifest = field(compare=False, repr=False)
     report: dict[str, Any] | None = field(compare=False, repr=False)
 
     @property
@@ -71,12 +71,12 @@ class Version:
     @property
     def task(self) -> str:
         """The task of its base: text or image."""
-        return adapters.task_of(self.manifest)
+        return self.manifest.task
 
     @property
     def adapter_digest(self) -> str:
         """Digest of the weights and of how they are applied, as in the run's report."""
-        return str(self.manifest["digest"])
+        return str(self.manifest.digest)
 
     @property
     def passed(self) -> bool | None:
@@ -120,13 +120,6 @@ def gather(folder: Path, report: dict[str, Any] | None) -> Content:
         ) from None
     adapter = adapters.read(folder)
     sums.pop(REPORT, None)
-    base = adapter.manifest.get("base")
-    if not isinstance(base, dict) or not {"name", "digest"} <= base.keys():
-        raise UserError(
-            "the manifest names no base",
-            where=str(folder / adapters.MANIFEST),
-            fix="train it with llm-lora",
-        )
     if report is not None:
         _require_report(report, adapter)
         sums[REPORT] = files.sha256(_text(report))
@@ -152,7 +145,7 @@ def build(folder: Path, content: Content, *, name: str, number: int, event: Even
         raise UserError(
             "changed while it was being copied", where=str(adapter.path), fix="publish it again"
         )
-    bits = adapter.manifest["base"].get("bits")
+    bits = adapter.manifest.base.bits
     document = {
         "format": 1,
         "name": name,
@@ -163,7 +156,7 @@ def build(folder: Path, content: Content, *, name: str, number: int, event: Even
         "modules": len(adapter.modules),
         "form": f"adapter trained over a base in {bits} bits" if bits else "adapter",
         "passed": None if report is None else report["passed"],
-        "scores": adapter.manifest.get("scores"),
+        "scores": adapter.manifest.scores,
         "published": event,
         "files": {
             file: {"bytes": (folder / file).stat().st_size, "sha256": sha}
@@ -181,7 +174,7 @@ def read(folder: Path, name: str, number: int) -> Version:
     Raises:
         UserError: version.json is damaged or of another version; a file is missing or truncated.
     """
-    path = folder / VERSION
+    path, told = folder / VERSION, folder / adapters.MANIFEST
     document = _json(path)
     try:
         listed = {
@@ -197,7 +190,7 @@ def read(folder: Path, name: str, number: int) -> Version:
             rank=document["rank"],
             modules=document["modules"],
             published=document["published"],
-            manifest=_json(folder / adapters.MANIFEST),
+            manifest=Manifest.from_json(_json(told), told),
             report=_json(folder / REPORT) if REPORT in listed else None,
         )
     except (KeyError, TypeError, AttributeError):

@@ -278,4 +278,4 @@ def test_a_really_trained_run_goes_live(small_run: Path) -> None:
     call(publishing.promote, "small", 1, "--force")
     version = Store(Path("store")).version("small")
     assert version.number == 1
-    assert version.manifest["scores"] is not None
+    assert version.manifest.scores is not None

@@ -46,7 +46,7 @@ def test_a_version_holds_everything_that_serving_needs(store: Store, folders: li
     assert version.served_name == f"medical-qa@{version.digest[:12]}"
     assert (version.rank, version.modules, version.base_name) == (4, 12, "tiny")
     assert (version.adapter_digest, version.passed) == (digest, True)
-    assert version.manifest["system"] == "Answer with JSON."
+    assert version.manifest.system == "Answer with JSON."
     assert version.folder == store.root / NAME / "versions" / "1"
     read = adapters.read(version.folder)
     assert (read.digest, read.schema_path) == (digest, version.folder / "answer.schema.json")

@@ -50,7 +50,7 @@ class PicturePlan(AnyPlan):
 
     def told(self, candidate: Candidate) -> str:
         manifest = candidate.adapter.manifest
-        how, trigger = manifest.get("sampling", {}), manifest.get("trigger")
+        how, trigger = manifest.sampling, manifest.trigger
         said = f"{how.get('width')}x{how.get('height')} in {how.get('steps')} steps"
         return f"{said} · trigger {trigger}" if trigger else said
 
@@ -135,8 +135,7 @@ def _check_options(wanted: Wanted, found: Findings) -> None:
 def _base(wanted: Wanted, stock: Stock, found: Findings) -> PictureBase:
     try:
         if wanted.base is not None:
-            bases = (candidate.adapter.manifest["base"] for candidate in stock.candidates)
-            told = {base.get("prediction", "auto") for base in bases}
+            told = {one.adapter.manifest.base.prediction for one in stock.candidates}
             prediction = told.pop() if len(told) == 1 else "auto"
             return picture_base.resolve(wanted.base, prediction=prediction)
         base = any_base.trained_on(plans.trained_on(stock, found))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora.adapter import AnyBase
+from llm_lora.adapter import AnyBase, Manifest
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import Problem, UserError
 from llm_lora.machine import Hardware, is_loopback
@@ -176,7 +176,7 @@ def served_name(base: AnyBase) -> str:
     return base.path.name if Path(base.name).expanduser().exists() else base.name
 
 
-def trained_on(stock: Stock, found: Findings) -> Mapping[str, Any]:
+def trained_on(stock: Stock, found: Findings) -> Manifest:
     """The manifest of an adapter whose base is that of all of them.
 
     Raises:
@@ -184,11 +184,11 @@ def trained_on(stock: Stock, found: Findings) -> Mapping[str, Any]:
     """
     manifests = [(one.label, one.adapter.manifest) for one in stock.candidates]
     manifests = manifests or [(one.label, one.manifest) for one in stock.waiting]
-    origins = [(label, manifest["base"]) for label, manifest in manifests]
-    if len({told["digest"] for _, told in origins}) == 1:
+    origins = [(label, manifest.base) for label, manifest in manifests]
+    if len({told.digest for _, told in origins}) == 1:
         return manifests[0][1]
     if origins:
-        listed = ", ".join(f"{label} ({told['name']})" for label, told in origins)
+        listed = ", ".join(f"{label} ({told.name})" for label, told in origins)
         found.refuse(
             f"these adapters belong to different bases: {listed}",
             fix="serve one base per server: name it with --base",

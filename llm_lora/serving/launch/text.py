@@ -90,8 +90,8 @@ def _base(wanted: Wanted, stock: Stock, found: Findings) -> Base:
     if wanted.base is not None:
         name, revision = wanted.base, None
     else:
-        told = plans.trained_on(stock, found)["base"]
-        name, revision = str(told["name"]), told.get("revision")
+        told = plans.trained_on(stock, found).base
+        name, revision = told.name, told.revision
     try:
         return bases.resolve(name, revision)
     except UserError as error:
@@ -102,7 +102,7 @@ def _base(wanted: Wanted, stock: Stock, found: Findings) -> Base:
 def _check_adapter(candidate: Candidate, base: Base, found: Findings) -> None:
     adapter = candidate.adapter
     template, path = bases.chat_template(base.path)
-    if adapter.manifest.get("chat_template_digest") != files.sha256(template):
+    if adapter.manifest.chat_template_digest != files.sha256(template):
         found.refuse(
             f"{candidate.label} was trained with a chat template other than that of the base",
             where=str(path),
@@ -131,7 +131,7 @@ def _check_room(
     found: Findings,
 ) -> None:
     for one in candidates:
-        limit = one.adapter.manifest.get("sampling", {}).get("max_new_tokens")
+        limit = one.adapter.manifest.sampling.get("max_new_tokens")
         if isinstance(limit, int) and limit >= context:
             found.refuse(
                 f"{one.label} answers with up to {limit} tokens, which leaves no room for a "

@@ -259,12 +259,10 @@ class Plan(AnyPlan):
 
     def told(self, candidate: Candidate) -> str:
         schema = "schema enforced" if candidate.adapter.schema_path else "no schema: free text"
-        scores = candidate.adapter.manifest.get("scores") or {}
-        block = (scores.get("constrained") or scores.get("unconstrained") or {}).get("all")
-        if not block:
+        found = candidate.adapter.manifest.answered("constrained", "unconstrained")
+        if found is None:
             return schema
-        valid, f1 = block["schema_valid"], block["field_f1"]
-        return f"{schema} · held out: {valid:.1%} valid, field F1 {f1:.2f}"
+        return f"{schema} · held out: {found.schema_valid:.1%} valid, field F1 {found.field_f1:.2f}"
 
     def request(self, candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
         message = (candidate.example if candidate else None) or "Hello"

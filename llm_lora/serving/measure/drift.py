@@ -73,7 +73,7 @@ def check(
     watch.say(
         f"{client.url} serves it as {model}; {len(held_out)} prompts, {concurrency} at a time"
     )
-    prompts = [_without(example.prompt, adapter.manifest.get("system")) for example in held_out]
+    prompts = [_without(example.prompt, adapter.manifest.system) for example in held_out]
 
     watch.stage("token ids")
     served_ids = _each(partial(client.tokenize, model), prompts, concurrency, watch.progress)

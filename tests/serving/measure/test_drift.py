@@ -83,7 +83,7 @@ class Server:
 
     def __init__(self, here: Run, prepared: Prepared) -> None:
         self.prepared = prepared
-        self.system = adapters.read(here.adapter).manifest["system"]
+        self.system = adapters.read(here.adapter).manifest.system
         self.digest = adapters.read(here.adapter).digest
         self.right = {
             example.prompt[-1].content: example.answer for example in prepared.dataset.held_out

@@ -45,11 +45,11 @@ class Painting(Asking):
         request = picture_requests.read(body)
         versions = {name: await self._find(request, name) for name in request.names}
         own = versions[request.model]
-        defaults = own.manifest.get("sampling") if own is not None else None
+        defaults = own.manifest.sampling if own is not None else {}
         order: dict[str, Any] = {
             "prompt": request.text,
             "seeds": picture_requests.seeds(request),
-            **picture_requests.settings(request, defaults or {}, self._config.resolution),
+            **picture_requests.settings(request, defaults, self._config.resolution),
         }
         picks = request.picks or ((Pick(request.model),) if own is not None else ())
         worn = self._worn(picks, versions)
