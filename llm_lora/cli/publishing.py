@@ -6,15 +6,16 @@ import getpass
 import json
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from llm_lora.adapter import AnyBase
-    from llm_lora.store import Alias, Store, Version
+    from llm_lora.files import Json
+    from llm_lora.serving import Client
+    from llm_lora.store import Alias, Damaged, Listed, Row, Standing, Store, Version
 
 _store_option = click.option(
     "--store",
@@ -71,7 +72,7 @@ def publish(
     They become the next version of NAME, which is not live until it is promoted. The same content
     is never published twice.
     """
-    from llm_lora.store import Store, suggest_name
+    from llm_lora.store import Store, StoredRow, suggest_name
 
     folder, report, called = _find(source)
     name = name if name is not None else suggest_name(called)
@@ -82,7 +83,7 @@ def publish(
     if and_promote:
         alias = store.promote(name, version.number, by=_user(), why=why, force=force, base=base)
     if as_json:
-        _print_json(_row(version, alias))
+        _print_json(StoredRow.of(version, alias).to_json())
     else:
         _tell_published(version, alias, mapped=base is not None)
 
@@ -193,7 +194,7 @@ def adapters(root: Path, url: str | None, as_json: bool) -> None:
         store = Store(root)
         found = [_adapter(store, name) for name in store.names()]
     if as_json:
-        _print_json(found)
+        _print_json([one.to_json() for one in found])
     else:
         shelves.adapters(found, url or str(root))
 
@@ -217,7 +218,7 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 
         events = Store(root).history(name)
     if as_json:
-        _print_json(events)
+        _print_json([event.to_json() for event in events])
     else:
         shelves.history(name, events)
 
@@ -248,7 +249,7 @@ def remove(name: str, number: int, root: Path, why: str) -> None:
     click.echo(f"{name}@{number} removed")
 
 
-def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
+def _find(source: Path) -> tuple[Path, Json | None, str]:
     """The adapter folder, report and name for a run or an adapter folder.
 
     Raises:
@@ -295,7 +296,7 @@ def _user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> None:
+def _ask(url: str, as_json: bool, order: Callable[[Client], Standing]) -> None:
     """Send a command to a running server and print the response."""
     from llm_lora.cli import shelves
     from llm_lora.serving import Client
@@ -303,7 +304,7 @@ def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> Non
     with Client(url) as client:
         answer = order(client)
     if as_json:
-        _print_json(answer)
+        _print_json(answer.to_json())
     else:
         shelves.alias(answer)
 
@@ -316,65 +317,34 @@ def _tell_published(version: Version, alias: Alias, *, mapped: bool) -> None:
 
 def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | None = None) -> None:
     from llm_lora.cli import shelves
+    from llm_lora.store import Standing
 
-    state = _state(name, alias)
+    state = Standing.of(name, alias)
     if as_json:
-        _print_json(state)
+        _print_json(state.to_json())
     else:
         shelves.alias(state)
         if unmapped is not None:
             shelves.unmapped(unmapped)
 
 
-def _adapter(store: Store, name: str) -> dict[str, Any]:
+def _adapter(store: Store, name: str) -> Listed:
     """One adapter in the form that a server lists, without the fields only a server knows."""
     from llm_lora.errors import UserError
-    from llm_lora.store import Alias
+    from llm_lora.store import Alias, Damaged, Listed, Standing, StoredRow
 
     problem = None
     try:
         alias = store.alias(name)
     except UserError as error:
         alias, problem = Alias(), str(error)
-    rows = []
+    rows: list[Row | Damaged] = []
     for number in store.numbers(name):
         try:
-            rows.append(_row(store.version(name, number), alias))
+            rows.append(StoredRow.of(store.version(name, number), alias))
         except UserError as error:
-            rows.append({"number": number, "id": f"{name}@{number}", "damaged": str(error)})
-    return _state(name, alias) | {"problem": problem, "versions": rows}
-
-
-def _state(name: str, alias: Alias) -> dict[str, Any]:
-    canary = alias.canary
-    return {
-        "name": name,
-        "live": alias.live,
-        "previous": alias.previous,
-        "canary": {"number": canary.number, "share": canary.share} if canary else None,
-        "changed": alias.changed["at"] if alias.changed else None,
-    }
-
-
-def _row(version: Version, alias: Alias) -> dict[str, Any]:
-    published = str(version.published["at"])
-    age = datetime.now(UTC) - datetime.fromisoformat(published)
-    answered = version.manifest.answered("unconstrained")
-    return {
-        "number": version.number,
-        "id": version.label,
-        "served": version.served_name,
-        "task": version.task,
-        "base": version.base_name,
-        "rank": version.rank,
-        "published": published,
-        "age_seconds": round(age.total_seconds()),
-        "passed": version.passed,
-        "refused": alias.refused.get(version.number),
-        "schema_valid": answered.schema_valid if answered else None,
-        "field_f1": answered.field_f1 if answered else None,
-        "scores": version.manifest.scores or {},
-    }
+            rows.append(Damaged(number, f"{name}@{number}", str(error)))
+    return Listed(Standing.of(name, alias), problem, rows)
 
 
 def _print_json(value: object) -> None:

@@ -157,7 +157,7 @@ def build(folder: Path, content: Content, *, name: str, number: int, event: Even
         "form": f"adapter trained over a base in {bits} bits" if bits else "adapter",
         "passed": None if report is None else report["passed"],
         "scores": adapter.manifest.scores,
-        "published": event,
+        "published": event.to_json(),
         "files": {
             file: {"bytes": (folder / file).stat().st_size, "sha256": sha}
             for file, sha in content.sums.items()
@@ -189,11 +189,11 @@ def read(folder: Path, name: str, number: int) -> Version:
             base_digest=document["base"]["digest"],
             rank=document["rank"],
             modules=document["modules"],
-            published=document["published"],
+            published=Event.from_json(document["published"]),
             manifest=Manifest.from_json(_json(told), told),
             report=_json(folder / REPORT) if REPORT in listed else None,
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise _damaged(path, "damaged") from None
     if (version.name, version.number) != (name, number):
         raise _damaged(path, f"this is {version.label} in the place of {name}@{number}")
@@ -267,7 +267,7 @@ def remove(folder: Path, event: Event) -> None:
         document = _json(folder / VERSION)
     # removed.json first: from here on no reader accepts the version, and whatever a crash leaves
     # undone, the next writer's sweep finishes.
-    files.write_json(folder / REMOVED, document | {"removed": event})
+    files.write_json(folder / REMOVED, document | {"removed": event.to_json()})
     sync(folder)
     sweep(folder)
 
@@ -288,8 +288,11 @@ def events(folder: Path) -> list[Event]:
     with suppress(UserError):
         path = folder / REMOVED
         document = _json(path if path.is_file() else folder / VERSION)
-        found = (document.get("published"), document.get("removed"))
-        return [event for event in found if isinstance(event, dict) and "at" in event]
+        found = []
+        for key in ("published", "removed"):
+            with suppress(ValueError):
+                found.append(Event.from_json(document.get(key)))
+        return found
     return []
 
 
