@@ -30,7 +30,7 @@ from llm_lora.adapter import folder as adapters
 from llm_lora.base import PictureBase
 from llm_lora.base import image as picture_base
 from llm_lora.errors import UserError
-from llm_lora.files import read_object
+from llm_lora.files import Json, read_object
 from llm_lora.lora_prompt import Pick
 from llm_lora.serving.layer import Layer, Refused, ServingConfig, asgi, errors
 from llm_lora.serving.layer.image import PAINT
@@ -193,7 +193,7 @@ class PictureServer:
         self._at_work.drop(name)
         self._loaded.discard(name)
 
-    async def _paint(self, order: Mapping[str, Any]) -> Any:
+    async def _paint(self, order: Json) -> Any:
         """Paint an order that the layer has checked; stop early when the client is gone."""
         stop = threading.Event()
         try:
@@ -206,7 +206,7 @@ class PictureServer:
             stop.set()
         return {"created": int(time.time()), "data": data}
 
-    def _pictures_of(self, order: Mapping[str, Any], stop: threading.Event) -> list[dict[str, Any]]:
+    def _pictures_of(self, order: Json, stop: threading.Event) -> list[Json]:
         def watch() -> None:
             if stop.is_set():
                 raise Stopped

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llm_lora import files
 from llm_lora.adapter import Adapter, Manifest
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import Problem, UserError
+from llm_lora.files import Json
 from llm_lora.scores import AT_MOST
 from llm_lora.store.aliases import Event, sync
 from llm_lora.weights import safetensors_header
@@ -56,7 +56,7 @@ class Version:
     modules: int
     published: Event = field(compare=False)
     manifest: Manifest = field(compare=False, repr=False)
-    report: dict[str, Any] | None = field(compare=False, repr=False)
+    report: Json | None = field(compare=False, repr=False)
 
     @property
     def served_name(self) -> str:
@@ -89,7 +89,7 @@ class Content:
     """The content to publish; `sums` holds the digest of each file by its name."""
 
     adapter: Adapter
-    report: dict[str, Any] | None
+    report: Json | None
     sums: dict[str, str]
 
     @property
@@ -103,7 +103,7 @@ def served_name(name: str, digest: str) -> str:
     return f"{name}@{digest[:12]}"
 
 
-def gather(folder: Path, report: dict[str, Any] | None) -> Content:
+def gather(folder: Path, report: Json | None) -> Content:
     """Read and verify an adapter folder and its report.
 
     Raises:
@@ -262,7 +262,7 @@ def remove(folder: Path, event: Event) -> None:
         OSError: a file cannot be deleted.
         UserError: the disk is full or the folder is not writable.
     """
-    document: dict[str, Any] = {}
+    document: Json = {}
     with suppress(UserError):
         document = _json(folder / VERSION)
     # removed.json first: from here on no reader accepts the version, and whatever a crash leaves
@@ -312,7 +312,7 @@ def require_task(adapter: Adapter, name: str, versions: Sequence[Version]) -> No
         )
 
 
-def _require_report(report: dict[str, Any], adapter: Adapter) -> None:
+def _require_report(report: Json, adapter: Adapter) -> None:
     """Refuse anything but a report about these weights."""
     where, fix = str(adapter.path), "rewrite it: llm-lora evaluate RUN"
     try:
@@ -340,7 +340,7 @@ def _digest(sums: dict[str, str]) -> str:
     return files.sha256("".join(f"{name} {sums[name]}\n" for name in sorted(sums)))
 
 
-def _text(document: dict[str, Any]) -> str:
+def _text(document: Json) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -351,7 +351,7 @@ def _seal(path: Path) -> None:
     path.chmod(0o444)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> Json:
     try:
         value = json.loads(files.read_bytes(path))
     except ValueError:

@@ -17,6 +17,7 @@ from llm_lora import files
 from llm_lora.adapter.webui.modules import module, stem
 from llm_lora.base import Family
 from llm_lora.errors import Problem, UserError
+from llm_lora.files import Json
 from llm_lora.weights import arrays
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _alphas(text: str | bytes, read_from: Callable[[Any], Alphas], where: Path) 
         ) from None
 
 
-def _peft_alphas(config: Mapping[str, Any]) -> Alphas:
+def _peft_alphas(config: Json) -> Alphas:
     """Alpha from PEFT's configuration.
 
     With `use_rslora` PEFT divides alpha by the square root of the rank (arXiv 2312.03732); here it
@@ -152,7 +153,7 @@ def _peft_alphas(config: Mapping[str, Any]) -> Alphas:
     return alpha
 
 
-def _diffusers_alphas(config: Mapping[str, Any]) -> Alphas:
+def _diffusers_alphas(config: Json) -> Alphas:
     """Alpha from diffusers' metadata: PEFT's keys, each prefixed with its component."""
     parts: dict[str, dict[str, Any]] = {}
     for key, value in config.items():
