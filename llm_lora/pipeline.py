@@ -143,22 +143,22 @@ def evaluate(
         *(here.report, here.page),
     )
     here.finish(
-        {
-            "format": 1,
-            "name": prepared.recipe.name,
-            "recipe_digest": prepared.recipe.digest(),
-            "profile": prepared.recipe.profile,
-            "seed": prepared.recipe.train.seed,
-            "base": {"name": prepared.base.name, "digest": prepared.base.digest},
-            "dataset_fingerprint": prepared.dataset.fingerprint,
-            "adapter_digest": adapter.digest,
-            "steps": fit.steps,
-            "passed": report.passed,
-            "seconds": report.seconds,
-            "peak_memory_bytes": report.peak_memory_bytes,
-            "versions": versions.installed(),
-            "files": {path.name: files.file_sha256(path) for path in results if path.is_file()},
-        }
+        run.Manifest(
+            name=prepared.recipe.name,
+            recipe_digest=prepared.recipe.digest(),
+            profile=prepared.recipe.profile,
+            seed=prepared.recipe.train.seed,
+            base_name=prepared.base.name,
+            base_digest=prepared.base.digest,
+            dataset_fingerprint=prepared.dataset.fingerprint,
+            adapter_digest=adapter.digest,
+            steps=fit.steps,
+            passed=report.passed,
+            seconds=report.seconds,
+            peak_memory_bytes=report.peak_memory_bytes,
+            versions=versions.installed(),
+            files={path.name: files.file_sha256(path) for path in results if path.is_file()},
+        )
     )
     shutil.rmtree(here.checkpoints, ignore_errors=True)
     return report

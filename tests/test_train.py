@@ -94,12 +94,12 @@ def test_the_adapter_carries_what_serving_needs(small_run: Path) -> None:
     adapters.require_base(adapter, tiny)
     assert len(adapter.modules) == 42
     manifest = adapter.manifest
-    assert manifest["system"] == "Read the message and answer with the triage JSON."
-    assert manifest["sampling"] == {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 48}
-    assert manifest["chat_template_digest"] == Chat.load(tiny.path).template_digest
-    assert manifest["dataset_fingerprint"] == Dataset.read(small_run / "dataset").fingerprint
-    assert manifest["scores"]["unconstrained"]["all"]["n"] == 12
-    assert manifest["versions"]["peft"]
+    assert manifest.system == "Read the message and answer with the triage JSON."
+    assert manifest.sampling == {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 48}
+    assert manifest.chat_template_digest == Chat.load(tiny.path).template_digest
+    assert manifest.dataset_fingerprint == Dataset.read(small_run / "dataset").fingerprint
+    assert manifest.scores["unconstrained"]["all"]["n"] == 12
+    assert manifest.versions["peft"]
 
 
 def test_the_loss_falls(small_run: Path) -> None:

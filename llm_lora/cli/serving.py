@@ -17,6 +17,7 @@ from llm_lora.task import TASKS
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from llm_lora.serving import Readiness
     from llm_lora.serving.launch import AnyPlan, Line
 
 _EVERY_S = 10.0
@@ -172,12 +173,12 @@ class Screen:
             self._told = time.monotonic()
             self._print(text)
 
-    def ready(self, seconds: float, state: dict[str, Any]) -> None:
+    def ready(self, seconds: float, state: Readiness) -> None:
         """Print the address, a command to try, and the adapters that were refused."""
         self._settle()
         plan = self._plan
         self._print(f"[bold green]Ready[/] after {seconds:.0f} s: [bold]{plan.url}[/]")
-        for name, reason in state.get("refused", {}).items():
+        for name, reason in state.refused.items():
             self._print(f"  [bold red]refused[/] {self._escape(f'{name}: {reason}')}")
         self._print(f"  playground  {plan.url}/")
         # Not through the console, which would wrap the command and read it as markup.

@@ -19,6 +19,7 @@ from support.places import TESTS
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
 from llm_lora.adapter.folder import Adapter
+from llm_lora.adapter.manifest import Manifest, Origin
 from llm_lora.base import text as bases
 from llm_lora.errors import UserError
 from llm_lora.export import merge as merging
@@ -108,7 +109,8 @@ def test_examples_are_spread_over_all() -> None:
 
 
 def test_other_things_than_plain_lora_are_refused(tmp_path: Path) -> None:
-    adapter = Adapter(tmp_path, "d", rank=16, alpha=8, modules=(), manifest={})
+    manifest = Manifest(digest="d", base=Origin("tiny", "d"))
+    adapter = Adapter(tmp_path, "d", rank=16, alpha=8, modules=(), manifest=manifest)
 
     def scale(**config: object) -> float:
         files.write_json(tmp_path / adapters.CONFIG, {"bias": "none", **config})

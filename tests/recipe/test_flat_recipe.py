@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.made_runs import FINISHED
 from support.places import TESTS
 from test_recipe import GOLDEN, plain_values, write
 
@@ -146,7 +147,7 @@ def test_a_finished_run_is_not_resumed_and_the_key_is_blamed(
 ) -> None:
     here = run.create(Path("runs"), "x", lambda _: "task: image\n")
     write(str(here.inputs), "{}")
-    here.finish({})
+    here.finish(FINISHED)
     text = "train_data_dir: a\nbase_model: tiny\nresume_from_checkpoint:"
     found = read(write("x.yaml", f"{text} {here.folder}\n"))
     monkeypatch.setattr(steps, "of", MagicMock())

@@ -316,7 +316,7 @@ def test_promotion_wants_a_report_against_the_version_that_is_live(
     store.promote(NAME, right, by="ann")  # the live version itself, which is allowed
     store.rollback(NAME, by="ann")
     store.promote(NAME, stale, by="ann", force=True)
-    assert "is live" in str(store.history(NAME)[-1]["forced"])
+    assert "is live" in str(store.history(NAME)[-1].facts["forced"])
 
 
 def test_a_report_that_compares_with_nobody_is_no_objection(store: Store, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_version_holds_everything_that_serving_needs(store: Store, folders: li
     assert version.served_name == f"medical-qa@{version.digest[:12]}"
     assert (version.rank, version.modules, version.base_name) == (4, 12, "tiny")
     assert (version.adapter_digest, version.passed) == (digest, True)
-    assert version.manifest["system"] == "Answer with JSON."
+    assert version.manifest.system == "Answer with JSON."
     assert version.folder == store.root / NAME / "versions" / "1"
     read = adapters.read(version.folder)
     assert (read.digest, read.schema_path) == (digest, version.folder / "answer.schema.json")
@@ -161,8 +161,8 @@ def test_a_failed_gate_bars_the_way_unless_forced(store: Store) -> None:
     store.promote(NAME, 3, by="ann", why="demo at noon", force=True)
     assert store.alias(NAME).live == 3
     last = store.history(NAME)[-1]
-    assert (last["by"], last["why"]) == ("ann", "demo at noon")
-    assert last["forced"] == ["gate field_f1 failed: 0.5, wanted 0.6"]
+    assert (last.by, last.why) == ("ann", "demo at noon")
+    assert last.facts["forced"] == ["gate field_f1 failed: 0.5, wanted 0.6"]
 
 
 def test_without_a_report_nothing_is_proven(store: Store, folders: list[Path]) -> None:
@@ -258,7 +258,7 @@ def test_a_retired_name_answers_no_more_until_a_rollback(store: Store) -> None:
         store.resolve(NAME, 0.0)
     assert store.resolve(f"{NAME}@2").number == 2, "by its number it is still to be had"
     event = store.history(NAME)[-1]
-    assert (event["event"], event["number"], event["why"]) == ("retire", 2, "wrong doses")
+    assert (event.kind, event.number, event.why) == ("retire", 2, "wrong doses")
     before = store.history(NAME)
     with pytest.raises(UserError, match="no version is live"):
         store.retire(NAME, by="ann")
@@ -276,7 +276,7 @@ def test_the_history_tells_who_when_and_why(store: Store) -> None:
     store.retire(NAME, by="server")
     store.remove(NAME, 3, by="bob\udce9", why="line\none\u2028two")
     events = store.history(NAME)
-    assert [(event["event"], event["by"]) for event in events] == [
+    assert [(event.kind, event.by) for event in events] == [
         ("publish", "ann"),
         ("publish", "ann"),
         ("publish", "ann"),
@@ -284,8 +284,8 @@ def test_the_history_tells_who_when_and_why(store: Store) -> None:
         ("retire", "server"),
         ("remove", "bob?"),
     ]
-    assert events[-1]["why"] == "line\none\u2028two"
-    assert [event["at"] for event in events] == sorted(event["at"] for event in events)
+    assert events[-1].why == "line\none\u2028two"
+    assert [event.at for event in events] == sorted(event.at for event in events)
     assert (store.root / NAME / "history.jsonl").read_bytes().count(b"\n") == 6
     with pytest.raises(UserError, match="by: empty; name the person or key that acts"):
         store.promote(NAME, 2, by="")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -182,9 +183,11 @@ class Layer:
         except Exception:  # a dead engine raises anything; it is not ready
             logger.exception("the health check of the server failed")
             healthy = False
-        ready = state["ready"] and healthy
+        ready = state.ready and healthy
         # Names of adapters and their errors are only for clients that may use them.
-        told = {**state, "ready": ready} if self.keys.admits(scope) else {"ready": ready}
+        told = (
+            replace(state, ready=ready).to_json() if self.keys.admits(scope) else {"ready": ready}
+        )
         await asgi.send_json(line.send, 200 if ready else 503, told)
 
     async def _adapters(self) -> object:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_lora import engines, files, versions
 from llm_lora import run as runs
-from llm_lora.adapter import Adapter
+from llm_lora.adapter import Adapter, Manifest, Origin
 from llm_lora.adapter import folder as adapters
 from llm_lora.data.image import PictureDataset
 from llm_lora.progress import Fit, Watcher
@@ -61,21 +61,20 @@ def _seal(prepared: Prepared, folder: Path, scores: dict[str, Any] | None) -> Ad
         files.write_text(folder / adapters.SCHEMA, schema.text)
     files.write_json(
         folder / adapters.MANIFEST,
-        {
-            "format": 1,
-            "name": recipe.name,
-            "task": recipe.task,
-            "digest": adapters.digest(folder),
-            "base": {
-                "name": base.name,
-                "revision": base.revision,
-                "digest": base.digest,
-                "architecture": base.family,
-                "prediction": base.prediction,
-            },
-            "schema_digest": schema.digest if schema else None,
-            "trigger": recipe.data.trigger,
-            "sampling": {
+        Manifest(
+            name=recipe.name,
+            task=recipe.task,
+            digest=adapters.digest(folder),
+            base=Origin(
+                name=base.name,
+                revision=base.revision,
+                digest=base.digest,
+                architecture=base.family,
+                prediction=base.prediction,
+            ),
+            schema_digest=schema.digest if schema else None,
+            trigger=recipe.data.trigger,
+            sampling={
                 "steps": generate.steps,
                 "guidance": generate.guidance,
                 "negative_prompt": generate.negative_prompt,
@@ -83,11 +82,11 @@ def _seal(prepared: Prepared, folder: Path, scores: dict[str, Any] | None) -> Ad
                 "height": generate.height or prepared.resolution,
                 "scheduler": generate.scheduler,
             },
-            "dataset_fingerprint": prepared.dataset.fingerprint,
-            "recipe_digest": recipe.digest(),
-            "scores": scores,
-            "versions": versions.installed(),
-        },
+            dataset_fingerprint=prepared.dataset.fingerprint,
+            recipe_digest=recipe.digest(),
+            scores=scores,
+            versions=versions.installed(),
+        ).to_json(),
     )
     return adapters.read(folder)
 

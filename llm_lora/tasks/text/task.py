@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import engines, files, versions
-from llm_lora.adapter import Adapter
+from llm_lora.adapter import Adapter, Manifest, Origin
 from llm_lora.adapter import folder as adapters
 from llm_lora.base import Chat
 from llm_lora.base import text as bases
@@ -55,32 +55,31 @@ def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) ->
     files.write_text(here.adapter / adapters.TEMPLATE, chat.template)
     files.write_json(
         here.adapter / adapters.MANIFEST,
-        {
-            "format": 1,
-            "name": recipe.name,
-            "task": recipe.task,
-            "digest": adapters.digest(here.adapter),
-            "base": {
-                "name": base.name,
-                "revision": base.revision,
-                "digest": base.digest,
-                "architecture": base.architecture,
-                "bits": recipe.lora.bits,
-            },
-            "schema_digest": schema.digest if schema else None,
-            "chat_template_digest": chat.template_digest,
-            "chat_template_options": chat.template_kwargs,
-            "system": recipe.data.system,
-            "sampling": {
+        Manifest(
+            name=recipe.name,
+            task=recipe.task,
+            digest=adapters.digest(here.adapter),
+            base=Origin(
+                name=base.name,
+                revision=base.revision,
+                digest=base.digest,
+                architecture=base.architecture,
+                bits=recipe.lora.bits,
+            ),
+            schema_digest=schema.digest if schema else None,
+            chat_template_digest=chat.template_digest,
+            chat_template_options=chat.template_kwargs,
+            system=recipe.data.system,
+            sampling={
                 "temperature": recipe.generate.temperature,
                 "top_p": recipe.generate.top_p,
                 "max_new_tokens": max_new_tokens(prepared),
             },
-            "dataset_fingerprint": prepared.dataset.fingerprint,
-            "recipe_digest": recipe.digest(),
-            "scores": scores,
-            "versions": versions.installed(),
-        },
+            dataset_fingerprint=prepared.dataset.fingerprint,
+            recipe_digest=recipe.digest(),
+            scores=scores,
+            versions=versions.installed(),
+        ).to_json(),
     )
     return adapters.read(here.adapter)
 
@@ -153,10 +152,10 @@ def evaluate(
                 engine,
                 prepared,
                 opponent.version.folder,
-                manifest["base"].get("bits", recipe.lora.bits),
+                manifest.base.bits or recipe.lora.bits,
             )
             asked = opponent.prompts(held_out, recipe.data.system)
-            how = replace(sampling, **manifest["sampling"])
+            how = replace(sampling, **manifest.sampling)
             answer("published", answerer, asked, how, opponent.schema)
             answerer.close()
     found = report.build(
