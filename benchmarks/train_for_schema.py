@@ -27,7 +27,7 @@ from llm_lora.data.text.dataset import Dataset
 from llm_lora.progress import Progress
 from llm_lora.recipe import loading as recipe
 from llm_lora.report.text import document as report
-from llm_lora.report.text.document import FORMS
+from llm_lora.report.text.answers import FORMS
 from llm_lora.run import Run
 from llm_lora.tasks.text import learning
 from llm_lora.tasks.text.prepared import max_new_tokens, prepare

@@ -293,7 +293,7 @@ def test_key_is_asked_for_and_kept_in_the_tab_alone(
         assert "needs an API key" in tab.text("#key-note")
         tab.write("#key", "a-wrong-key")
         tab.click("#key-form .main")
-        tab.wait("document.querySelector('#key-note').innerText.includes('does not know')")
+        tab.wait("document.querySelector('#key-note').innerText.includes('does not accept')")
         tab.write("#key", "a-good-long-key-for-tests")
         tab.click("#key-form .main")
         tab.wait("!document.querySelector('#send').disabled")
