@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +13,9 @@ from llm_lora.cli.outcome import print_json
 
 if TYPE_CHECKING:
     from llm_lora.adapter import AnyBase
+    from llm_lora.files import Json
     from llm_lora.serving import Client
-    from llm_lora.store import Alias, Store, Version
+    from llm_lora.store import Alias, Damaged, Listed, Row, Standing, Store, Version
 
 _store_option = path_option(
     "--store",
@@ -70,7 +70,7 @@ def publish(
     They become the next version of NAME, which is not live until it is promoted. The same content
     is never published twice.
     """
-    from llm_lora.store import Store, suggest_name
+    from llm_lora.store import Store, StoredRow, suggest_name
 
     folder, report, called = _find(source)
     name = name if name is not None else suggest_name(called)
@@ -81,7 +81,7 @@ def publish(
     if and_promote:
         alias = store.promote(name, version.number, by=_user(), why=why, force=force, base=base)
     if as_json:
-        print_json(_row(version, alias))
+        print_json(StoredRow.of(version, alias).to_json())
     else:
         _tell_published(version, alias, mapped=base is not None)
 
@@ -192,7 +192,7 @@ def adapters(root: Path, url: str | None, as_json: bool) -> None:
         store = Store(root)
         found = [_adapter(store, name) for name in store.names()]
     if as_json:
-        print_json(found)
+        print_json([one.to_json() for one in found])
     else:
         shelves.adapters(found, url or str(root))
 
@@ -216,7 +216,7 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 
         events = Store(root).history(name)
     if as_json:
-        print_json(events)
+        print_json([event.to_json() for event in events])
     else:
         shelves.history(name, events)
 
@@ -247,7 +247,7 @@ def remove(name: str, number: int, root: Path, why: str) -> None:
     click.echo(f"{name}@{number} removed")
 
 
-def _find(source: Path) -> tuple[Path, dict[str, Any] | None, str]:
+def _find(source: Path) -> tuple[Path, Json | None, str]:
     """The adapter folder, report and name for a run or an adapter folder.
 
     Raises:
@@ -298,7 +298,7 @@ def _user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _ask(url: str, as_json: bool, order: Callable[[Client], dict[str, Any]]) -> None:
+def _ask(url: str, as_json: bool, order: Callable[[Client], Standing]) -> None:
     """Send a command to a running server and print the response."""
     from llm_lora.cli import shelves
     from llm_lora.serving import Client
@@ -306,7 +306,7 @@ def _ask(url: str, as_json: bool, order: Callable[[Client], dict[str, Any]]) -> 
     with Client(url) as client:
         answer = order(client)
     if as_json:
-        print_json(answer)
+        print_json(answer.to_json())
     else:
         shelves.alias(answer)
 
@@ -319,63 +319,31 @@ def _tell_published(version: Version, alias: Alias, *, mapped: bool) -> None:
 
 def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | None = None) -> None:
     from llm_lora.cli import shelves
+    from llm_lora.store import Standing
 
-    state = _state(name, alias)
+    state = Standing.of(name, alias)
     if as_json:
-        print_json(state)
+        print_json(state.to_json())
     else:
         shelves.alias(state)
         if unmapped is not None:
             shelves.unmapped(unmapped)
 
 
-def _adapter(store: Store, name: str) -> dict[str, Any]:
+def _adapter(store: Store, name: str) -> Listed:
     """One adapter in the form that a server lists, without the fields only a server knows."""
     from llm_lora.errors import UserError
-    from llm_lora.store import Alias
+    from llm_lora.store import Alias, Damaged, Listed, Standing, StoredRow
 
     problem = None
     try:
         alias = store.alias(name)
     except UserError as error:
         alias, problem = Alias(), str(error)
-    rows = []
+    rows: list[Row | Damaged] = []
     for number in store.numbers(name):
         try:
-            rows.append(_row(store.version(name, number), alias))
+            rows.append(StoredRow.of(store.version(name, number), alias))
         except UserError as error:
-            rows.append({"number": number, "id": f"{name}@{number}", "damaged": str(error)})
-    return _state(name, alias) | {"problem": problem, "versions": rows}
-
-
-def _state(name: str, alias: Alias) -> dict[str, Any]:
-    canary = alias.canary
-    return {
-        "name": name,
-        "live": alias.live,
-        "previous": alias.previous,
-        "canary": {"number": canary.number, "share": canary.share} if canary else None,
-        "changed": alias.changed["at"] if alias.changed else None,
-    }
-
-
-def _row(version: Version, alias: Alias) -> dict[str, Any]:
-    published = str(version.published["at"])
-    age = datetime.now(UTC) - datetime.fromisoformat(published)
-    scores = version.manifest.get("scores") or {}
-    answers = scores.get("unconstrained", {}).get("all", {})
-    return {
-        "number": version.number,
-        "id": version.label,
-        "served": version.served_name,
-        "task": version.task,
-        "base": version.base_name,
-        "rank": version.rank,
-        "published": published,
-        "age_seconds": round(age.total_seconds()),
-        "passed": version.passed,
-        "refused": alias.refused.get(version.number),
-        "schema_valid": answers.get("schema_valid"),
-        "field_f1": answers.get("field_f1"),
-        "scores": scores,
-    }
+            rows.append(Damaged(number, f"{name}@{number}", str(error)))
+    return Listed(Standing.of(name, alias), problem, rows)

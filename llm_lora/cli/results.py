@@ -45,14 +45,14 @@ def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
     prepared = pipeline.reopen(here)
     fit = Fit.from_json(here.read(here.fit), here.fit)
     with show.Live(quiet=as_json) as watch, here.claimed():
-        document = pipeline.evaluate(
+        report = pipeline.evaluate(
             prepared, here, watch, fit=fit, started=time.monotonic(), store=store
         )
     if as_json:
-        print_json(document)
+        print_json(report.to_json())
     else:
-        show.outcome(here, document)
-    require(document["passed"])
+        show.outcome(here, report)
+    require(report.passed)
 
 
 @click.command()
@@ -68,22 +68,23 @@ def report(run: Path, other: Path | None, as_json: bool) -> None:
     """Show a run's held-out report and the path of its HTML page."""
     from llm_lora import run as runs
     from llm_lora.cli.show import live as show
+    from llm_lora.report import read_report
 
     here = runs.find(run)
     if other is not None:
-        from llm_lora.tasks import task as tasks
+        from llm_lora.tasks import steps
 
-        told = tasks.compare(here, runs.find(other))
+        told = steps.compare(here, runs.find(other))
         if as_json:
-            print_json(told)
+            print_json(told.to_json())
         else:
             show.of(here.task).versus(told)
         return
-    document = here.read(here.report)
+    found = read_report(here)
     if as_json:
-        print_json(document)
+        print_json(found.to_json())
     else:
-        show.outcome(here, document)
+        show.outcome(here, found)
 
 
 @click.command()
@@ -119,6 +120,6 @@ def list_runs(root: Path, as_json: bool) -> None:
 
     found = [show.summary(one) for one in runs.every(root)]
     if as_json:
-        print_json(found)
+        print_json([one.to_json() for one in found])
     else:
         show.run_table(found, root)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_lora.cli.options import PATH, count_option, path_option
+from llm_lora.task import TASKS
 
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from llm_lora.serving import Readiness
     from llm_lora.serving.launch import AnyPlan, Line
 
 _EVERY_S = 10.0
@@ -29,7 +31,7 @@ _SHOWN = 90
 @path_option("--store", metavar="DIR", help="Serve the live adapters of this store.")
 @click.option(
     "--task",
-    type=click.Choice(["text", "image"]),
+    type=click.Choice(list(TASKS)),
     help="Which adapters to serve when the store holds both kinds.",
 )
 @click.option(
@@ -171,12 +173,12 @@ class Screen:
             self._told = time.monotonic()
             self._print(text)
 
-    def ready(self, seconds: float, state: dict[str, Any]) -> None:
+    def ready(self, seconds: float, state: Readiness) -> None:
         """Print the address, a command to try, and the adapters that were refused."""
         self._settle()
         plan = self._plan
         self._print(f"[bold green]Ready[/] after {seconds:.0f} s: [bold]{plan.url}[/]")
-        for name, reason in state.get("refused", {}).items():
+        for name, reason in state.refused.items():
             self._print(f"  [bold red]refused[/] {self._escape(f'{name}: {reason}')}")
         self._print(f"  playground  {plan.url}/")
         # Not through the console, which would wrap the command and read it as markup.

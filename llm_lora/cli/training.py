@@ -62,6 +62,7 @@ def train(
     from llm_lora import pipeline
     from llm_lora.cli.show import live as show
     from llm_lora.progress import Interrupted
+    from llm_lora.report import read_report
 
     watch = show.Live(quiet=as_json)
     with watch:
@@ -82,11 +83,11 @@ def train(
             if as_json:
                 print_json({"interrupted": str(stopped), "resume": again})
             raise SystemExit(EXIT_INTERRUPTED) from None
-    document = run.read(run.report)
+    report = read_report(run)
     if as_json:
-        print_json({"run": str(run.folder), "report": document})
+        print_json({"run": str(run.folder), "report": report.to_json()})
     else:
-        show.outcome(run, document)
+        show.outcome(run, report)
     # A failed gate is a result, not an error of this command: `evaluate` and promotion enforce it.
 
 
@@ -134,13 +135,12 @@ def data_check(
         files.write_jsonl(quarantine, map(asdict, error.rejected))
         told = f"the {len(error.rejected)} records set aside, with the reasons, are in this file"
         raise UserError([*error.problems, Problem(told, str(quarantine))]) from None
-    shown = show.of(loaded.task)
     if quarantine is not None:
-        files.write_jsonl(quarantine, shown.set_aside(dataset))
+        files.write_jsonl(quarantine, map(asdict, show.of(loaded.task).set_aside(dataset)))
     if as_json:
         print_json(dataset.summary())
     else:
-        shown.dataset(dataset)
+        show.dataset(loaded.task, dataset)
 
 
 def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,12 +28,17 @@ from llm_lora.recipe.root import map_paths, written, yaml_text
 from llm_lora.recipe.scalars import PROFILES
 from llm_lora.recipe.text import Recipe
 from llm_lora.recipe.yaml import Settings
+from llm_lora.task import TASKS
+from llm_lora.task import load as load_part
 
 AnyRecipe: TypeAlias = Recipe | ImageRecipe
 Pick = str | Callable[[tuple[str, ...]], str] | None
 
-_MODELS: dict[str, type[AnyRecipe]] = {"text": Recipe, "image": ImageRecipe}
-"""The model of each task's recipes."""
+
+@cache
+def _models() -> dict[str, type[AnyRecipe]]:
+    """The model of each task's recipes."""
+    return {name: load_part(task.recipe) for name, task in TASKS.items()}
 
 
 @dataclass(frozen=True)
@@ -116,20 +122,20 @@ def _model(layers: Layers) -> type[AnyRecipe]:
     """The model of the task that the recipe names, or else the one that it fits better."""
     named = next((task for layer in reversed(layers.files) if (task := _task(layer))), None)
     if named is not None:
-        return _MODELS[named]
+        return _models()[named]
 
     def unfit(model: type[AnyRecipe]) -> int:
         checkers = ((Checker(model), layer.settings) for layer in layers.all())
         found = (one for checker, settings in checkers for one in checker.mistakes(settings))
         return sum(one.kind == "unknown" for one in found)
 
-    return min(_MODELS.values(), key=unfit)
+    return min(_models().values(), key=unfit)
 
 
 def _task(layer: Layer) -> str | None:
     """The task that a layer names, if it exists."""
     named = layer.settings.get("task")
-    return named if isinstance(named, str) and named in _MODELS else None
+    return named if isinstance(named, str) and named in TASKS else None
 
 
 def _check(layers: Layers, layer: Layer, model: type[AnyRecipe]) -> Iterator[str]:
@@ -138,7 +144,7 @@ def _check(layers: Layers, layer: Layer, model: type[AnyRecipe]) -> Iterator[str
     Yields the settings that misspelled keys probably stand for.
     """
     named = _task(layer)
-    if named is not None and _MODELS[named] is not model:
+    if named is not None and _models()[named] is not model:
         what = f"{layer.prefix}task is {named}, but {layers.path} is {model.CALLED}"
         layers.add(what, layer.place(("task",)), "use one task throughout")
         return
@@ -146,7 +152,7 @@ def _check(layers: Layers, layer: Layer, model: type[AnyRecipe]) -> Iterator[str
     checker = Checker(
         model,
         synonyms=model.SYNONYMS,
-        others={other.CALLED: other for other in _MODELS.values() if other is not model},
+        others={other.CALLED: other for other in _models().values() if other is not model},
         more=("extends", "profiles") if is_file else (),
         hidden=("profile",),
         prefix=layer.prefix,
@@ -265,9 +271,9 @@ def json_schema() -> Schema:
     resets what a parent set. A layer that names no task may belong to any.
     """
     definitions: dict[str, Schema] = {}
-    for model in _MODELS.values():
+    for model in _models().values():
         definitions |= _definitions(model)
-    names = {task: {"$ref": f"#/$defs/{model.__name__}"} for task, model in _MODELS.items()}
+    names = {task: {"$ref": f"#/$defs/{model.__name__}"} for task, model in _models().items()}
     chosen: Schema = {"anyOf": [*names.values()]}
     for task, definition in names.items():
         of_task = {"properties": {"task": {"const": task}}, "required": ["task"]}

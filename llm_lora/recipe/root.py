@@ -13,9 +13,7 @@ from pydantic import Field
 from llm_lora.files import sha256
 from llm_lora.recipe.scalars import Block, NotEmpty, Profile
 from llm_lora.recipe.yaml import KeyPath, Settings
-
-TASKS = ("text", "image")
-"""The kinds of training."""
+from llm_lora.task import TASKS
 
 _PATHS = (
     ("data", "train"),

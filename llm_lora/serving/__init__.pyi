@@ -1,1 +1,2 @@
 from .client import Client as Client
+from .readiness import Readiness as Readiness

@@ -22,10 +22,11 @@ from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message
 from llm_lora.progress import Listener, Progress, Watcher
 from llm_lora.report.text import FORMS, Judged
-from llm_lora.report.text import document as report
+from llm_lora.report.text import answers as report
 from llm_lora.run import Run
 from llm_lora.scores import scoring as scores
 from llm_lora.serving.client import Client, Reply
+from llm_lora.store import ServedRow
 from llm_lora.tasks.text import Prepared
 
 SERVED = "served.json"
@@ -73,7 +74,7 @@ def check(
     watch.say(
         f"{client.url} serves it as {model}; {len(held_out)} prompts, {concurrency} at a time"
     )
-    prompts = [_without(example.prompt, adapter.manifest.get("system")) for example in held_out]
+    prompts = [_without(example.prompt, adapter.manifest.system) for example in held_out]
 
     watch.stage("token ids")
     served_ids = _each(partial(client.tokenize, model), prompts, concurrency, watch.progress)
@@ -90,8 +91,8 @@ def check(
         served = [_answer(reply) for reply in replies]
         theirs = report.judge(prepared.schema, held_out, served, off)
         forms[form] = {
-            "engine": report.blocks(ours),
-            "server": report.blocks(theirs),
+            "engine": report.part_figures(ours).to_json(),
+            "server": report.part_figures(theirs).to_json(),
             "identical": _share(a.answer == b.answer for a, b in zip(ours, theirs, strict=True)),
             "same_value": _share(_same(a, b) for a, b in zip(ours, theirs, strict=True)),
         }
@@ -124,10 +125,10 @@ def _model(client: Client, adapter: Adapter) -> str:
     """
     known = []
     for one in client.adapters():
-        for version in one["versions"]:
-            if version["adapter_digest"] == adapter.digest:
-                return str(version["id"])
-            known.append(str(version["id"]))
+        for version in one.versions:
+            if isinstance(version, ServedRow) and version.adapter_digest == adapter.digest:
+                return version.id
+            known.append(version.id)
     raise UserError(
         f"the server does not serve this adapter ({adapter.digest[:12]}); "
         f"it serves {', '.join(known) or 'none'}",
