@@ -23,7 +23,7 @@ from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.errors import UserError
 from llm_lora.recipe import loading as recipe
 from llm_lora.recipe.image.recipe import ImageRecipe
-from llm_lora.report.image.document import DIMENSIONS
+from llm_lora.scores.image.gates import DIMENSIONS
 from llm_lora.run import Run
 from llm_lora.tasks.image import task as image_task
 from llm_lora.tasks.image.prepared import Prepared
