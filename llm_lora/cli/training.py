@@ -145,14 +145,14 @@ def data_check(
 
 def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:
     """The recipe under the chosen profile, and the reason for that choice."""
-    from llm_lora import machine as plan
+    from llm_lora import machine
     from llm_lora import recipe as recipes
 
     reason = "chosen with --profile"
 
     def pick(names: tuple[str, ...]) -> str:
         nonlocal reason
-        choice = plan.pick_profile(names, plan.detect())
+        choice = machine.pick_profile(names, machine.detect())
         reason = choice.reason
         return choice.name
 
