@@ -18,6 +18,7 @@ from .narrowing import narrowed as narrowed
 from .subschemas import Node as Node
 from .subschemas import Place as Place
 from .subschemas import Subschemas as Subschemas
+from .verdict import KINDS as KINDS
 from .verdict import VALID as VALID
 from .verdict import Reason as Reason
 from .verdict import Verdict as Verdict

@@ -99,6 +99,18 @@ class Verdict:
     def __str__(self) -> str:
         return "; ".join(map(str, self.reasons)) or "valid"
 
+    @property
+    def title(self) -> str:
+        """Its kind in words."""
+        return KINDS[self.kind]
+
+
+KINDS = {
+    "valid": "fits the schema",
+    "invalid": "does not fit the schema",
+    "not_json": "not JSON",
+}
+"""Every kind of verdict, in words."""
 
 VALID = Verdict("valid")
 """The verdict on a valid answer whose value is not needed."""

@@ -31,6 +31,7 @@ from llm_lora.report.image import building as picture_report
 from llm_lora.report.image import embed as picture_embed
 from llm_lora.report.image import page as picture_page
 from llm_lora.report.image.document import AdapterIdentity, BaseIdentity, ImageReport
+from llm_lora.report.reading import read_report
 from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.image.gates import DIMENSIONS, Measurements
@@ -237,6 +238,14 @@ def test_every_dimension_has_its_place_and_every_gate_its_outcome() -> None:
     assert found["strengths"] == told["strengths"]
     assert found["reasons"] == told["reasons"]
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_written_report_is_read_back_as_it_was(home: Path) -> None:
+    run = Run(home / "runs" / "sketch" / "one")
+    found = read_report(run)
+    assert isinstance(found, ImageReport)
+    assert found.to_json() == run.read(run.report)
+    assert found.scores["fidelity"] == 0.85 and found.base_identity.family == "sd1"
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message
 from llm_lora.report import charts
 from llm_lora.report.document import BaseIdentity, RecipeIdentity
 from llm_lora.report.pages import clock
+from llm_lora.report.reading import read_report
 from llm_lora.report.text import building as report
 from llm_lora.report.text.document import AdapterIdentity, TextReport
 from llm_lora.report.text.page import percent
+from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
 
 SCHEMA = AnswerSchema.from_text(
@@ -147,6 +150,20 @@ def test_other_labels_have_blocks_of_their_own() -> None:
 def test_answers_must_be_as_many_as_examples() -> None:
     with pytest.raises(ValueError, match="shorter"):
         build(answers={"adapter": {"unconstrained": said(RIGHT)}})
+
+
+def test_a_written_report_is_read_back_as_it_was(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("task: text\n")
+    found = read_report(Run(tmp_path))
+    assert isinstance(found, TextReport)
+    assert found.to_json() == json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert found.adapter.constrained.all.field_f1 == 1
+    assert found.base.unconstrained.parts["seen"].n == 2
+    assert found.published is None
+    (tmp_path / "report.json").write_text(json.dumps(found.to_json() | {"gates": [{}]}))
+    with pytest.raises(UserError, match=r"another version of llm-lora.*"):
+        read_report(Run(tmp_path))
 
 
 # --- gates ----------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def judged() -> samples.Sets:
 def test_every_answer_is_of_one_kind() -> None:
     kinds = [samples.kind(row) for row in judged()["adapter", "unconstrained"]]
     assert kinds == [
-        *("right", "right", "differs", "shape", "shape", "not_json", "cut_off", "differs")
+        *("right", "right", "differs", "invalid", "invalid", "not_json", "cut_off", "differs")
     ]
 
 

@@ -23,8 +23,10 @@ from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.errors import UserError
 from llm_lora.recipe import loading as recipe
 from llm_lora.recipe.image.recipe import ImageRecipe
-from llm_lora.scores.image.gates import DIMENSIONS
+from llm_lora.report.document import RecipeIdentity
+from llm_lora.report.image.document import AdapterIdentity, BaseIdentity, ImageReport
 from llm_lora.run import Run
+from llm_lora.scores.image.gates import DIMENSIONS
 from llm_lora.tasks.image import task as image_task
 from llm_lora.tasks.image.prepared import Prepared
 from llm_lora.tasks.text import task as text_task
@@ -222,17 +224,28 @@ def test_runs_of_both_tasks_are_listed(
     made: tuple[Run, Prepared], capsys: pytest.CaptureFixture[str]
 ) -> None:
     here, _ = made
-    document = {
-        "base": {"name": "tiny"},
-        "passed": True,
-        "scores": {**dict.fromkeys(DIMENSIONS), "strength": 0.8, "fidelity": 0.75},
-    }
-    files.write_json(here.report, document)
+    report = ImageReport(
+        recipe=RecipeIdentity("small", "d1", None),
+        base_identity=BaseIdentity("tiny", "d2", "sd1"),
+        adapter_identity=AdapterIdentity("d3", 8, alpha=8.0, modules=2, bytes=100, trigger=None),
+        held_out={"all": 2},
+        gates=(),
+        passed=True,
+        seconds=1.0,
+        peak_memory_bytes=1,
+        dimensions=(),
+        strengths=(),
+        embedder=None,
+        prompts=(),
+        scores={**dict.fromkeys(DIMENSIONS), "strength": 0.8, "fidelity": 0.75},
+        reasons={},
+    )
+    files.write_json(here.report, report.to_json())
     row = show.summary(here)
     assert {"task": "image", "passed": True, "fidelity": 0.75, "strength": 0.8}.items() <= (
-        row.items()
+        row.to_json().items()
     )
-    text = {"run": "a", "task": "text", "state": "unfinished"}
+    text = show.Summary("a", "a", "text", "unfinished", figures={})
     show.run_table([row, text], here.folder)
     out = capsys.readouterr().out
     assert "fidelity" in out and "0.750" in out and "field F1" in out

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from llm_lora.report.text import differences
 from llm_lora.report.text.differences import Piece
+from llm_lora.schema import KINDS as verdict_kinds
 from llm_lora.scores import same
 
 WORST = 10
@@ -24,8 +25,7 @@ CHANGED = 4
 KINDS = {
     "right": "equals the reference",
     "differs": "fits the schema, but differs",
-    "shape": "does not fit the schema",
-    "not_json": "not JSON",
+    **{kind: title for kind, title in verdict_kinds.items() if kind != "valid"},
     "cut_off": "cut off by the token limit",
 }
 """The kinds of answers; every answer is of exactly one."""
@@ -52,11 +52,9 @@ Sets = Mapping[tuple[str, str], Sequence[Row]]
 
 def kind(row: Row) -> str:
     """The kind of an answer, one of `KINDS`."""
-    if row.verdict.kind == "valid":
+    if row.verdict.valid:
         return "right" if row.exact else "differs"
-    if row.verdict.kind == "invalid":
-        return "shape"
-    return "cut_off" if row.cut_off else "not_json"
+    return "cut_off" if row.cut_off and not row.verdict.parsed else row.verdict.kind
 
 
 @dataclass(frozen=True)
