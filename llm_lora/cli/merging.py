@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from llm_lora.cli.options import count_option, json_option, path_option, run_argument
 from llm_lora.cli.outcome import print_json
 from llm_lora.errors import UserError
+
+if TYPE_CHECKING:
+    from llm_lora.export import Merged
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -57,13 +59,11 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
     merging.check_into(into)
     here = runs.find(run)
     with show.Live(quiet=as_json) as watch:
-        manifest = merging.merge(
-            here, out, watch, into=into, measure=measure, shard_bytes=shard_bytes
-        )
+        done = merging.merge(here, out, watch, into=into, measure=measure, shard_bytes=shard_bytes)
     if as_json:
-        print_json({"out": str(out), **manifest["merged"]})
+        print_json({"out": str(out), **done.to_json()})
         return
-    _show_figures(manifest)
+    _show_figures(done)
     _say("\n[bold]{}[/]\nNext: [bold]llm-lora serve {} --merged {}[/]", out, run, out)
 
 
@@ -119,7 +119,7 @@ def export(
     merging.check_into(into)
     here = runs.find(run)
     (out,) = chosen.values()
-    manifest: Mapping[str, Any] = {}
+    done: Merged | None = None
     with show.Live(quiet=False) as watch:
         if webui:
             out = webui_export.write(here, webui, step)
@@ -128,13 +128,11 @@ def export(
         elif vllm:
             command = exports.vllm(here, vllm)
         elif gguf:
-            manifest = exports.gguf(here, gguf, watch, merged=merged, into=into, measure=measure)
+            done = exports.gguf(here, gguf, watch, merged=merged, into=into, measure=measure)
         elif ollama:
-            manifest = exports.ollama(
-                here, ollama, watch, merged=merged, into=into, measure=measure
-            )
-    if manifest:
-        _show_figures(manifest)
+            done = exports.ollama(here, ollama, watch, merged=merged, into=into, measure=measure)
+    if done is not None:
+        _show_figures(done)
     _say("[bold]{}[/]", out)
     if vllm:
         click.echo(command)
@@ -166,34 +164,33 @@ def _say(text: str, *named: object) -> None:
     console.print(text.format(*(escape(str(one)) for one in named)))
 
 
-def _show_figures(manifest: Mapping[str, Any]) -> None:
+def _show_figures(done: Merged) -> None:
     """Print how close each form is to the trained one, and which was written."""
     from rich.table import Table
 
     from llm_lora.cli.console import console
 
-    into, figures = manifest["merged"]["into"], manifest["merged"]["measured"]
+    figures = done.measured
     if figures is None:
-        console.print(f"merged into the {into} base, not measured")
+        console.print(f"merged into the {done.into} base, not measured")
         return
-    trained = figures["trained"]
     table = Table(
-        title=f"Held-out answers: {figures['examples']} examples, {figures['tokens']} tokens",
+        title=f"Held-out answers: {figures.examples} examples, {figures.tokens} tokens",
         title_justify="left",
         title_style="bold",
     )
     table.add_column("form")
     for column in ("loss", "KL", "same token"):
         table.add_column(column, justify="right")
-    kind = "NF4" if trained["bits"] == 4 else "16-bit"
-    table.add_row(f"{kind} base + adapter, as trained", f"{trained['loss']:.4f}", "", "")
-    for name, form in figures["forms"].items():
+    kind = "NF4" if figures.bits == 4 else "16-bit"
+    table.add_row(f"{kind} base + adapter, as trained", f"{figures.loss:.4f}", "", "")
+    for name, form in figures.forms.items():
         words = {
             "dequantised": "merged into the dequantised base",
             "original": "merged into the original base",
             "unmerged": "adapter over the 16-bit base, unmerged",
         }[name]
-        kept = " [green](kept)[/]" if name == into else ""
-        row = (f"{form['loss']:.4f}", f"{form['kl']:.1e}", f"{form['same']:.2%}")
+        kept = " [green](kept)[/]" if name == done.into else ""
+        row = (f"{form.loss:.4f}", f"{form.kl:.1e}", f"{form.same:.2%}")
         table.add_row(words + kept, *row)
     console.print(table)

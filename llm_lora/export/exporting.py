@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from llm_lora import files
 from llm_lora.adapter import Adapter
@@ -13,6 +12,7 @@ from llm_lora.adapter.mapping import text as mapping
 from llm_lora.example import Message
 from llm_lora.export import merge as merging
 from llm_lora.export.llamacpp import modelfile, writing
+from llm_lora.export.merge import Merged
 from llm_lora.files import Json
 from llm_lora.progress import Watcher
 from llm_lora.run import Run
@@ -70,11 +70,11 @@ def vllm(here: Run, out: Path) -> str:
 
 def gguf(
     here: Run, out: Path, watch: Watcher, *, merged: bool, into: str, measure: bool
-) -> dict[str, Any]:
+) -> Merged | None:
     """Write a GGUF file: the adapter for a GGUF base, or the merged model.
 
     Returns:
-        the measurements of a merge (`merge.merge`), or an empty object.
+        the measurements of a merge (`merge.merge`), or None.
 
     Raises:
         UserError: an architecture or tokenizer that is not supported, the package gguf is not
@@ -87,18 +87,18 @@ def gguf(
     with files.workspace(out) as space:
         path = space / out.name
         if merged:
-            manifest = _merged(here, prepared, adapter, path, watch, into=into, measure=measure)
+            figures = _merged(here, prepared, adapter, path, watch, into=into, measure=measure)
         else:
-            manifest = {}
+            figures = None
             watch.stage("Writing the adapter as GGUF")
             _write_adapter(prepared, adapter, path)
         files.put(path, out)
-    return manifest
+    return figures
 
 
 def ollama(
     here: Run, out: Path, watch: Watcher, *, merged: bool, into: str, measure: bool
-) -> dict[str, Any]:
+) -> Merged | None:
     """Write a folder from which `ollama create` builds a model.
 
     Returns:
@@ -113,13 +113,13 @@ def ollama(
     turns = modelfile.Turns.of(
         prepared.chat, _added_begin(prepared), str(adapter.path / adapters.TEMPLATE)
     )
-    manifest: dict[str, Any] = {}
+    figures: Merged | None = None
     with files.workspace(out) as space:
         built = space / "ollama"
         built.mkdir()
         model = "merged.gguf" if merged else "base.gguf"
         if merged:
-            manifest = _merged(
+            figures = _merged(
                 here, prepared, adapter, built / model, watch, into=into, measure=measure
             )
         else:
@@ -142,7 +142,7 @@ def ollama(
         files.write_json(built / REQUEST, _ollama_request(prepared, adapter, name))
         files.write_text(built / README, _ollama_readme(name))
         files.put(built, out)
-    return manifest
+    return figures
 
 
 def _open(here: Run) -> tuple[Prepared, Adapter]:
@@ -177,15 +177,15 @@ def _merged(
     *,
     into: str,
     measure: bool,
-) -> dict[str, Any]:
+) -> Merged:
     """Merge in a workspace of its own, and write the result as GGUF."""
     with files.workspace(path) as space:
-        folder = merging.build(
+        folder, figures = merging.build(
             here, space, watch, into=into, measure=measure, shard_bytes=merging.SHARD_BYTES
         )
         watch.stage("Writing the merged model as GGUF")
         _write_model(prepared, adapter, folder, path)
-        return files.read_object(folder / adapters.MANIFEST)
+        return figures
 
 
 def _write_model(prepared: Prepared, adapter: Adapter, folder: Path, path: Path) -> None:

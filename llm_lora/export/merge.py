@@ -8,8 +8,8 @@ llm_lora.json                                  the adapter's, and how closely th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from llm_lora.adapter import folder as adapters
 from llm_lora.base import text as bases
 from llm_lora.errors import UserError
 from llm_lora.example import Example
+from llm_lora.files import Json
 from llm_lora.progress import Watcher
 from llm_lora.run import Run
 from llm_lora.tasks.text import Prepared
@@ -35,6 +36,49 @@ EXAMPLES = 64
 
 _FOUR_BITS = ("4bit", "4-bit", "nf4", "fp4", "int4")
 _COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Means over the tokens of held-out answers: loss, divergence from what was trained, and the
+    share of tokens that both rank first.
+    """
+
+    loss: float
+    kl: float
+    same: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The held-out answers of what was trained (over a base in `bits` bits) and of other forms."""
+
+    examples: int
+    tokens: int
+    bits: int
+    loss: float
+    forms: Mapping[str, Nearness]
+
+    def to_json(self) -> Json:
+        """The figures as the manifest of a merged model holds them."""
+        return {
+            "examples": self.examples,
+            "tokens": self.tokens,
+            "trained": {"bits": self.bits, "loss": self.loss},
+            "forms": {name: asdict(nearness) for name, nearness in self.forms.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The base that was merged into, and how close it came; None where that was not measured."""
+
+    into: str
+    measured: Figures | None
+
+    def to_json(self) -> Json:
+        """The member `merged` of the manifest of a merged model."""
+        return {"into": self.into, "measured": self.measured and self.measured.to_json()}
 
 
 def check_into(into: str) -> None:
@@ -66,7 +110,7 @@ def merge(
     into: str = AUTO,
     measure: bool = True,
     shard_bytes: int = SHARD_BYTES,
-) -> dict[str, Any]:
+) -> Merged:
     """Write the merged model to a new folder, completely or not at all.
 
     Args:
@@ -78,7 +122,7 @@ def merge(
         shard_bytes: the largest size of a weight file.
 
     Returns:
-        the folder's manifest (llm_lora.json).
+        what the folder's manifest (llm_lora.json) holds of the merge.
 
     Raises:
         UserError: the adapter is damaged, belongs to another base or cannot be merged; `out` is
@@ -86,14 +130,16 @@ def merge(
     """
     files.require_new(out)
     with files.workspace(out) as space:
-        built = build(here, space, watch, into=into, measure=measure, shard_bytes=shard_bytes)
+        built, merged = build(
+            here, space, watch, into=into, measure=measure, shard_bytes=shard_bytes
+        )
         files.put(built, out)
-    return files.read_object(out / adapters.MANIFEST)
+    return merged
 
 
 def build(
     here: Run, space: Path, watch: Watcher, *, into: str, measure: bool, shard_bytes: int
-) -> Path:
+) -> tuple[Path, Merged]:
     """Like `merge`, but leave the merged model in the workspace `space`."""
     check_into(into)
     prepared = text_task.reopen(here)
@@ -119,10 +165,11 @@ def build(
     figures = _measure(engine, prepared, adapter, space, candidates, watch) if measure else None
     chosen = candidates[0]
     if figures is not None:
-        chosen = min(candidates, key=lambda name: float(figures["forms"][name]["kl"]))
+        chosen = min(candidates, key=lambda name: figures.forms[name].kl)
     folder = space / chosen
-    files.write_json(folder / adapters.MANIFEST, _manifest(folder, adapter, chosen, figures))
-    return folder
+    merged = Merged(chosen, figures)
+    files.write_json(folder / adapters.MANIFEST, _manifest(folder, adapter, merged))
+    return folder, merged
 
 
 def _candidates(into: str, bits: int, measure: bool) -> list[str]:
@@ -183,7 +230,7 @@ def _measure(
     space: Path,
     candidates: Sequence[str],
     watch: Watcher,
-) -> dict[str, Any]:
+) -> Figures:
     """Held-out loss of every form and its divergence from the trained one."""
     examples = spread(prepared.dataset.held_out, EXAMPLES)
     watch.stage("Measuring on held-out answers")
@@ -205,12 +252,13 @@ def _measure(
         listener=watch.progress,
     )
     shutil.rmtree(scratch)
-    return {
-        "examples": len(examples),
-        "tokens": sum(prepared.chat.encode(example).answer_tokens for example in examples),
-        "trained": {"bits": bits, "loss": trained.loss},
-        "forms": {name: asdict(nearness) for name, nearness in others.items()},
-    }
+    return Figures(
+        examples=len(examples),
+        tokens=sum(prepared.chat.encode(example).answer_tokens for example in examples),
+        bits=bits,
+        loss=trained.loss,
+        forms={name: Nearness(**asdict(nearness)) for name, nearness in others.items()},
+    )
 
 
 def spread(examples: Sequence[Example], count: int) -> list[Example]:
@@ -219,9 +267,7 @@ def spread(examples: Sequence[Example], count: int) -> list[Example]:
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
-def _manifest(
-    folder: Path, adapter: Adapter, into: str, figures: dict[str, Any] | None
-) -> dict[str, Any]:
+def _manifest(folder: Path, adapter: Adapter, merged: Merged) -> Json:
     # As it was written, so that nothing is lost that a newer version added.
     own = files.read_object(adapter.path / adapters.MANIFEST)
     kept = {key: value for key, value in own.items() if key != "digest"}
@@ -230,6 +276,6 @@ def _manifest(
         "kind": "merged",
         "digest": bases.resolve(str(folder)).digest,
         "adapter": {"digest": adapter.digest, "rank": adapter.rank, "alpha": adapter.alpha},
-        "merged": {"into": into, "measured": figures},
+        "merged": merged.to_json(),
         "versions": versions.installed(),
     }
