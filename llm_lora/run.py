@@ -16,15 +16,28 @@ from typing import Any
 
 from llm_lora import files
 from llm_lora.errors import UserError
+from llm_lora.task import TASKS
 
 LATEST = "latest"
 STAMP = "%Y-%m-%dT%H-%M-%S"
 STEP = "step-"
 """Prefix of the folders of saved steps: `step-100`."""
 
-_TASK = re.compile(r"^task: (text|image)$", re.MULTILINE)
+_TASK = re.compile(rf"^task: ({'|'.join(TASKS)})$", re.MULTILINE)
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,11})\..*")
 """TensorBoard's files, named by the second in which they were created."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where an engine writes what it trains; an engine without samples or steps ignores these."""
+
+    adapter: Path
+    checkpoints: Path
+    metrics: Path
+    tensorboard: Path
+    samples: Path
+    steps: Path
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,22 @@ class Run:
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def places(self) -> Places:
+        """Where an engine writes in this run."""
+        return Places(
+            adapter=self.adapter,
+            checkpoints=self.checkpoints,
+            metrics=self.metrics,
+            tensorboard=self.tensorboard,
+            samples=self.samples,
+            steps=self.steps,
+        )
 
     @property
     def supervised(self) -> Path:
@@ -139,7 +168,7 @@ class Run:
             stamp = self.folder.name[: len("2026-01-01T00-00-00")]
             return datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
         except ValueError:
-            names = [path.name for path in (self.folder / "tensorboard").glob("events.*")]
+            names = [path.name for path in self.tensorboard.glob("events.*")]
             begun = [float(found[1]) for name in names if (found := _EVENTS.fullmatch(name))]
             seconds = min(begun, default=self.recipe.stat().st_mtime)
             return datetime.fromtimestamp(seconds, UTC)

@@ -14,8 +14,8 @@ from support.places import ROOT
 HEAVY = {"torch", "transformers", "vllm", "diffusers", "trl", "peft", "bitsandbytes", "datasets"}
 
 LAYERS = """
-errors versions
-files lora_prompt machine
+errors task versions
+files lora_prompt machine record
 chance example recipe run schema weights
 base progress scores
 adapter grammar vision

@@ -12,7 +12,7 @@ import pytest
 from llm_lora import machine as plan
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware, detect, pick_profile
-from llm_lora.recipe.text.recipe import PROFILES
+from llm_lora.recipe.scalars import PROFILES
 
 Program = Callable[..., None]
 

@@ -20,6 +20,7 @@ from llm_lora.engines.shared import loading
 from llm_lora.engines.text import batches, tuning
 from llm_lora.engines.text import engine as text
 from llm_lora.recipe.loading import load
+from llm_lora.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -227,10 +228,7 @@ def test_plain_peft_reloads_the_adapter_to_the_same_logits(
         examples[32:40],
         base,
         chat,
-        adapter=tmp_path / "adapter",
-        checkpoints=tmp_path / "checkpoints",
-        metrics=tmp_path / "metrics.jsonl",
-        tensorboard=tmp_path / "tensorboard",
+        Run(tmp_path).places,
     )
     fresh = loading.load_base(base, bits=4, precision="auto").model
     plain = logits(fresh)

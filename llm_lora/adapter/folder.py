@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from llm_lora import files
 from llm_lora.errors import UserError
 from llm_lora.recipe import show
+from llm_lora.task import TASKS
 from llm_lora.weights import safetensors_header
 
 WEIGHTS = "adapter_model.safetensors"
@@ -28,14 +29,10 @@ MANIFEST = "llm_lora.json"
 SCHEMA = "answer.schema.json"
 TEMPLATE = "chat_template.jinja"
 
-_SIDE = r"\.lora_(?P<side>A|B)\.weight"
-_KEYS = {
-    "text": re.compile(rf"base_model\.model\.(?P<module>.+){_SIDE}"),
-    "image": re.compile(rf"(?P<module>(unet|text_encoder(_2)?)\..+){_SIDE}"),
-}
-"""Tensor names by task, as PEFT and diffusers write them."""
+_KEYS = {name: re.compile(task.tensors) for name, task in TASKS.items()}
+"""Tensor names by task."""
 
-MADE = {"text": "text", "image": "pictures"}
+MADE = {name: task.makes for name, task in TASKS.items()}
 """The output of a task's adapters, for messages and tables."""
 
 

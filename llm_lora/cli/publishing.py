@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import json
-import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_lora.cli.options import PATH, json_option, path_option
+from llm_lora.cli.outcome import print_json
+
 if TYPE_CHECKING:
     from llm_lora.adapter import AnyBase
+    from llm_lora.serving import Client
     from llm_lora.store import Alias, Store, Version
 
-_store_option = click.option(
+_store_option = path_option(
     "--store",
     "root",
-    type=click.Path(path_type=Path),
     default=Path("store"),
     show_default=True,
     help="Folder of published adapters.",
@@ -29,7 +29,6 @@ _why_option = click.option("--why", metavar="TEXT", default="", help="Reason, fo
 _force_option = click.option(
     "--force", is_flag=True, help="Proceed despite failed gates; the history records it."
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 _name_argument = click.argument("name")
 _number_argument = click.argument("number", metavar="VERSION", type=click.IntRange(1, 999_999))
 
@@ -48,7 +47,7 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
 
 
 @click.command()
-@click.argument("source", metavar="RUN|ADAPTER", type=click.Path(path_type=Path))
+@click.argument("source", metavar="RUN|ADAPTER", type=PATH)
 @click.option(
     "--as", "name", metavar="NAME", help="Name in the store.  [default: the recipe's name]"
 )
@@ -56,7 +55,7 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
 @click.option("--promote", "and_promote", is_flag=True, help="Make it live at once.")
 @_force_option
 @_why_option
-@_json_option
+@json_option
 def publish(
     source: Path,
     name: str | None,
@@ -82,7 +81,7 @@ def publish(
     if and_promote:
         alias = store.promote(name, version.number, by=_user(), why=why, force=force, base=base)
     if as_json:
-        _print_json(_row(version, alias))
+        print_json(_row(version, alias))
     else:
         _tell_published(version, alias, mapped=base is not None)
 
@@ -94,7 +93,7 @@ def publish(
 @_url_option
 @_force_option
 @_why_option
-@_json_option
+@json_option
 def promote(
     name: str, number: int, root: Path, url: str | None, force: bool, why: str, as_json: bool
 ) -> None:
@@ -121,7 +120,7 @@ def promote(
 @_store_option
 @_url_option
 @_why_option
-@_json_option
+@json_option
 def rollback(name: str, root: Path, url: str | None, why: str, as_json: bool) -> None:
     """Make the previous version live again. A second rollback undoes the first."""
     if url is not None:
@@ -143,7 +142,7 @@ def rollback(name: str, root: Path, url: str | None, why: str, as_json: bool) ->
 @_url_option
 @_force_option
 @_why_option
-@_json_option
+@json_option
 def canary(
     name: str,
     number: int,
@@ -174,7 +173,7 @@ def canary(
 @click.command()
 @_store_option
 @_url_option
-@_json_option
+@json_option
 def adapters(root: Path, url: str | None, as_json: bool) -> None:
     """List published adapters with versions, state, gates and scores.
 
@@ -193,7 +192,7 @@ def adapters(root: Path, url: str | None, as_json: bool) -> None:
         store = Store(root)
         found = [_adapter(store, name) for name in store.names()]
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         shelves.adapters(found, url or str(root))
 
@@ -202,7 +201,7 @@ def adapters(root: Path, url: str | None, as_json: bool) -> None:
 @_name_argument
 @_store_option
 @_url_option
-@_json_option
+@json_option
 def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
     """Show every change under a name: who, when and why."""
     from llm_lora.cli import shelves
@@ -217,7 +216,7 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 
         events = Store(root).history(name)
     if as_json:
-        _print_json(events)
+        print_json(events)
     else:
         shelves.history(name, events)
 
@@ -226,7 +225,7 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 @_name_argument
 @_store_option
 @_why_option
-@_json_option
+@json_option
 def retire(name: str, root: Path, why: str, as_json: bool) -> None:
     """Take a name out of service. `rollback` brings it back."""
     from llm_lora.store import Store
@@ -288,6 +287,10 @@ def _base_at_hand(folder: Path) -> AnyBase | None:
 
 def _user() -> str:
     """The user and host that run this command."""
+    # Imported here to keep `--help` quick.
+    import getpass
+    import socket
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # The user of a container may have no name.
@@ -295,7 +298,7 @@ def _user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> None:
+def _ask(url: str, as_json: bool, order: Callable[[Client], dict[str, Any]]) -> None:
     """Send a command to a running server and print the response."""
     from llm_lora.cli import shelves
     from llm_lora.serving import Client
@@ -303,7 +306,7 @@ def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> Non
     with Client(url) as client:
         answer = order(client)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         shelves.alias(answer)
 
@@ -319,7 +322,7 @@ def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | N
 
     state = _state(name, alias)
     if as_json:
-        _print_json(state)
+        print_json(state)
     else:
         shelves.alias(state)
         if unmapped is not None:
@@ -376,7 +379,3 @@ def _row(version: Version, alias: Alias) -> dict[str, Any]:
         "field_f1": answers.get("field_f1"),
         "scores": scores,
     }
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llm_lora.adapter import MADE
-from llm_lora.cli.console import console
+from llm_lora.cli.console import cell, console
 from llm_lora.cli.show import of
 from llm_lora.store import Alias, Version
 
@@ -77,10 +77,10 @@ def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
             cells += [_GATES[row["passed"]], f"{age(row['age_seconds'])} ago"]
             if served:
                 cells += ["yes" if row["loaded"] else "", str(row["requests"])]
-                cells.append(_figure(row["valid_rate"]))
+                cells.append(cell(row["valid_rate"]))
             else:
                 known = {**(row.get("scores") or {}), **row}
-                cells += [_figure(known.get(key)) for key in figures]
+                cells += [cell(known.get(key)) for key in figures]
             table.add_row(*cells)
     console.print(table)
     for one in found:
@@ -133,10 +133,6 @@ def _state(one: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     if trial and number == trial["number"]:
         return f"[yellow]on trial[/] {trial['share']:.1%}"
     return "[dim]previous[/]" if number == one["previous"] else ""
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _fact(value: Any) -> str:

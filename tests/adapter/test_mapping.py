@@ -18,6 +18,7 @@ from llm_lora.adapter.mapping import text as mapping
 from llm_lora.base import text as bases
 from llm_lora.base.text import Base
 from llm_lora.errors import UserError
+from llm_lora.weights.header import safetensors_header
 
 TINY = bases.resolve("tiny")
 PREFIX = "base_model.model."
@@ -121,7 +122,7 @@ def as_type(folder: Path, kind: str, width: int, fill: bytes) -> Path:
     path = folder / adapters.WEIGHTS
     header: dict[str, Any] = {}
     end = 0
-    for key, tensor in header.safetensors_header(path).items():
+    for key, tensor in safetensors_header(path).items():
         size = int(np.prod(tensor["shape"])) * width
         header[key] = {"dtype": kind, "shape": tensor["shape"], "data_offsets": [end, end + size]}
         end += size

@@ -11,9 +11,8 @@ import pytest
 from support import vision_folders
 from support.commands import Command
 from support.drawn import folder, scene
-from support.local_server import Application, serving
+from support.local_server import Application, said, serving
 from test_architecture import run_light
-from test_describing import said
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.drawn import scene
-from support.local_server import Application, serving
+from support.local_server import Application, said, serving
 
 from llm_lora.errors import UserError
 from llm_lora.label import by_server as describing
@@ -18,10 +18,6 @@ from llm_lora.label.labelling import Failure, Label
 
 PICTURES = [scene(seed, (900, 300)) for seed in range(3)]
 SECRET = "sk-very-secret-7"
-
-
-def said(text: object) -> dict[str, Any]:
-    return {"choices": [{"message": {"role": "assistant", "content": text}}]}
 
 
 def app(*answers: object, path: str = "/v1/chat/completions", pause: float = 0.0) -> Application:

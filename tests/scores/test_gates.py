@@ -17,7 +17,8 @@ from llm_lora.example import Example, Message
 from llm_lora.recipe import loading as recipe
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores import gates
-from llm_lora.scores.gates import Rival
+from llm_lora.scores.figures import FieldFigures, Figures, Forms, Parts
+from llm_lora.scores.gates import Latency, Rival
 from llm_lora.store.store import Store
 from llm_lora.tasks.text import rivals, timing
 
@@ -38,25 +39,31 @@ SCHEMA = AnswerSchema.from_text(
 )
 
 
-def block(valid: float, f1: float, **fields: float) -> dict[str, Any]:
-    told = {name: {"score": score} for name, score in fields.items()}
-    return {"all": {"schema_valid": valid, "field_f1": f1, "fields": told}}
+def figures(valid: float, f1: float, **fields: float) -> Parts:
+    told = {
+        name: FieldFigures(score, (0.0, 1.0), "closed", 9, score, 9, 9, 9, 0, 0)
+        for name, score in fields.items()
+    }
+    return Parts({"all": Figures(9, 1.0, valid, 0.5, f1, intervals={}, fields=told, cut_off=0)})
 
 
 SCORES = {
-    "base": {"unconstrained": block(0.1, 0.2)},
-    "published": {"unconstrained": block(0.96, 0.80), "constrained": block(1.0, 0.82)},
-    "adapter": {
-        "unconstrained": block(0.97, 0.78, level=0.9),
-        "constrained": block(1.0, 0.81, level=0.9),
-    },
+    "base": Forms({"unconstrained": figures(0.1, 0.2)}),
+    "published": Forms({"unconstrained": figures(0.96, 0.80), "constrained": figures(1.0, 0.82)}),
+    "adapter": Forms(
+        {
+            "unconstrained": figures(0.97, 0.78, level=0.9),
+            "constrained": figures(1.0, 0.81, level=0.9),
+        }
+    ),
 }
 LIVE = Rival("medical-qa@3", "d" * 64)
 
 
 def outcome(name: str, wanted: float, **changes: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"constrained": None, "rival": LIVE, "latency": None} | changes
-    (found,) = gates.judge({name: wanted}, options.pop("scores", SCORES), **options)
+    (gate,) = gates.judge({name: wanted}, options.pop("scores", SCORES), **options)
+    found = gate.to_json()
     assert found.pop("name") == name
     assert found.pop("threshold") == wanted
     return found
@@ -72,6 +79,43 @@ def test_a_single_field_has_a_least_score() -> None:
     assert missing == {"value": None, "passed": False, "reason": "no such field"}
 
 
+def test_a_figure_passes_at_its_threshold_and_fails_just_below() -> None:
+    assert outcome("schema_valid", 0.97) == {"value": 0.97, "passed": True}
+    assert outcome("schema_valid", 0.9701) == {"value": 0.97, "passed": False}
+    whole = figures(1.0, 1.0)["all"]
+    parts = Parts(
+        {"seen": replace(whole, exact_match=0.5), "unseen": replace(whole, exact_match=0.25)}
+    )
+    apart = {"adapter": Forms({"unconstrained": parts})}
+    assert outcome("exact_match_unseen", 0.25, scores=apart) == {"value": 0.25, "passed": True}
+    assert outcome("exact_match_unseen", 0.26, scores=apart) == {"value": 0.25, "passed": False}
+    assert outcome("exact_match_seen", 0.26, scores=apart) == {"value": 0.5, "passed": True}
+    assert outcome("exact_match", 0.25, scores=apart) == {
+        "value": None,
+        "passed": False,
+        "reason": "no held-out example for it (part all)",
+    }
+
+
+def test_as_good_as_the_base_is_not_better() -> None:
+    for f1, passed in ((0.19, False), (0.2, False), (0.21, True)):
+        scores = SCORES | {"adapter": Forms({"unconstrained": figures(1.0, f1)})}
+        (found,) = gates.judge(
+            {"better_than_base": True}, scores, constrained=None, rival=None, latency=None
+        )
+        assert (found["threshold"], found["value"], found["passed"]) == (0.2, f1, passed)
+    (found,) = gates.judge(
+        {"better_than_base": True}, {}, constrained=None, rival=None, latency=None
+    )
+    assert found["passed"] is False
+
+
+def test_gates_that_are_off_judge_nothing() -> None:
+    off = {"schema_valid": 0.0, "field_f1": None, "better_than_base": False, "max_drop": None}
+    asked = off | {"max_latency_ms": None}
+    assert gates.judge(asked, SCORES, constrained=None, rival=LIVE, latency=None) == []
+
+
 def test_the_figure_that_falls_furthest_below_the_live_version_counts() -> None:
     # Unconstrained field_f1 falls by 0.02, constrained by 0.01; schema_valid does not fall.
     assert outcome("max_drop", 0.02) == {"value": 0.02, "passed": True}
@@ -84,7 +128,7 @@ def test_the_figure_that_falls_furthest_below_the_live_version_counts() -> None:
 
 
 def test_no_drop_at_all_may_be_demanded() -> None:
-    better = SCORES | {"adapter": {"unconstrained": block(0.97, 0.9)}}
+    better = SCORES | {"adapter": Forms({"unconstrained": figures(0.97, 0.9)})}
     assert outcome("max_drop", 0, scores=better) == {"value": -0.01, "passed": True}
 
 
@@ -104,7 +148,7 @@ def test_what_cannot_be_compared_has_not_passed() -> None:
 
 
 def test_time_has_a_limit() -> None:
-    taken = {"n": 32, "p50_ms": 400.0, "p95_ms": 900.0}
+    taken = Latency(32, p50_ms=400.0, p95_ms=900.0)
     assert outcome("max_latency_ms", 900, latency=taken) == {"value": 900.0, "passed": True}
     slow = outcome("max_latency_ms", 899, latency=taken)
     assert slow["reason"] == "95th percentile, one prompt at a time"
@@ -115,11 +159,11 @@ def test_latency_is_that_of_single_answers() -> None:
     times = iter([0.0, 0.3, 1.0, 1.1, 2.0, 2.2])
     asked: list[str] = []
     found = timing.latency(asked.append, ["a", "b", "c"], clock=lambda: next(times))
-    assert found == {"n": 3, "p50_ms": 200.0, "p95_ms": 300.0}
+    assert found == Latency(3, p50_ms=200.0, p95_ms=300.0)
     assert asked == ["a", "a", "b", "c"]  # the first one warms up
     assert timing.latency(asked.append, []) is None
     many = timing.latency(lambda _: None, range(1000))
-    assert many is not None and many["n"] == 32
+    assert many is not None and many.n == 32
 
 
 # --- in the recipe --------------------------------------------------------------------------------

@@ -95,3 +95,8 @@ def serving(application: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+def said(text: object) -> dict[str, Any]:
+    """A chat completion with this text."""
+    return {"choices": [{"message": {"role": "assistant", "content": text}}]}

@@ -25,8 +25,8 @@ from llm_lora.recipe import loading as recipe
 from llm_lora.recipe.image.recipe import ImageRecipe
 from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run
-from llm_lora.tasks import image as image_task
-from llm_lora.tasks.image import Prepared
+from llm_lora.tasks.image import task as image_task
+from llm_lora.tasks.image.prepared import Prepared
 from llm_lora.tasks.text import task as text_task
 
 STYLE = ROOT / "recipes" / "style_lora.yaml"

@@ -111,9 +111,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
     quiet()
     compute, reason = compute_dtype(precision)
     device = loading.device()
-    if device.type == "cpu":
-        loading.keep_freed_memory()
-    else:
+    if device.type != "cpu":
         # fp32 products use TF32 (fast, slightly rounded), as convolutions do by default.
         torch.set_float32_matmul_precision("high")
     pipeline = getattr(diffusers, FAMILIES[base.family].pipeline)

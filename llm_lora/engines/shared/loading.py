@@ -79,27 +79,17 @@ def free_memory() -> None:
     torch.cuda.empty_cache()  # Does nothing where there is no GPU.
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step instead of handing it back page by page.
-
-    Training frees and takes the same megabytes at every step; page faults cost a fifth of the time
-    on a CPU (`benchmarks/README.md`).
-    """
-    _tune_malloc(2**30)
-
-
 def give_back_freed_memory() -> None:
-    """Let glibc hand freed megabytes back at once: what a walk over large tensors needs."""
-    _tune_malloc(2**20)
+    """Let glibc map blocks of a megabyte and more, and hand them back as soon as they are freed.
 
-
-def _tune_malloc(threshold: int) -> None:
-    """Bytes from which memory is mapped, and handed back: mallopt(3). A no-op without glibc."""
-    trim_threshold, mmap_threshold = -1, -3
+    A walk over large tensors needs it. Training leaves glibc as it is: told to keep freed memory,
+    it fills any machine, since batches of varied lengths leave holes that nothing later fits.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # Numbers of mallopt(3); no other libc has it.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(trim_threshold, threshold)
-        mallopt(mmap_threshold, threshold)
+        mallopt(trim_threshold, 2**20)
+        mallopt(mmap_threshold, 2**20)
 
 
 def quantisation(compute: torch.dtype) -> BitsAndBytesConfig:
@@ -125,8 +115,6 @@ def load_base(base: Base, *, bits: int, precision: str) -> Loaded:
     """
     compute, reason = compute_dtype(precision)
     where = device()
-    if where.type == "cpu":
-        keep_freed_memory()
     transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {}
     if bits == 4:

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from llm_lora import files
 from llm_lora.errors import UserError
 from llm_lora.progress import Listener, Progress
+from llm_lora.run import Places
 
 _COMPLETE = "complete"
 """Marker in a checkpoint folder, written last, with the sizes of all files."""
@@ -137,8 +138,7 @@ class Metrics(TrainerCallback):
 
     def __init__(
         self,
-        path: Path,
-        tensorboard: Path,
+        places: Places,
         listener: Listener,
         tokens: Sequence[int],
         steps_per_epoch: float,
@@ -146,11 +146,11 @@ class Metrics(TrainerCallback):
         """`tokens` holds the number of tokens seen after 0, 1, 2, … steps."""
         self.rows: list[dict[str, Any]] = []
         self.peak_memory: Callable[[], int] = lambda: 0
-        self._path = path
-        self._tensorboard = tensorboard
+        self._path = places.metrics
+        self._tensorboard = places.tensorboard
         self._listener = listener
         self._tokens = tokens
-        self._steps = len(tokens) - 1
+        self.steps = len(tokens) - 1
         self._steps_per_epoch = steps_per_epoch
         self._started = 0.0
         self._first_step = 0
@@ -221,12 +221,12 @@ class Metrics(TrainerCallback):
         return Progress(
             stage="training",
             done=step,
-            total=self._steps,
+            total=self.steps,
             loss=self._last_loss,
             validation_loss=self._last_validation,
             tokens_per_second=(self._tokens[step] - self._tokens[self._first_step]) / elapsed,
             memory_bytes=self.peak_memory(),
-            seconds_left=(self._steps - step) * elapsed / done if done else None,
+            seconds_left=(self.steps - step) * elapsed / done if done else None,
         )
 
 

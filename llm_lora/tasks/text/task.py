@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import engines, files, versions
-from llm_lora import recipe as recipes
 from llm_lora.adapter import Adapter
 from llm_lora.adapter import folder as adapters
 from llm_lora.base import Chat
 from llm_lora.base import text as bases
 from llm_lora.data.text import Dataset
-from llm_lora.errors import UserError
 from llm_lora.example import Answer, Message
 from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe.text import Recipe
-from llm_lora.report.text import FORMS, compare
-from llm_lora.report.text import document as report
+from llm_lora.report import BaseIdentity, RecipeIdentity
+from llm_lora.report.text import FORMS, AdapterIdentity, Decoding, TextReport, compare
+from llm_lora.report.text import building as report
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 from llm_lora.store import suggest_name
+from llm_lora.tasks.reopening import recipe_of, schema_of
 from llm_lora.tasks.text import rivals, timing
 from llm_lora.tasks.text.learning import learn
 from llm_lora.tasks.text.prepared import Prepared, max_new_tokens, prepare
@@ -32,7 +32,6 @@ __all__ = [
     "Prepared",
     "compare",
     "evaluate",
-    "headline",
     "learn",
     "max_new_tokens",
     "prepare",
@@ -94,13 +93,10 @@ def evaluate(
     fit: Fit,
     started: float,
     store: Path = Path("store"),
-) -> dict[str, Any]:
+) -> TextReport:
     """Answer the held-out prompts with base and adapter, free and constrained, and report.
 
     If the recipe sets `check.max_drop`, the live version of its name in `store` answers them too.
-
-    Returns:
-        the document written to `report.json`.
 
     Raises:
         UserError: the adapter is damaged or belongs to another base, or memory ran out.
@@ -145,7 +141,7 @@ def evaluate(
         latency = timing.latency(
             lambda prompt: answerer.answer([prompt], alone, schema=schema), prompts
         )
-    decoding = answerer.decoding() if schema is not None else None
+    decoding = Decoding(**answerer.decoding()) if schema is not None else None
     answerer.close()
     rival = None
     if recipe.check.max_drop is not None:
@@ -163,10 +159,10 @@ def evaluate(
             how = replace(sampling, **manifest["sampling"])
             answer("published", answerer, asked, how, opponent.schema)
             answerer.close()
-    document = report.build(
-        recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
-        base={"name": prepared.base.name, "digest": prepared.base.digest},
-        adapter={"digest": adapter.digest, "rank": adapter.rank, "bits": recipe.lora.bits},
+    found = report.build(
+        recipe=RecipeIdentity(recipe.name, recipe.digest(), recipe.profile),
+        base=BaseIdentity(prepared.base.name, prepared.base.digest),
+        adapter=AdapterIdentity(adapter.digest, adapter.rank, bits=recipe.lora.bits),
         schema=schema,
         held_out=held_out,
         answers=answers,
@@ -176,22 +172,22 @@ def evaluate(
         tolerances=recipe.check.tolerance,
         rival=rival,
         latency=latency,
+        decoding=decoding,
     )
-    document["decoding"] = decoding
     report.write(
         here.folder,
-        document,
+        found,
         schema=schema,
         held_out=held_out,
         answers=answers,
         curve=fit.curve,
-        lengths=prepared.dataset.stats["tokens"],
+        lengths=prepared.dataset.stats.tokens,
         tolerances=recipe.check.tolerance,
         closed_weight=recipe.train.closed_weight,
         forced_weight=recipe.train.forced_weight,
         constrained_loss=recipe.train.validation_loss == "constrained",
     )
-    return document
+    return found
 
 
 def _answerer(engine: Any, prepared: Prepared, adapter: Path, bits: int) -> Any:
@@ -202,15 +198,6 @@ def _answerer(engine: Any, prepared: Prepared, adapter: Path, bits: int) -> Any:
         bits=bits,
         precision=prepared.recipe.train.precision,
     )
-
-
-def headline(document: dict[str, Any]) -> dict[str, Any]:
-    """The adapter's own scores in a report, which are stored with the adapter."""
-    keys = ("n", "parsed", "schema_valid", "exact_match", "field_f1")
-    return {
-        form: {part: {key: block[key] for key in keys} for part, block in parts.items()}
-        for form, parts in document["scores"]["adapter"].items()
-    }
 
 
 def reopen(
@@ -226,15 +213,8 @@ def reopen(
         UserError: training is not finished, the run is of another task, or the base or a file of
             the run is missing or changed.
     """
-    here.require_trained()
-    recipe = recipes.load(here.recipe)
-    if not isinstance(recipe, Recipe):
-        raise UserError(
-            f"this run has task {recipe.task}, but this command is for text",
-            where=str(here.folder),
-            fix=otherwise,
-        )
+    other = "this run has task {task}, but this command is for text"
+    recipe = recipe_of(here, Recipe, other=other, fix=otherwise)
     base = bases.resolve(recipe.base, recipe.revision)
-    schema_path = here.adapter / adapters.SCHEMA
-    schema = AnswerSchema.load(schema_path) if schema_path.is_file() else None
+    schema = schema_of(here.adapter)
     return Prepared(recipe, base, Chat.load(base.path), schema, Dataset.read(here.dataset))

@@ -28,7 +28,7 @@ from llm_lora.engines.image.measure import measuring as picture_scores
 from llm_lora.engines.vision.dino import Dino
 from llm_lora.engines.vision.faces import SAME, Faces
 from llm_lora.errors import UserError
-from llm_lora.tasks import image as image_task
+from llm_lora.tasks.image import task as image_task
 from llm_lora.vision import models as vision_models
 
 MODELS = {"dinov2": (Dinov2Config, Dinov2Model), "vit": (ViTConfig, ViTModel)}
@@ -314,7 +314,7 @@ def test_a_missing_model_is_told_before_anything_is_trained(
         prepare("tiny")
     bare = tmp_path / "bare"
     MODELS["vit"][1](ViTConfig(hidden_size=12, num_hidden_layers=1)).save_pretrained(bare)
-    with pytest.raises(UserError, match=r"no preprocessor_config\.json here"):
+    with pytest.raises(UserError, match=r"preprocessor_config\.json is missing"):
         prepare(str(bare))
     prepare("faces")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])

@@ -1,18 +1,17 @@
-"""Tasks: the interface between the pipeline and the modules for text and images."""
+"""The steps of the pipeline that each task takes in its own way."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
 from llm_lora.progress import AnyDataset, Fit, Watcher
 from llm_lora.recipe import AnyRecipe
+from llm_lora.report import Report, Versus
 from llm_lora.run import Run
-
-_MODULES = {"text": "llm_lora.tasks.text.task", "image": "llm_lora.tasks.image"}
+from llm_lora.task import TASKS, load
 
 
 class AnyBase(Protocol):
@@ -38,8 +37,8 @@ class AnyPrepared(Protocol):
         """Digests of all inputs of the run, by name."""
 
 
-class Task(Protocol):
-    """The module of a task; `prepared` is the result of its own `prepare`."""
+class Steps(Protocol):
+    """The steps of a task, a module; `prepared` is the result of its own `prepare`."""
 
     def prepare(self, recipe: Any) -> AnyPrepared:
         """Read and check the base and the data, without heavy imports.
@@ -68,21 +67,14 @@ class Task(Protocol):
         fit: Fit,
         started: float,
         store: Path,
-    ) -> dict[str, Any]:
+    ) -> Report:
         """Evaluate the adapter on held-out data, and write the report.
-
-        Returns:
-            the document written to `report.json`; every task's has `scores`, `gates`, `passed`,
-            `seconds` and `peak_memory_bytes`.
 
         Raises:
             UserError: the adapter is damaged or belongs to another base, or memory ran out.
         """
 
-    def headline(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The main scores of a report, which are stored with the adapter."""
-
-    def compare(self, ours: Run, theirs: Run) -> dict[str, Any]:
+    def compare(self, ours: Run, theirs: Run) -> Versus:
         """The differences between the scores of two runs of this task.
 
         Raises:
@@ -98,12 +90,12 @@ class Task(Protocol):
         """
 
 
-def of(task: str) -> Task:
-    """The module of a task."""
-    return cast(Task, importlib.import_module(_MODULES[task]))
+def of(task: str) -> Steps:
+    """The steps of a task."""
+    return cast(Steps, load(TASKS[task].steps))
 
 
-def compare(ours: Run, theirs: Run) -> dict[str, Any]:
+def compare(ours: Run, theirs: Run) -> Versus:
     """The differences between the scores of two runs.
 
     Raises:
@@ -116,10 +108,3 @@ def compare(ours: Run, theirs: Run) -> dict[str, Any]:
             fix="compare runs of the same task; llm-lora runs lists them",
         )
     return of(ours.task).compare(ours, theirs)
-
-
-if TYPE_CHECKING:
-    from llm_lora.tasks import image as image_task
-    from llm_lora.tasks.text import task as text_task
-
-    _TASKS: tuple[Task, ...] = (text_task, image_task)
