@@ -241,7 +241,7 @@ def _number(config: Json, key: str, folder: Path) -> float:
 
 
 def _modules(
-    tensors: dict[str, dict[str, Any]], pattern: re.Pattern[str], folder: Path, rank: int
+    tensors: Mapping[str, Mapping[str, Any]], pattern: re.Pattern[str], folder: Path, rank: int
 ) -> tuple[str, ...]:
     """Names of the adapted modules; each must have both halves, of the declared rank."""
     sides: dict[str, set[str]] = {}

@@ -1,6 +1,6 @@
 """Conversion of messages to token ids and a loss mask; nothing else does it.
 
-It renders like transformers' `apply_chat_template` and encodes like `AutoTokenizer(…,
+It renders like transformers' `apply_chat_template` (`template`) and encodes like `AutoTokenizer(…,
 add_special_tokens=False)`, without importing transformers; tests compare the two token for token.
 Serving builds its prompt from the same template, so training and serving use the same ids:
 
@@ -12,22 +12,16 @@ Serving builds its prompt from the same template, so training and serving use th
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-from jinja2 import meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from llm_lora import files
 from llm_lora.base import text as base
+from llm_lora.base.template import NAMED_TOKENS, ChatTemplate
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message, make_example
 
@@ -36,17 +30,6 @@ if TYPE_CHECKING:
 
 GENERATION_CONFIG = "generation_config.json"
 
-# The tokens that transformers passes to a template by name
-# (PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES).
-_NAMED_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 _PROBE = make_example(
     (Message("user", "What is two plus two?"),), '{"sum": 4}', part=None, where="probe"
 )
@@ -100,16 +83,8 @@ class Chat:
         self.context_length = context_length
         self.template_kwargs: dict[str, object] = {}
         self._tokenizer = tokenizer
-        self._named_tokens = named_tokens
         self._where = where
-        try:
-            self._compiled = _environment().from_string(template)
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(
-                f"the chat template is broken: {error.message}",
-                where=f"{where}:{error.lineno}",
-                fix="restore the template of the model",
-            ) from None
+        self._template = ChatTemplate(template, named_tokens=named_tokens, where=where)
         self._choose_switches()
 
     @classmethod
@@ -135,9 +110,9 @@ class Chat:
         settings = _optional(folder / base.TOKENIZER_CONFIG)
         if "added_tokens_decoder" not in settings:
             settings |= _optional(folder / "special_tokens_map.json")
-        config = base.read_config(folder)
-        named = {name: _content(settings[name]) for name in _NAMED_TOKENS if settings.get(name)}
-        eos_ids = _eos_ids(folder, config, tokenizer, named.get("eos_token"))
+        config = base.ModelConfig.read(folder)
+        named = {name: _content(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
+        eos_ids = _eos_ids(folder, config.eos_token_id, tokenizer, named.get("eos_token"))
         pad_id = tokenizer.token_to_id(named["pad_token"]) if "pad_token" in named else None
         template, where = base.chat_template(folder)
         return cls(
@@ -147,7 +122,7 @@ class Chat:
             eos_ids=eos_ids,
             # Padding is always masked out, so an end token serves as well.
             pad_id=eos_ids[0] if pad_id is None else pad_id,
-            context_length=base.context_length(config),
+            context_length=config.context_length,
             where=str(where),
         )
 
@@ -162,11 +137,10 @@ class Chat:
         """The tokenizer as text, for libraries that load it themselves."""
         return self._tokenizer.to_str()
 
-    @cached_property
+    @property
     def variables(self) -> frozenset[str]:
         """Names that the template reads from outside, including its switches."""
-        tree = _environment().parse(self.template)
-        return frozenset(meta.find_undeclared_variables(tree))
+        return self._template.variables
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         """The text of a conversation as rendered by the template.
@@ -174,24 +148,11 @@ class Chat:
         Raises:
             UserError: the template refuses these messages, for instance a system message.
         """
-        try:
-            return self._compiled.render(
-                messages=[{"role": m.role, "content": m.content} for m in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._named_tokens,
-                **self.template_kwargs,
-            )
-        except jinja2.TemplateError as error:
-            has_system = any(message.role == "system" for message in messages)
-            raise UserError(
-                f"the chat template refuses these messages: {error.message}",
-                where=self._where,
-                fix="remove data.system and the rows' system texts, and put them into the prompt"
-                if has_system
-                else "choose another base",
-            ) from None
+        return self._template.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            arguments=self.template_kwargs,
+        )
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The token ids that the model is given for these messages; the server builds the same.
@@ -296,11 +257,8 @@ class Chat:
         Thinking is turned off if the template has a switch for it, because an answer must fit the
         schema from its first token. Serving must pass the same arguments.
         """
-        choices: list[dict[str, object]] = [{}]
-        if "enable_thinking" in self.variables:
-            choices.insert(0, {"enable_thinking": False})
         reasons = []
-        for choice in choices:
+        for choice in self._template.switches:
             self.template_kwargs = choice
             try:
                 self.encode(_PROBE)
@@ -316,56 +274,11 @@ class Chat:
         )
 
 
-class _Generation(Extension):
-    """The `{% generation %}` tag, which marks the assistant's text; it renders its body."""
-
-    tags = {"generation"}  # noqa: RUF012 - the attribute as jinja2 declares it
-
-    def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_write"), [], [], body).set_lineno(line)
-
-    def _write(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
 def _continuation(whole: str, before: str) -> str:
     """The text of `whole` from where it and `before` differ, shortened for messages."""
     parts = next((i for i, (a, b) in enumerate(zip(whole, before, strict=False)) if a != b), None)
     start = len(before) if parts is None else parts
     return whole[start : start + 60]
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja configured as in transformers (utils/chat_template_utils.py)."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -378,11 +291,11 @@ def _content(token: object) -> str:
 
 
 def _eos_ids(
-    folder: Path, config: dict[str, Any], tokenizer: Tokenizer, eos_token: str | None
+    folder: Path, eos_token_id: object, tokenizer: Tokenizer, eos_token: str | None
 ) -> tuple[int, ...]:
     """The ids that end generation in transformers and vLLM, from the model and its tokenizer."""
     generation = _optional(folder / GENERATION_CONFIG)
-    ids = generation.get("eos_token_id", config.get("eos_token_id"))
+    ids = generation.get("eos_token_id", eos_token_id)
     found = [] if ids is None else list(ids) if isinstance(ids, list) else [ids]
     if eos_token is not None:
         own = tokenizer.token_to_id(eos_token)

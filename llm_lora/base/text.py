@@ -104,14 +104,43 @@ def chat_template(folder: Path) -> tuple[str, Path]:
     )
 
 
-def context_length(config: dict[str, Any]) -> int | None:
-    """The model's maximum context in tokens, or None if its config does not say."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
-        length = part.get("max_position_embeddings")
-        if isinstance(length, int):
-            return length
-    return None
+@dataclass(frozen=True)
+class ModelConfig:
+    """What decides whether a language model can be trained, from its config.json.
+
+    `context_length` is the maximum context in tokens, `eos_token_id` the end token or tokens;
+    either is None if the file does not say. `quantised` is the method, None if it is not.
+    """
+
+    architecture: str
+    context_length: int | None
+    eos_token_id: object
+    quantised: str | None
+    multimodal: bool
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelConfig:
+        """The config of a model.
+
+        Raises:
+            UserError: it is missing or not a JSON object.
+        """
+        config = read_config(folder)
+        text = config.get("text_config")
+        lengths = (
+            part.get("max_position_embeddings")
+            for part in (config, text if isinstance(text, dict) else {})
+        )
+        packed = config.get("quantization_config")
+        return cls(
+            architecture=str((config.get("architectures") or ["unknown"])[0]),
+            context_length=next((length for length in lengths if isinstance(length, int)), None),
+            eos_token_id=config.get("eos_token_id"),
+            quantised=str(packed.get("quant_method", "some method"))
+            if isinstance(packed, dict)
+            else None,
+            multimodal="text_config" in config,
+        )
 
 
 def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = False) -> Base:
@@ -129,11 +158,11 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
             where=str(folder),
             fix="name the folder with config.json and model.safetensors",
         )
-    config = read_config(folder)
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "some method")
+    config = ModelConfig.read(folder)
+    if config.quantised is not None:
         raise UserError(
-            f"this base is already quantised ({method}), so it cannot be quantised for training",
+            f"this base is already quantised ({config.quantised}), "
+            "so it cannot be quantised for training",
             where=name,
             fix="name the unquantised original",
         )
@@ -145,8 +174,7 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
             fix="create it: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
         )
     chat_template(folder)
-    length = context_length(config)
-    if length is None:
+    if config.context_length is None:
         raise UserError(
             "max_position_embeddings is missing",
             where=str(folder / CONFIG),
@@ -157,17 +185,16 @@ def _inspect(name: str, folder: Path, revision: str | None, *, embedded: bool = 
         path=folder,
         digest=_digest(folder, weights),
         architecture=_architecture(config, folder),
-        context_length=length,
+        context_length=config.context_length,
         revision=revision,
         embedded=embedded,
     )
 
 
-def _architecture(config: dict[str, Any], folder: Path) -> str:
-    names = config.get("architectures") or ["unknown"]
-    name = str(names[0])
+def _architecture(config: ModelConfig, folder: Path) -> str:
+    name = config.architecture
     # Vision-language models carry a text model, which AutoModelForCausalLM loads.
-    multimodal = name.endswith("ForConditionalGeneration") and "text_config" in config
+    multimodal = name.endswith("ForConditionalGeneration") and config.multimodal
     if name.endswith("ForCausalLM") or multimodal:
         return name
     raise UserError(

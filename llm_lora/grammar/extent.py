@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llm_lora.schema import AnswerSchema, Node, Place, Subschemas, dumps, narrowed
+from llm_lora.schema import AnswerSchema, Node, Place, Schema, Subschemas, dumps, narrowed
 
 Measure = Callable[[str], int]
 
@@ -154,7 +154,7 @@ class _Reader:
         )
 
 
-def pattern_end(schema: dict[str, Any]) -> float:
+def pattern_end(schema: Schema) -> float:
     """The most characters that a pattern accepts, infinite if that is not obvious.
 
     Only anchored sequences of single characters and classes with counts are understood.
@@ -176,7 +176,7 @@ _ATOM = r"(\\[^pPux0-9]|\[(?:\\.|[^\]\\])*\]|[^\\\[\](){}*+?|^$])(\{\d+(?:,\d*)?
 def _joined(node: Node, parts: Subschemas) -> Node:
     """A node merged with the schemas of its `allOf`."""
     branches = [_joined(branch, parts) for branch in parts.branches(node, "allOf")]
-    schema = dict(node.schema)
+    schema = Schema(dict(node.schema))
     for branch in branches:
         branch = parts.target(branch) or branch
         for keyword, value in branch.schema.items():
@@ -189,7 +189,7 @@ def _joined(node: Node, parts: Subschemas) -> Node:
     return Node(node.place, schema)
 
 
-def _written(schema: dict[str, Any]) -> list[Any] | None:
+def _written(schema: Schema) -> list[Any] | None:
     if "const" in schema:
         return [schema["const"]]
     values = schema.get("enum")
@@ -206,7 +206,7 @@ def _elsewhere(node: Node, parts: Subschemas) -> list[Node]:
     return [*parts.branches(node, "anyOf"), *parts.branches(node, "oneOf")]
 
 
-def _kinds(schema: dict[str, Any]) -> tuple[str, ...]:
+def _kinds(schema: Schema) -> tuple[str, ...]:
     kinds = schema.get("type")
     if kinds is None:
         return ("any",)
@@ -219,24 +219,24 @@ def _items(node: Node, count: int, reader: _Reader) -> list[Node]:
     rest = parts.child(node, "items")
     if node.schema.get("items") is False:
         return first[:count]
-    rest = rest if rest is not None else Node((*node.place, "items"), {})
+    rest = rest if rest is not None else Node((*node.place, "items"), Schema({}))
     return [*first, *[rest] * (count - len(first))][:count]
 
 
-def _bounds(schema: dict[str, Any]) -> tuple[float, float]:
+def _bounds(schema: Schema) -> tuple[float, float]:
     low = schema.get("minimum", schema.get("exclusiveMinimum", -math.inf))
     high = schema.get("maximum", schema.get("exclusiveMaximum", math.inf))
     return low, high
 
 
-def _short_number(schema: dict[str, Any]) -> str:
+def _short_number(schema: Schema) -> str:
     low, high = _bounds(schema)
     if low <= 0 <= high:
         return "0"
     return str(math.ceil(low) if low > 0 else math.floor(high))
 
 
-def _long_number(schema: dict[str, Any], kind: str) -> float:
+def _long_number(schema: Schema, kind: str) -> float:
     low, high = _bounds(schema)
     if math.isinf(low) or math.isinf(high):
         return math.inf

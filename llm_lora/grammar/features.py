@@ -8,15 +8,15 @@ in pairs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jsonschema_rs
 
-from llm_lora.schema import Node, Place, Subschemas
+from llm_lora.schema import Node, Place, Schema, Subschemas
 
-FRAGMENTS: dict[str, dict[str, Any]] = {
+FRAGMENTS: Mapping[str, Mapping[str, object]] = {
     "type:string": {"type": "string"},
     "type:integer": {"type": "integer"},
     "type:number": {"type": "number"},
@@ -169,14 +169,14 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_ -]*")
 _SAYS_WHAT = ("type", "enum", "const", "$ref", "$dynamicRef", "anyOf", "oneOf", "allOf")
 
 
-def fragment(feature: str) -> dict[str, Any]:
+def fragment(feature: str) -> Schema:
     """The schema that probes a feature."""
     name, _, value = feature.partition(":")
     if name == "format":
-        return {"type": "string", "format": value}
+        return Schema({"type": "string", "format": value})
     found = FRAGMENTS[feature]
     draft = _DRAFTS.get(feature)
-    return {"$schema": draft, **found} if draft else found
+    return Schema({"$schema": draft, **found} if draft else {**found})
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ _OWN = frozenset(
 )  # fmt: skip
 
 
-def _typed(schema: dict[str, Any]) -> Iterator[str]:
+def _typed(schema: Schema) -> Iterator[str]:
     kinds = schema.get("type", [])
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         yield f"type:{kind}"
@@ -293,7 +293,7 @@ def _typed(schema: dict[str, Any]) -> Iterator[str]:
         yield "any value"
 
 
-def _values(schema: dict[str, Any]) -> Iterator[str]:
+def _values(schema: Schema) -> Iterator[str]:
     beside = {key: value for key, value in schema.items() if key not in ("enum", "const")}
     for keyword in ("enum", "const"):
         if keyword not in schema:
@@ -329,7 +329,7 @@ def _pattern(pattern: str) -> Iterator[str]:
         yield "pattern:escape"
 
 
-def _object(schema: dict[str, Any]) -> Iterator[str]:
+def _object(schema: Schema) -> Iterator[str]:
     named = schema.get("properties", {})
     required = schema.get("required", [])
     required = required if isinstance(required, list) else []
@@ -358,7 +358,7 @@ def _object(schema: dict[str, Any]) -> Iterator[str]:
 _OPEN = {True: "open object", False: "any object"}
 
 
-def _array(schema: dict[str, Any]) -> Iterator[str]:
+def _array(schema: Schema) -> Iterator[str]:
     items = schema.get("items")
     kinds = schema.get("type", [])
     if isinstance(items, list):
@@ -377,7 +377,7 @@ def _array(schema: dict[str, Any]) -> Iterator[str]:
         yield "items:any"
 
 
-def _reference(schema: dict[str, Any]) -> list[str]:
+def _reference(schema: Schema) -> list[str]:
     if "$dynamicRef" in schema:
         return ["$dynamicRef"]
     reference = schema.get("$ref")

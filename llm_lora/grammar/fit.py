@@ -23,6 +23,7 @@ from llm_lora.schema import (
     AnswerSchema,
     NotJson,
     Place,
+    Schema,
     dumps,
     format_path,
     narrowed,
@@ -59,7 +60,7 @@ class Loosened:
             return f"set {self.keyword} to {dumps(self.value)} in {where}"
         return f"remove {self.keyword} from {where}"
 
-    def apply(self, document: dict[str, Any]) -> dict[str, Any]:
+    def apply(self, document: Schema) -> Schema:
         """A copy of the schema with the change applied."""
         changed = copy.deepcopy(document)
         node: Any = changed
@@ -220,7 +221,7 @@ def _changes(schema: AnswerSchema, answer: str) -> Iterator[Loosened]:
     bounds = {"maxLength": len(answer), "maxItems": answer.count(",") + 1}
     usual = {"maxLength": MOST_CHARACTERS, "maxItems": MOST_ITEMS}
     for use in uses:
-        implied = narrowed({**use.node.schema}).keys() - use.node.schema.keys()
+        implied = narrowed(use.node.schema).keys() - use.node.schema.keys()
         for keyword in sorted(implied & bounds.keys()):
             if bounds[keyword] > usual[keyword]:
                 yield Loosened(use.node.place, keyword, 2 * bounds[keyword])

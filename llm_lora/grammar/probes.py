@@ -31,7 +31,7 @@ from llm_lora.grammar.matching import (
     stop,
     text_for,
 )
-from llm_lora.schema import AnswerSchema, dumps
+from llm_lora.schema import AnswerSchema, Schema, dumps
 
 State = Literal["enforced", "afterwards", "refused"]
 
@@ -117,7 +117,8 @@ class Probes:
         if self._new:
             with suppress(UserError, OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_json(self._path, self._known)
+                known = {key: asdict(outcome) for key, outcome in self._known.items()}
+                files.write_json(self._path, known)
             self._new = False
 
     def _probe(self, features: list[str], *, beside: bool) -> Outcome:
@@ -129,9 +130,9 @@ class Probes:
             f"{self.version}\n{text_for(schema, self.backend)}\n{schema.text}\n{_pool_digest()}"
         )[:32]
         if key not in self._known:
-            self._known[key] = asdict(_try(schema, self.backend))
+            self._known[key] = _try(schema, self.backend)
             self._new = True
-        return Outcome(**self._known[key])
+        return self._known[key]
 
 
 def table(probes: Probes) -> dict[str, Outcome]:
@@ -166,19 +167,19 @@ def _try(schema: AnswerSchema, backend: Backend) -> Outcome:
     return Outcome("enforced", narrower=narrower)
 
 
-def _held(fragment: dict[str, Any]) -> dict[str, Any]:
+def _held(fragment: Schema) -> Schema:
     """A fragment as the schema of a property, the usual case; decoders treat the root specially."""
     inner = {key: value for key, value in fragment.items() if key not in ("$schema", "$defs")}
-    outer: dict[str, Any] = {key: fragment[key] for key in ("$schema", "$defs") if key in fragment}
-    return {
+    outer = {key: fragment[key] for key in ("$schema", "$defs") if key in fragment}
+    return Schema({
         **outer, "type": "object", "properties": {"v": inner}, "required": ["v"],
         "additionalProperties": False,
-    }  # fmt: skip
+    })  # fmt: skip
 
 
-def _merged(names: list[str]) -> dict[str, Any]:
+def _merged(names: list[str]) -> Schema:
     """One schema made of the fragments of features that share no keyword except their types."""
-    document: dict[str, Any] = {}
+    document = Schema({})
     kinds: list[str] = []
     for part in map(fragment, names):
         kind = part.get("type")
@@ -228,7 +229,7 @@ def _store() -> Path:
     return Path(root).expanduser() / "llm-lora" / "probes.json"
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _read(path: Path) -> dict[str, Outcome]:
     """The cached outcomes; empty if the cache cannot be read, since probes can be run again."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -237,4 +238,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     names = set(Outcome.__dataclass_fields__)
     if not isinstance(found, dict):
         return {}
-    return {key: row for key, row in found.items() if isinstance(row, dict) and set(row) == names}
+    return {
+        key: Outcome(**row)
+        for key, row in found.items()
+        if isinstance(row, dict) and set(row) == names
+    }

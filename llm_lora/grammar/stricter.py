@@ -21,6 +21,7 @@ from llm_lora.schema import (
     MOST_ITEMS,
     AnswerSchema,
     Place,
+    Schema,
     dumps,
     format_path,
 )
@@ -39,15 +40,15 @@ class Change:
 
 @dataclass
 class _Stricter:
-    document: dict[str, Any]
+    document: Schema
     changes: list[Change] = field(default_factory=list)
 
-    def node(self, place: Place) -> dict[str, Any]:
+    def node(self, place: Place) -> Schema:
         found: Any = self.document
         for key in place:
             found = found[key]
         assert isinstance(found, dict)
-        return found
+        return Schema(found)
 
     def note(self, place: Place, what: str) -> None:
         self.changes.append(Change(format_path(place) or "(schema)", what))
@@ -55,7 +56,7 @@ class _Stricter:
 
 def stricter(
     schema: AnswerSchema, answers: Sequence[Any] = ()
-) -> tuple[dict[str, Any], tuple[Change, ...]]:
+) -> tuple[Schema, tuple[Change, ...]]:
     """A stricter schema and the changes that lead to it; no changes if there is nothing to do.
 
     Args:

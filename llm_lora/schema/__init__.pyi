@@ -11,6 +11,7 @@ from .json_text import parse as parse
 from .json_text import parse_verbatim as parse_verbatim
 from .json_text import path_at as path_at
 from .json_text import quote as quote
+from .keywords import Schema as Schema
 from .narrowing import LARGEST as LARGEST
 from .narrowing import MOST_CHARACTERS as MOST_CHARACTERS
 from .narrowing import MOST_ITEMS as MOST_ITEMS

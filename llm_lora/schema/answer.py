@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import jsonschema_rs
 
@@ -16,6 +15,7 @@ from llm_lora.schema import bundle
 from llm_lora.schema import json_text as jsontext
 from llm_lora.schema.canonical import Canonical
 from llm_lora.schema.json_text import NotJson, dumps, format_path, line_column, locate, quote
+from llm_lora.schema.keywords import NOTES, RULES, Schema
 from llm_lora.schema.narrowing import narrowed
 from llm_lora.schema.subschemas import Subschemas
 from llm_lora.schema.verdict import VALID, Reason, Verdict, not_json, reasons
@@ -48,7 +48,7 @@ class AnswerSchema:
     `document` is the parsed schema, `text` its source as written, `where` the file it came from.
     """
 
-    document: dict[str, Any]
+    document: Schema
     text: str
     where: str
     parts: Subschemas = field(repr=False)
@@ -64,11 +64,12 @@ class AnswerSchema:
         """
         text = files.read_text(path)
         try:
-            document = jsontext.parse(text)
+            parsed = jsontext.parse(text)
         except NotJson:
-            document = None  # from_text reports it, with the places
-        draft = _draft(document) if isinstance(document, dict) else None
-        if isinstance(document, dict) and draft in _DRAFTS:
+            parsed = None  # from_text reports it, with the places
+        document = Schema(parsed) if isinstance(parsed, dict) else None
+        draft = _draft(document) if document is not None else None
+        if document is not None and draft in _DRAFTS:
             text = bundle.bundled(
                 path,
                 text,
@@ -89,16 +90,17 @@ class AnswerSchema:
             UserError: as `load`.
         """
         try:
-            document = jsontext.parse(text)
+            parsed = jsontext.parse(text)
         except NotJson as error:
             raise UserError(_problem(text, where, flaw.message, flaw.position)
                             for flaw in error.flaws) from None  # fmt: skip
-        if not isinstance(document, dict):
+        if not isinstance(parsed, dict):
             raise UserError(
                 "an answer schema must be a JSON object",
                 where=where,
                 fix='begin with {"type": "object", "properties": …}',
             )
+        document = Schema(parsed)
         _refuse_no_schema(document, where)
         draft = _draft(document)
         if draft not in _DRAFTS:
@@ -190,7 +192,7 @@ class AnswerSchema:
         return Canonical(self.document, self.parts)
 
 
-def _refuse_no_schema(document: dict[str, Any], where: str) -> None:
+def _refuse_no_schema(document: Schema, where: str) -> None:
     """Refuse a document that is not a schema and would therefore accept every answer.
 
     Raises:
@@ -213,7 +215,7 @@ def _refuse_no_schema(document: dict[str, Any], where: str) -> None:
         raise UserError(what, where=where, fix=fix)
 
 
-def _draft(document: dict[str, Any]) -> str:
+def _draft(document: Schema) -> str:
     return str(document.get("$schema", DEFAULT_DRAFT)).removesuffix("#")
 
 
@@ -228,9 +230,7 @@ def _metaschema(draft: str) -> jsonschema_rs.Validator:
     return jsonschema_rs.validator_for(meta, offline=True, validate_formats=True)
 
 
-def _metaschema_problems(
-    document: dict[str, Any], draft: str, text: str, where: str
-) -> list[Problem]:
+def _metaschema_problems(document: Schema, draft: str, text: str, where: str) -> list[Problem]:
     found = (
         _problem(text, where, f"not a valid schema: {reason}", locate(text, error.instance_path))
         for error in _metaschema(draft).iter_errors(document)
@@ -252,23 +252,3 @@ def _reference_problems(parts: Subschemas, text: str, where: str) -> list[Proble
         what = f"{format_path(looping.place) or 'the schema'} refers to itself endlessly"
         problems.append(_problem(text, where, what, locate(text, looping.place)))
     return problems
-
-
-RULES = frozenset(
-    ("$dynamicRef", "$recursiveRef", "$ref", "additionalItems", "additionalProperties", "allOf",
-     "anyOf", "const", "contains", "dependencies", "dependentRequired", "dependentSchemas", "else",
-     "enum", "exclusiveMaximum", "exclusiveMinimum", "format", "if", "items", "maxContains",
-     "maxItems", "maxLength", "maxProperties", "maximum", "minContains", "minItems", "minLength",
-     "minProperties", "minimum", "multipleOf", "not", "oneOf", "pattern", "patternProperties",
-     "prefixItems", "properties", "propertyNames", "required", "then", "type", "unevaluatedItems",
-     "unevaluatedProperties", "uniqueItems")
-)  # fmt: skip
-"""Keywords that constrain a value."""
-
-NOTES = frozenset(
-    ("contentEncoding", "contentMediaType", "contentSchema", "default", "definitions", "deprecated",
-     "description", "discriminator", "example", "examples", "id", "nullable", "readOnly", "title",
-     "writeOnly")
-)  # fmt: skip
-"""Keywords that annotate a schema; those that begin with $ are annotations too, unless listed
-above."""

@@ -9,24 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from llm_lora import files
 from llm_lora.errors import Problem, UserError
 from llm_lora.schema import json_text as jsontext
 from llm_lora.schema.json_text import NotJson
+from llm_lora.schema.keywords import Schema
 from llm_lora.schema.subschemas import Node, Subschemas
 
-Check = Callable[[dict[str, Any], str, str], list[Problem]]
+Check = Callable[[Schema, str, str], list[Problem]]
 """Finds the problems of a document, given its text and its file name."""
 
 _IDENTIFIERS = ("$id", "$anchor", "$schema")
 
 
-def bundled(
-    path: Path, text: str, document: dict[str, Any], *, siblings: bool, check: Check
-) -> str:
+def bundled(path: Path, text: str, document: Schema, *, siblings: bool, check: Check) -> str:
     """The text of a schema, with the files that it refers to added to its definitions.
 
     A schema that refers to no file is returned unchanged. A reference without a target stays as it
@@ -51,7 +49,7 @@ def bundled(
 
 
 class _Bundle:
-    def __init__(self, path: Path, document: dict[str, Any], siblings: bool, check: Check) -> None:
+    def __init__(self, path: Path, document: Schema, siblings: bool, check: Check) -> None:
         self.root = path.resolve()
         self.names: dict[Path, str] = {}
         self._siblings, self._check = siblings, check
@@ -93,7 +91,7 @@ class _Bundle:
             found = self._file(file, reference)
             if found is None or found not in self._parts:
                 return reference
-            fragment = {"$ref": f"#{reference.partition('#')[2]}"}
+            fragment = Schema({"$ref": f"#{reference.partition('#')[2]}"})
             file, target = found, self._parts[found].target(Node((), fragment))
         elif file == self.root:
             return reference
@@ -101,7 +99,7 @@ class _Bundle:
             return reference
         if file == self.root:
             return target.pointer
-        return Node((self._under, self.names[file], *target.place), {}).pointer
+        return Node((self._under, self.names[file], *target.place), Schema({})).pointer
 
     def _file(self, origin: Path, reference: str) -> Path | None:
         """The file that a reference names; None if it is not in the schema's folder or below."""
@@ -118,11 +116,12 @@ class _Bundle:
     def _read(self, file: Path) -> Subschemas:
         text = files.read_text(file)
         try:
-            document = jsontext.parse(text)
+            parsed = jsontext.parse(text)
         except NotJson as error:
             raise UserError(f"not JSON: {error}", where=str(file), fix="correct it") from None
-        if not isinstance(document, dict):
+        if not isinstance(parsed, dict):
             raise UserError("a schema must be a JSON object", where=str(file), fix="write one")
+        document = Schema(parsed)
         if document.get("$schema", self._draft) != self._draft:
             fix = "use the same draft of JSON Schema in both"
             raise UserError(

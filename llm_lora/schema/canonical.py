@@ -11,18 +11,18 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
 
 import jsonschema_rs
 
 from llm_lora.schema.json_text import Literal, dumps
+from llm_lora.schema.keywords import Schema
 from llm_lora.schema.subschemas import Node, Subschemas
 
 
 class Canonical:
     """Writes answers in the order in which a schema names their properties."""
 
-    def __init__(self, document: dict[str, Any], parts: Subschemas) -> None:
+    def __init__(self, document: Schema, parts: Subschemas) -> None:
         self._document = document
         self._parts = parts
 

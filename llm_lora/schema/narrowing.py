@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_lora.schema.keywords import Schema
+
 MOST_CHARACTERS = 4096
 """Limit for a string without `maxLength`; longer than any string such adapters write."""
 
@@ -43,7 +45,7 @@ _MANY = ("$defs", "definitions", "properties", "patternProperties", "allOf", "an
 _SINGLE = ("items", "additionalItems", "additionalProperties")
 
 
-def narrowed(document: dict[str, Any]) -> dict[str, Any]:
+def narrowed(document: Schema) -> Schema:
     """The schema that decoding is constrained to; keys keep their order.
 
     A document with `oneOf` stays as it is: narrowing one alternative can make a value valid that
@@ -57,7 +59,7 @@ def _narrow(node: Any) -> Any:
         return [_narrow(part) for part in node]
     if not isinstance(node, dict):
         return node
-    held = dict(node)
+    held = Schema(dict(node))
     for keyword in _SINGLE:
         if keyword in held:
             held[keyword] = _narrow(held[keyword])
@@ -71,10 +73,10 @@ def _narrow(node: Any) -> Any:
     return held if held.keys() & {"enum", "const", "$ref"} else held | _bounds(held)
 
 
-def _bounds(node: dict[str, Any]) -> dict[str, Any]:
+def _bounds(node: Schema) -> Schema:
     kinds = node.get("type", [])
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
-    bounds: dict[str, Any] = {}
+    bounds = Schema({})
     if "string" in kinds:
         bounds |= _string_bounds(node)
     if "array" in kinds and "maxItems" not in node and node.get("minItems", 0) <= MOST_ITEMS:
@@ -89,8 +91,8 @@ def _bounds(node: dict[str, Any]) -> dict[str, Any]:
     return bounds
 
 
-def _string_bounds(node: dict[str, Any]) -> dict[str, Any]:
-    bounds: dict[str, Any] = {}
+def _string_bounds(node: Schema) -> Schema:
+    bounds = Schema({})
     named = node.get("format")
     longest = _LONGEST.get(named, MOST_CHARACTERS) if isinstance(named, str) else MOST_CHARACTERS
     if "maxLength" not in node and node.get("minLength", 0) <= longest:

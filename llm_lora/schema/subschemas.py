@@ -7,20 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urljoin
 
-# Keywords that hold subschemas (JSON Schema 2020-12 core section 10, draft-07 sections 6-9).
-_SINGLE = (
-    "additionalItems", "additionalProperties", "contains", "else", "if", "items", "not",
-    "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties",
-)  # fmt: skip
-_MANY = (
-    "$defs", "allOf", "anyOf", "definitions", "dependencies", "dependentSchemas", "items", "oneOf",
-    "patternProperties", "prefixItems", "properties",
-)  # fmt: skip
-_REFERENCES = ("$ref", "$dynamicRef")
-# Keywords whose subschemas apply to the same value as the schema that holds them.
-_IN_PLACE = (
-    "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies",
-)  # fmt: skip
+from llm_lora.schema.keywords import IN_PLACE, MANY, REFERENCES, SINGLE, Schema
+
 # Meta-schemas are built into the validator: naming one needs no network.
 _BUILT_IN = ("http://json-schema.org/draft-", "https://json-schema.org/draft/")
 
@@ -42,7 +30,7 @@ class Node:
     """A subschema and its place; a boolean schema has no keywords, so it is the empty dict."""
 
     place: Place
-    schema: dict[str, Any]
+    schema: Schema
 
     @property
     def pointer(self) -> str:
@@ -57,7 +45,7 @@ class Subschemas:
     `siblings` is false for drafts up to 7, which ignore keywords next to a `$ref`.
     """
 
-    def __init__(self, document: dict[str, Any], *, siblings: bool) -> None:
+    def __init__(self, document: Schema, *, siblings: bool) -> None:
         self.root = Node((), document)
         self.siblings = siblings
         self._bases: dict[Place, str] = {}
@@ -81,14 +69,14 @@ class Subschemas:
                 return None
         if isinstance(found, bool):
             found = {}
-        return Node((*node.place, *tokens), found) if isinstance(found, dict) else None
+        return Node((*node.place, *tokens), Schema(found)) if isinstance(found, dict) else None
 
     def branches(self, node: Node, keyword: str) -> list[Node]:
         """The subschemas in a list or map keyword of a node, such as `anyOf`."""
         held = node.schema.get(keyword)
         keys: list[Any] = []
         # A keyword such as `items` may hold a list or a single schema; the latter is not a map.
-        if isinstance(held, dict) and keyword not in _SINGLE:
+        if isinstance(held, dict) and keyword not in SINGLE:
             keys = list(held)
         elif isinstance(held, list):
             keys = list(range(len(held)))
@@ -97,7 +85,7 @@ class Subschemas:
 
     def below(self, node: Node, keyword: str) -> list[Node]:
         """The subschemas in a keyword of a node, whether it holds one, a list or a map."""
-        single = self.child(node, keyword) if keyword in _SINGLE else None
+        single = self.child(node, keyword) if keyword in SINGLE else None
         return [single] if single is not None else self.branches(node, keyword)
 
     def target(self, node: Node, keyword: str = "$ref") -> Node | None:
@@ -127,7 +115,7 @@ class Subschemas:
         document."""
         for place, base in self._bases.items():
             node = self.child(self.root, *place)
-            for keyword in _REFERENCES:
+            for keyword in REFERENCES:
                 reference = node.schema.get(keyword) if node else None
                 if node is None or not isinstance(reference, str):
                     continue
@@ -165,11 +153,11 @@ class Subschemas:
         return None
 
     def _in_place(self, node: Node) -> Iterator[Node]:
-        targets = (self.target(node, keyword) for keyword in _REFERENCES)
+        targets = (self.target(node, keyword) for keyword in REFERENCES)
         yield from (target for target in targets if target is not None)
         if "$ref" in node.schema and not self.siblings:
             return
-        for keyword in _IN_PLACE:
+        for keyword in IN_PLACE:
             if keyword in ("not", "if", "then", "else"):
                 single = self.child(node, keyword)
                 if single is not None:
@@ -191,10 +179,10 @@ class Subschemas:
             if isinstance(anchor, str):
                 self._anchors[base, anchor] = node
         yield node, base
-        for keyword in _SINGLE:
+        for keyword in SINGLE:
             single = self.child(node, keyword)
             if single is not None:
                 yield from self._walk(single, base)
-        for keyword in _MANY:
+        for keyword in MANY:
             for branch in self.branches(node, keyword):
                 yield from self._walk(branch, base)

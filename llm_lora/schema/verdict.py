@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from jsonschema_rs import ValidationError
 
@@ -36,9 +36,32 @@ _FORMATS = {
     "uri": "a URI",
     "uuid": "a UUID",
 }
+Kind = Literal["valid", "not_json", "invalid"]
+
 _UNKNOWN = ("additionalProperties", "unevaluatedProperties")
+_Facts = dict[str, Any]
+"""What an error of jsonschema-rs says about itself; its keys depend on the keyword."""
+
 _Said = str | tuple[str, str] | tuple[str, str, str]
 """A whole message, or what was expected, what the answer has, and a hint."""
+
+
+class ReasonRow(TypedDict):
+    """A reason as JSON."""
+
+    path: str
+    keyword: str
+    message: str
+    expected: NotRequired[str]
+    got: NotRequired[str]
+    position: NotRequired[int]
+
+
+class VerdictRow(TypedDict):
+    """A verdict as JSON, without the value."""
+
+    kind: Kind
+    reasons: list[ReasonRow]
 
 
 @dataclass(frozen=True)
@@ -63,12 +86,21 @@ class Reason:
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
 
+    def to_dict(self) -> ReasonRow:
+        """For JSON output."""
+        row: ReasonRow = {"path": self.path, "keyword": self.keyword, "message": self.message}
+        if self.expected:
+            row["expected"], row["got"] = self.expected, self.got
+        if self.position is not None:
+            row["position"] = self.position
+        return row
+
 
 @dataclass(frozen=True)
 class Verdict:
     """A judged answer; `value` is the parsed answer, None if it is not JSON."""
 
-    kind: Literal["valid", "not_json", "invalid"]
+    kind: Kind
     reasons: tuple[Reason, ...] = ()
     value: object = None
 
@@ -80,21 +112,9 @@ class Verdict:
     def parsed(self) -> bool:
         return self.kind != "not_json"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> VerdictRow:
         """For JSON output: kind and reasons, without the value."""
-        reasons = []
-        for reason in self.reasons:
-            row: dict[str, Any] = {
-                "path": reason.path,
-                "keyword": reason.keyword,
-                "message": reason.message,
-            }
-            if reason.expected:
-                row |= {"expected": reason.expected, "got": reason.got}
-            if reason.position is not None:
-                row["position"] = reason.position
-            reasons.append(row)
-        return {"kind": self.kind, "reasons": reasons}
+        return {"kind": self.kind, "reasons": [reason.to_dict() for reason in self.reasons]}
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.reasons)) or "valid"
@@ -156,7 +176,7 @@ def _either(words: Sequence[str]) -> str:
 def _explain(error: ValidationError) -> Iterator[Reason]:
     keyword = error.kind.name
     path = list(error.instance_path)
-    facts: dict[str, Any] = error.kind.as_dict()
+    facts: _Facts = error.kind.as_dict()
     value: Any = error.instance
     if keyword == "required":
         said = ("a value", "nothing")
@@ -228,7 +248,7 @@ def _alternatives(
 
 def _wanted(error: ValidationError) -> list[str]:
     """What an alternative would have accepted, as far as its first error shows."""
-    facts: dict[str, Any] = error.kind.as_dict()
+    facts: _Facts = error.kind.as_dict()
     if error.kind.name == "type":
         return [_EXPECTED[name] for name in sorted(facts["types"])]
     if error.kind.name == "const":
@@ -256,7 +276,7 @@ def _closest(value: object, options: Sequence[object]) -> str:
     return f"; did you mean {json.dumps(folded[close[0]], ensure_ascii=False)}?" if close else ""
 
 
-def _enum(facts: dict[str, Any], value: object) -> _Said:
+def _enum(facts: _Facts, value: object) -> _Said:
     options = facts["options"]
     shown = [show(option) for option in options[:12]]
     wanted = ", ".join([*shown, "…"]) if len(options) > len(shown) else _either(shown)
@@ -268,7 +288,7 @@ def _many(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural}"
 
 
-def _twins(_: dict[str, Any], value: list[object]) -> str:
+def _twins(_: _Facts, value: list[object]) -> str:
     seen: set[str] = set()
     for item in value:
         text = json.dumps(item, sort_keys=True)
@@ -278,7 +298,7 @@ def _twins(_: dict[str, Any], value: list[object]) -> str:
     return "expected unique items"
 
 
-_SENTENCES: dict[str, Callable[[dict[str, Any], Any], _Said]] = {
+_SENTENCES: dict[str, Callable[[_Facts, Any], _Said]] = {
     "type": lambda facts, value: (
         _either([_EXPECTED.get(name, name) for name in sorted(facts["types"])]),
         _got(value),

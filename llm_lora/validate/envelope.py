@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import jsonschema_rs
 
@@ -46,14 +45,14 @@ class Envelope:
             return [self.column]
         return [key for key in RECORD_KEYS if key not in self._names]
 
-    def lacking(self, record: dict[str, Any]) -> Verdict | None:
+    def lacking(self, record: Mapping[str, object]) -> Verdict | None:
         """The verdict on a record that lacks the requested column."""
         if self.column is None or self.column in record:
             return None
         what = f"no {quote(self.column)} in the record; its keys: {_some(record)}"
         return Verdict("invalid", (Reason("", "column", what),))
 
-    def key(self, record: dict[str, Any]) -> str | None:
+    def key(self, record: Mapping[str, object]) -> str | None:
         """The key that holds the answer of a record; None if the record is the answer itself."""
         for key in self.keys:
             if key in record:
@@ -61,7 +60,7 @@ class Envelope:
                 return None if itself else key
         return None
 
-    def _is_answer(self, record: dict[str, Any], held: object) -> bool:
+    def _is_answer(self, record: Mapping[str, object], held: object) -> bool:
         """Whether a record is an answer, if the schema allows the key without naming it."""
         if not isinstance(held, str | dict | list):
             return True

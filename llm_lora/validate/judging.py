@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from llm_lora.errors import UserError
 from llm_lora.schema import VALID, AnswerSchema, NotJson, Verdict, bulk, not_json, repair
@@ -40,9 +40,30 @@ class LineVerdict:
     verdict: Verdict
     repairs: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         row = {"line": self.line, **self.verdict.to_dict()}
         return {**row, "repairs": list(self.repairs)} if self.repairs else row
+
+
+class ReasonCount(TypedDict):
+    """The answers that one reason refused, as JSON."""
+
+    path: str
+    keyword: str
+    answers: int
+    first_line: int
+
+
+class Totals(TypedDict):
+    """A summary as JSON, the most frequent reason first."""
+
+    answers: int
+    valid: int
+    invalid: int
+    not_json: int
+    repaired: int
+    reasons: list[ReasonCount]
+    repairs: dict[str, int]
 
 
 @dataclass
@@ -85,7 +106,7 @@ class Summary:
         self.reasons[key] += count
         self.first_lines.setdefault(key, line)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Totals:
         """For JSON output, the most frequent reason first."""
         return {
             "answers": self.answers,
@@ -281,7 +302,7 @@ def _one_line(text: bytes) -> bytes:
 def _row(verdict: Verdict, mended: repair.Mended | None) -> str:
     if verdict is VALID and mended is None:
         return _VALID_ROW
-    row = verdict.to_dict() | ({"repairs": list(mended.removed)} if mended else {})
+    row = {**verdict.to_dict(), **({"repairs": list(mended.removed)} if mended else {})}
     return json.dumps(row, ensure_ascii=False)[1:]
 
 

@@ -17,7 +17,7 @@ from support.model_folders import FAMILIES, write_family, write_folder, write_sa
 
 from llm_lora.base import text as base
 from llm_lora.errors import UserError
-from llm_lora.weights import header as weight_headers
+from llm_lora.weights import header
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_digest_follows_config_tokenizer_and_weights(folder: Path, changed: 
 
 
 def test_the_digest_samples_large_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_headers, "_HASH_WHOLE", 1_000_000)
+    monkeypatch.setattr(header, "_HASH_WHOLE", 1_000_000)
     weights = folder / "model.safetensors"
     write_safetensors(weights, 10_000_000)
     before = base.resolve(str(folder)).digest

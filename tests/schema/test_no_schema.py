@@ -9,7 +9,8 @@ import pytest
 
 from llm_lora.errors import UserError
 from llm_lora.grammar.features import FRAGMENTS
-from llm_lora.schema.answer import NOTES, RULES, AnswerSchema
+from llm_lora.schema.answer import AnswerSchema
+from llm_lora.schema.keywords import NOTES, RULES
 
 INNER = {"type": "object", "properties": {"a": {"type": "integer"}}}
 NAMED = {"name": "n", "description": "d", "strict": True, "schema": INNER}
