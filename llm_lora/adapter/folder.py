@@ -12,6 +12,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from llm_lora.errors import UserError
 from llm_lora.files import Json
 from llm_lora.recipe import show
 from llm_lora.task import TASKS
-from llm_lora.weights import safetensors_header
+from llm_lora.weights import Entry, safetensors_header
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -241,7 +242,7 @@ def _number(config: Json, key: str, folder: Path) -> float:
 
 
 def _modules(
-    tensors: Mapping[str, Mapping[str, Any]], pattern: re.Pattern[str], folder: Path, rank: int
+    tensors: Mapping[str, Entry], pattern: re.Pattern[str], folder: Path, rank: int
 ) -> tuple[str, ...]:
     """Names of the adapted modules; each must have both halves, of the declared rank."""
     sides: dict[str, set[str]] = {}

@@ -4,6 +4,7 @@ from . import tensors as tensors
 from .arrays import Array as Array
 from .header import LLAMA_CPP as LLAMA_CPP
 from .header import LLAMA_CPP_FIX as LLAMA_CPP_FIX
+from .header import Entry as Entry
 from .header import safetensors_header as safetensors_header
 from .header import sampled_sha256 as sampled_sha256
 from .header import weight_files as weight_files

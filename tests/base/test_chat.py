@@ -27,7 +27,8 @@ from support.places import TESTS
 from tokenizers import Tokenizer, processors
 
 from llm_lora.base import text as base
-from llm_lora.base.chat import Chat, Unencodable, _environment
+from llm_lora.base.chat import Chat, Unencodable
+from llm_lora.base.template import _environment
 from llm_lora.errors import UserError
 from llm_lora.example import Message, make_example
 
