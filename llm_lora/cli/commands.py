@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -23,9 +22,6 @@ from llm_lora.cli import (
     validating,
 )
 from llm_lora.errors import EXIT_INTERRUPTED, Problem, UserError
-
-if TYPE_CHECKING:
-    from llm_lora.recipe import Read
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 run_argument = click.argument("run", type=click.Path(path_type=Path))
@@ -102,7 +98,9 @@ def train(
 
     The evaluation runs on held-out examples, which are never trained on.
     """
-    found, reason = _read(recipe, overrides, profile)
+    from llm_lora.recipe import read_for_machine
+
+    found, reason = read_for_machine(recipe, overrides, profile)
     if _is_default("root"):
         root = found.runs or (found.resume.parent.parent if found.resume else root)
 
@@ -171,8 +169,9 @@ def data_check(
     from llm_lora import files, pipeline
     from llm_lora.cli.show import live as show
     from llm_lora.example import TooFewLeft
+    from llm_lora.recipe import read_for_machine
 
-    loaded = _read(recipe, overrides, profile)[0].recipe
+    loaded = read_for_machine(recipe, overrides, profile)[0].recipe
     try:
         dataset = pipeline.prepare(loaded).dataset
     except TooFewLeft as error:
@@ -277,14 +276,13 @@ def chat(run: Path, message: str | None, free: bool, base_only: bool, as_json: b
     """
     from llm_lora import run as runs
     from llm_lora.cli import talk
-    from llm_lora.tasks.text import task as text_task
+    from llm_lora.tasks.text import Talker
 
-    prepared = text_task.reopen(runs.find(run))
-    talker = talk.Talker(prepared, runs.find(run), free=free, base_only=base_only)
+    talker = Talker(runs.find(run), free=free, base_only=base_only)
     if message is not None:
-        talker.once(message, as_json=as_json)
+        talk.once(talker, message, as_json=as_json)
     else:
-        talker.loop(as_json=as_json)
+        talk.loop(talker, as_json=as_json)
 
 
 @app.command("runs")
@@ -336,25 +334,6 @@ for command in (
     recipes.recipe,
 ):
     app.add_command(command)
-
-
-def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:
-    """The recipe under the chosen profile, and the reason for that choice."""
-    from llm_lora import machine as plan
-    from llm_lora import recipe as recipes
-
-    reason = "chosen with --profile"
-
-    def pick(names: tuple[str, ...]) -> str:
-        nonlocal reason
-        choice = plan.pick_profile(names, plan.detect())
-        reason = choice.reason
-        return choice.name
-
-    found = recipes.read(
-        recipe, overrides=overrides, profile=pick if profile == "auto" else profile
-    )
-    return found, reason
 
 
 def _is_default(option: str) -> bool:

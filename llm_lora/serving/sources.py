@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import socket
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from llm_lora import run as runs
 from llm_lora.adapter import MADE, Adapter
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import Problem, UserError
+from llm_lora.machine import user
 from llm_lora.run import Run
 from llm_lora.store import Store, Version, suggest_name
 
@@ -144,14 +144,6 @@ def publish(candidates: Sequence[Candidate], folder: Path) -> None:
         raise UserError(refused)
     for version in versions:
         store.promote(version.name, version.number, by=by, why=_WHY, force=True)
-
-
-def user() -> str:
-    """The user who runs this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # The user of a container may have no name.
-        return "unknown"
 
 
 def _server(port: int) -> str:
