@@ -1,1 +1,2 @@
+from . import sources as sources
 from .client import Client as Client

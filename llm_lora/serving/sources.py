@@ -181,6 +181,12 @@ def _add(store: Store, name: str, stock: Stock) -> None:
             stock.warnings.append(f"{name}@{number} cannot be promoted: {error}")
 
 
+def is_run_or_adapter(path: Path) -> bool:
+    """Whether the path is that of a run or an adapter folder; a store is neither."""
+    places = (path / adapters.CONFIG, path / "recipe.yaml", path / runs.LATEST / "recipe.yaml")
+    return any(place.is_file() for place in places)
+
+
 def _own(source: Path) -> Candidate:
     """A run, given by its folder or its adapter folder, or a stand-alone adapter folder."""
     is_adapter = (source / adapters.CONFIG).is_file()
