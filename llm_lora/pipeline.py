@@ -6,12 +6,12 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from llm_lora import files, run, versions
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe import AnyRecipe
+from llm_lora.report import Report
 from llm_lora.run import Run
 from llm_lora.tasks import AnyPrepared, Task
 from llm_lora.tasks import task as tasks
@@ -124,15 +124,12 @@ def evaluate(
     fit: Fit,
     started: float,
     store: Path = Path("store"),
-) -> dict[str, Any]:
+) -> Report:
     """Evaluate the adapter, write the report, store its scores with it, and finish the run.
 
     Args:
         started: the start of the command on the clock of `time.monotonic`.
         store: published adapters, for recipes that compare with the live one.
-
-    Returns:
-        the document written to `report.json`.
 
     Raises:
         UserError: the adapter is damaged or belongs to another base, or memory ran out.
@@ -140,8 +137,8 @@ def evaluate(
     # The run does not count as finished while its files are rewritten.
     here.manifest.unlink(missing_ok=True)
     task = tasks.of(prepared.recipe.task)
-    document = task.evaluate(prepared, here, watch, fit=fit, started=started, store=store)
-    adapter = task.seal(prepared, here, scores=task.headline(document))
+    report = task.evaluate(prepared, here, watch, fit=fit, started=started, store=store)
+    adapter = task.seal(prepared, here, scores=report.headline())
     results = (
         *(here.recipe, here.metrics, here.answers, here.measurements),
         *(here.report, here.page),
@@ -157,12 +154,12 @@ def evaluate(
             "dataset_fingerprint": prepared.dataset.fingerprint,
             "adapter_digest": adapter.digest,
             "steps": fit.steps,
-            "passed": document["passed"],
-            "seconds": document["seconds"],
-            "peak_memory_bytes": document["peak_memory_bytes"],
+            "passed": report.passed,
+            "seconds": report.seconds,
+            "peak_memory_bytes": report.peak_memory_bytes,
             "versions": versions.installed(),
             "files": {path.name: files.file_sha256(path) for path in results if path.is_file()},
         }
     )
     shutil.rmtree(here.checkpoints, ignore_errors=True)
-    return document
+    return report

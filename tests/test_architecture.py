@@ -15,7 +15,7 @@ HEAVY = {"torch", "transformers", "vllm", "diffusers", "trl", "peft", "bitsandby
 
 LAYERS = """
 errors versions
-files lora_prompt machine
+files lora_prompt machine record
 chance example recipe run schema weights
 base progress scores
 adapter grammar vision

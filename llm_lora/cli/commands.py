@@ -108,6 +108,7 @@ def train(
     from llm_lora import pipeline
     from llm_lora.cli.show import live as show
     from llm_lora.progress import Interrupted
+    from llm_lora.report import read_report
 
     watch = show.Live(quiet=as_json)
     with watch:
@@ -128,11 +129,11 @@ def train(
             if as_json:
                 _print_json({"interrupted": str(stopped), "resume": again})
             raise SystemExit(EXIT_INTERRUPTED) from None
-    document = run.read(run.report)
+    report = read_report(run)
     if as_json:
-        _print_json({"run": str(run.folder), "report": document})
+        _print_json({"run": str(run.folder), "report": report.to_json()})
     else:
-        show.outcome(run, document)
+        show.outcome(run, report)
     # A failed gate is a result, not an error of this command: `evaluate` and promotion enforce it.
 
 
@@ -180,13 +181,12 @@ def data_check(
         files.write_jsonl(quarantine, map(asdict, error.rejected))
         told = f"the {len(error.rejected)} records set aside, with the reasons, are in this file"
         raise UserError([*error.problems, Problem(told, str(quarantine))]) from None
-    shown = show.of(loaded.task)
     if quarantine is not None:
-        files.write_jsonl(quarantine, shown.set_aside(dataset))
+        files.write_jsonl(quarantine, map(asdict, show.of(loaded.task).set_aside(dataset)))
     if as_json:
         _print_json(dataset.summary())
     else:
-        shown.dataset(dataset)
+        show.dataset(loaded.task, dataset)
 
 
 app.add_command(validating.validate)
@@ -220,14 +220,14 @@ def evaluate(run: Path, url: str | None, store: Path, as_json: bool) -> None:
     prepared = pipeline.reopen(here)
     fit = Fit.from_json(here.read(here.fit), here.fit)
     with show.Live(quiet=as_json) as watch, here.claimed():
-        document = pipeline.evaluate(
+        report = pipeline.evaluate(
             prepared, here, watch, fit=fit, started=time.monotonic(), store=store
         )
     if as_json:
-        _print_json(document)
+        _print_json(report.to_json())
     else:
-        show.outcome(here, document)
-    if not document["passed"]:
+        show.outcome(here, report)
+    if not report.passed:
         raise SystemExit(1)
 
 
@@ -245,6 +245,7 @@ def report(run: Path, other: Path | None, as_json: bool) -> None:
     """Show a run's held-out report and the path of its HTML page."""
     from llm_lora import run as runs
     from llm_lora.cli.show import live as show
+    from llm_lora.report import read_report
 
     here = runs.find(run)
     if other is not None:
@@ -252,15 +253,15 @@ def report(run: Path, other: Path | None, as_json: bool) -> None:
 
         told = tasks.compare(here, runs.find(other))
         if as_json:
-            _print_json(told)
+            _print_json(told.to_json())
         else:
             show.of(here.task).versus(told)
         return
-    document = here.read(here.report)
+    found = read_report(here)
     if as_json:
-        _print_json(document)
+        _print_json(found.to_json())
     else:
-        show.outcome(here, document)
+        show.outcome(here, found)
 
 
 @app.command()
@@ -295,7 +296,7 @@ def list_runs(root: Path, as_json: bool) -> None:
 
     found = [show.summary(one) for one in runs.every(root)]
     if as_json:
-        _print_json(found)
+        _print_json([one.to_json() for one in found])
     else:
         show.run_table(found, root)
 

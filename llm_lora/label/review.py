@@ -16,7 +16,7 @@ from llm_lora.errors import UserError
 from llm_lora.example import Rejected
 from llm_lora.files import ASSETS
 from llm_lora.label.sheet import Item, Sheet
-from llm_lora.report.text import page
+from llm_lora.report import pages
 
 TEMPLATES = ASSETS / "label_review"
 
@@ -57,7 +57,7 @@ def write(
     reasons = {row.where: row.reason for row in failed}
     with picture_files.bombs_refused(), ThreadPoolExecutor() as pool:
         cards = list(pool.map(lambda item: _card(item, reasons), sheet.items()))
-    template = page.environment(TEMPLATES).get_template("sheet.html.jinja")
+    template = pages.environment(TEMPLATES).get_template("sheet.html.jinja")
     html = template.render(
         folder=str(folder),
         list=sheet.table.path.name,

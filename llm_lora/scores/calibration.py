@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 from llm_lora.example import Answer
+from llm_lora.record import Record
 from llm_lora.schema import AnswerSchema, NotJson
 from llm_lora.scores.fields import closed_places
 from llm_lora.scores.scoring import FieldScore
@@ -27,6 +29,40 @@ class Chosen(Protocol):
     def fields(self) -> Mapping[str, FieldScore]: ...
     @property
     def confidence(self) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Bin(Record):
+    """The `n` values whose probability is from `low` to `high`: its mean, and the share right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration(Record):
+    """The calibration of `n` closed values: their mean probability, and the share right.
+
+    `ece` is the expected calibration error (Guo et al. 2017, equation 3): the mean distance of
+    `accuracy` from `confidence` over the bins, weighted by their size. With few answers it is
+    biased upwards.
+    """
+
+    n: int
+    confidence: float
+    accuracy: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class Reliability(Calibration):
+    """The calibration of all closed fields together, with its bins, and of each field."""
+
+    bins: tuple[Bin, ...]
+    fields: Mapping[str, Calibration]
 
 
 def confidences(schema: AnswerSchema, answer: Answer) -> dict[str, float]:
@@ -54,14 +90,8 @@ def confidences(schema: AnswerSchema, answer: Answer) -> dict[str, float]:
     return found
 
 
-def reliability(rows: Sequence[Chosen]) -> dict[str, Any] | None:
-    """The reliability table of all closed fields together, and figures of each; None if there are
-    no closed values.
-
-    `ece` is the expected calibration error (Guo et al. 2017, equation 3): the mean distance of
-    `accuracy` from `confidence` over the bins, weighted by their size. With few answers it is
-    biased upwards.
-    """
+def reliability(rows: Sequence[Chosen]) -> Reliability | None:
+    """The calibration of judged answers; None if there are no closed values."""
     by_field: dict[str, list[tuple[float, bool]]] = {}
     for row in rows:
         for name, confidence in row.confidence.items():
@@ -69,34 +99,35 @@ def reliability(rows: Sequence[Chosen]) -> dict[str, Any] | None:
     everything = [pair for found in by_field.values() for pair in found]
     if not everything:
         return None
-    return {
-        **_error(everything),
-        "bins": _bins(everything),
-        "fields": {name: _error(found) for name, found in by_field.items()},
-    }
+    return Reliability(
+        *_means(everything),
+        ece=_error(everything),
+        bins=_bins(everything),
+        fields={
+            name: Calibration(*_means(found), ece=_error(found)) for name, found in by_field.items()
+        },
+    )
 
 
-def _bins(found: Sequence[tuple[float, bool]]) -> list[dict[str, Any]]:
+def _bins(found: Sequence[tuple[float, bool]]) -> tuple[Bin, ...]:
     """The bins that are not empty."""
     held: dict[int, list[tuple[float, bool]]] = {}
     for confidence, right in found:
         held.setdefault(min(int(confidence * BINS), BINS - 1), []).append((confidence, right))
-    return [
-        {"low": index / BINS, "high": (index + 1) / BINS, **_means(held[index])}
-        for index in sorted(held)
-    ]
+    return tuple(
+        Bin(index / BINS, (index + 1) / BINS, *_means(held[index])) for index in sorted(held)
+    )
 
 
-def _error(found: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    apart = (
-        one["n"] * abs(one["confidence"] - one["accuracy"]) for one in _bins(found)
-    )  # fmt: skip
-    return {**_means(found), "ece": round(sum(apart) / len(found), 6)}
+def _error(found: Sequence[tuple[float, bool]]) -> float:
+    apart = (one.n * abs(one.confidence - one.accuracy) for one in _bins(found))
+    return round(sum(apart) / len(found), 6)
 
 
-def _means(found: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    return {
-        "n": len(found),
-        "confidence": round(sum(confidence for confidence, _ in found) / len(found), 6),
-        "accuracy": round(sum(right for _, right in found) / len(found), 6),
-    }
+def _means(found: Sequence[tuple[float, bool]]) -> tuple[int, float, float]:
+    """The number of values, their mean probability, and the share right."""
+    return (
+        len(found),
+        round(sum(confidence for confidence, _ in found) / len(found), 6),
+        round(sum(right for _, right in found) / len(found), 6),
+    )

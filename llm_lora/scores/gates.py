@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Protocol
 
 from llm_lora.errors import Problem, UserError
+from llm_lora.record import OMITTED, Record
 from llm_lora.schema import AnswerSchema, Verdict
 from llm_lora.scores import figures
 from llm_lora.scores.fields import Kind, leaves, shape
+from llm_lora.scores.figures import Figures, Scores
 
 Gates = Mapping[str, float | bool | None]
 """Gate → threshold:
@@ -34,7 +36,7 @@ _TIE = 1e-9
 
 
 @dataclass(frozen=True)
-class Rival:
+class Rival(Record):
     """The live version that an adapter is compared with; `label` is None if no version is live.
 
     `problem` is the reason why it could not answer the same prompts.
@@ -42,12 +44,32 @@ class Rival:
 
     label: str | None = None
     digest: str | None = None
-    problem: str = ""
+    problem: Annotated[str, OMITTED] = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """For `report.json`."""
-        found = {"label": self.label, "digest": self.digest}
-        return found | {"problem": self.problem} if self.problem else found
+
+@dataclass(frozen=True)
+class Latency(Record):
+    """The time per answer, one prompt at a time: median and 95th percentile over `n` prompts."""
+
+    n: int
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class Gate(Record):
+    """The outcome of one gate: its threshold, the value reached, and why it failed, if known."""
+
+    name: str
+    threshold: float | None
+    value: float | None
+    passed: bool
+    reason: Annotated[str, OMITTED] = ""
+
+    @property
+    def at_most(self) -> bool:
+        """Whether the value must not exceed the threshold."""
+        return self.name in AT_MOST
 
 
 class Row(Protocol):
@@ -106,19 +128,19 @@ def require_parts(gates: Gates, parts: Collection[str], where: str) -> None:
 
 def _figure_and_part(name: str) -> tuple[str, str | None]:
     """The figure that a gate reads, and the part that it is taken over, if any."""
-    figure = next((known for known in figures.NAMES if name.startswith(f"{known}_")), name)
+    figure = next((known for known in figures.METRICS if name.startswith(f"{known}_")), name)
     return figure, name.removeprefix(figure).removeprefix("_") or None
 
 
 def judge(
     gates: Gates,
-    scores: Mapping[str, Any],
+    scores: Scores,
     *,
     constrained: Sequence[Row] | None,
     rival: Rival | None,
-    latency: Mapping[str, Any] | None,
-) -> list[dict[str, Any]]:
-    """The outcome of every gate: name, threshold, value, passed and, if useful, a reason.
+    latency: Latency | None,
+) -> tuple[Gate, ...]:
+    """The outcome of every gate.
 
     Figures are those of the adapter's unconstrained answers. If it also answered under the
     constraint, an additional gate requires every such answer to fit the schema.
@@ -142,44 +164,49 @@ def judge(
             outcomes.append(_least(name, float(wanted), scores))
     if constrained is not None:
         outcomes.append(_constrained(constrained))
-    return outcomes
+    return tuple(outcomes)
 
 
-def _least(name: str, wanted: float, scores: Mapping[str, Any]) -> dict[str, Any]:
-    blocks = scores.get("adapter", {}).get("unconstrained", {})
+def _figures(
+    scores: Scores, model: str, form: str = "unconstrained", part: str = "all"
+) -> Figures | None:
+    forms = scores[model].forms if model in scores else {}
+    return forms[form].parts.get(part) if form in forms else None
+
+
+def _least(name: str, wanted: float, scores: Scores) -> Gate:
     if name.startswith(figures.FIELD):
-        block = blocks.get("all", {}).get("fields", {})
-        value = block.get(name.removeprefix(figures.FIELD), {}).get("score")
-        return outcome(name, wanted, value, value is not None and value >= wanted, "no such field")
+        whole = _figures(scores, "adapter")
+        field = whole.fields.get(name.removeprefix(figures.FIELD)) if whole else None
+        return at_least(name, wanted, field.score if field else None, "no such field")
     figure, part = _figure_and_part(name)
     part = part or "all"
-    value = blocks.get(part, {}).get(figure)
+    found = _figures(scores, "adapter", part=part)
+    value = found.metric(figure) if found else None
     reason = f"no held-out example for it (part {part})" if value is None else ""
-    return outcome(name, wanted, value, value is not None and value >= wanted, reason)
+    return at_least(name, wanted, value, reason)
 
 
-def _better_than_base(scores: Mapping[str, Any]) -> dict[str, Any]:
-    threshold, value = (
-        scores.get(model, {}).get("unconstrained", {}).get("all", {}).get("field_f1")
-        for model in ("base", "adapter")
-    )
+def _better_than_base(scores: Scores) -> Gate:
+    base, adapter = (_figures(scores, model) for model in ("base", "adapter"))
+    threshold, value = (found.field_f1 if found else None for found in (base, adapter))
     passed = threshold is not None and value is not None and value > threshold
     reason = "field_f1 must exceed the base's"
     return outcome("better_than_base", threshold, value, passed, reason)
 
 
-def _drop(wanted: float, scores: Mapping[str, Any], rival: Rival | None) -> dict[str, Any]:
+def _drop(wanted: float, scores: Scores, rival: Rival | None) -> Gate:
     """The drop of the adapter below the live version, in the figure that drops most."""
     if rival is None:
         return outcome(DROP, wanted, None, False, "no store was checked")
     if rival.label is None:
         note = "no version is live yet, so there is nothing to compare with"
-        return outcome(DROP, wanted, None, True) | {"reason": note}
+        return Gate(DROP, wanted, None, True, note)
     drops = {}
-    for form, blocks in scores.get("published", {}).items():
-        ours = scores.get("adapter", {}).get(form, {}).get("all", {})
+    for form, parts in scores["published"].forms.items() if "published" in scores else ():
+        ours = _figures(scores, "adapter", form)
         for figure in _DROPPING:
-            before, now = blocks["all"][figure], ours.get(figure)
+            before, now = parts.all.metric(figure), ours.metric(figure) if ours else None
             if before is not None and now is not None:
                 drops[f"{figure}, {form}"] = round(before - now, 6)
     if not drops:
@@ -190,13 +217,13 @@ def _drop(wanted: float, scores: Mapping[str, Any], rival: Rival | None) -> dict
     return outcome(DROP, wanted, drops[worst], drops[worst] <= wanted + _TIE, reason)
 
 
-def _latency(wanted: float, latency: Mapping[str, Any] | None) -> dict[str, Any]:
-    value = latency["p95_ms"] if latency else None
+def _latency(wanted: float, latency: Latency | None) -> Gate:
+    value = latency.p95_ms if latency else None
     reason = "95th percentile, one prompt at a time" if latency else "not measured"
     return outcome(LATENCY, wanted, value, value is not None and value <= wanted, reason)
 
 
-def _constrained(rows: Sequence[Row]) -> dict[str, Any]:
+def _constrained(rows: Sequence[Row]) -> Gate:
     """The gate that every constrained answer fits; the reason counts those that do not."""
     broken = [row for row in rows if not row.verdict.valid]
     value = round(1 - len(broken) / len(rows), 6) if rows else None
@@ -213,14 +240,13 @@ def _constrained(rows: Sequence[Row]) -> dict[str, Any]:
     return outcome("constrained_schema_valid", 1.0, value, value == 1.0, ", ".join(named))
 
 
+def at_least(name: str, wanted: float, value: float | None, reason: str) -> Gate:
+    """The outcome of a gate whose value must reach the threshold."""
+    return outcome(name, wanted, value, value is not None and value >= wanted, reason)
+
+
 def outcome(
-    name: str, threshold: float | None, value: float | None, passed: bool, reason: str = ""
-) -> dict[str, Any]:
-    """The outcome of one gate, with the reason if it failed and one is given."""
-    found: dict[str, Any] = {
-        "name": name,
-        "threshold": threshold,
-        "value": value,
-        "passed": passed,
-    }
-    return found if passed or not reason else found | {"reason": reason}
+    name: str, threshold: float | None, value: float | None, passed: bool, reason: str
+) -> Gate:
+    """The outcome of one gate, with the reason only if it failed."""
+    return Gate(name, threshold, value, passed, "" if passed else reason)

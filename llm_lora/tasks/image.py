@@ -20,10 +20,13 @@ from llm_lora.data.image import dataset as pictures
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe.image import ImageRecipe
+from llm_lora.report import RecipeIdentity
+from llm_lora.report.image import AdapterIdentity, BaseIdentity, ImageReport
+from llm_lora.report.image import building as picture_report
 from llm_lora.report.image import compare as compare
-from llm_lora.report.image import document as picture_report
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
+from llm_lora.scores.image import Measurements
 from llm_lora.scores.image import gates as picture_gates
 from llm_lora.vision import judges
 from llm_lora.weights import header
@@ -207,11 +210,8 @@ def evaluate(
     fit: Fit,
     started: float,
     store: Path = Path("store"),
-) -> dict[str, Any]:
+) -> ImageReport:
     """Generate pictures with the adapter, measure the six dimensions, write the report.
-
-    Returns:
-        the document written to `report.json`.
 
     Raises:
         UserError: the adapter is damaged or belongs to another base, or memory ran out.
@@ -221,7 +221,7 @@ def evaluate(
     adapters.require_base(adapter, base)
     engine = engines.load(recipe.task)
     watch.stage("Judging")
-    measured = engine.judge(
+    judged = engine.judge(
         recipe,
         prepared.dataset,
         base,
@@ -231,17 +231,18 @@ def evaluate(
         listener=watch.progress,
         tell=watch.say,
     )
-    document = picture_report.build(
-        recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
-        base={"name": base.name, "digest": base.digest, "family": base.family},
-        adapter={
-            "digest": adapter.digest,
-            "rank": adapter.rank,
-            "alpha": adapter.alpha,
-            "modules": len(adapter.modules),
-            "bytes": (here.adapter / adapters.WEIGHTS).stat().st_size,
-            "trigger": recipe.data.trigger,
-        },
+    measured = Measurements.from_json(judged, "the engine", "update it")
+    report = picture_report.build(
+        recipe=RecipeIdentity(recipe.name, recipe.digest(), recipe.profile),
+        base=BaseIdentity(base.name, base.digest, base.family),
+        adapter=AdapterIdentity(
+            digest=adapter.digest,
+            rank=adapter.rank,
+            alpha=adapter.alpha,
+            modules=len(adapter.modules),
+            bytes=(here.adapter / adapters.WEIGHTS).stat().st_size,
+            trigger=recipe.data.trigger,
+        ),
         held_out={"all": len(prepared.dataset.held_out)},
         measured=measured,
         gates=recipe.check.gates(),
@@ -252,19 +253,13 @@ def evaluate(
     files.write_json(here.measurements, picture_gates.record(measured))
     picture_report.write(
         here.folder,
-        document,
+        report,
         recipe=recipe,
         dataset=prepared.dataset,
         fit=fit,
         samples=here.samples,
     )
-    return document
-
-
-def headline(document: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a report that are stored with the adapter: one for each dimension."""
-    scores: dict[str, Any] = document["scores"]
-    return scores
+    return report
 
 
 def reopen(here: Run, *, unchanged: bool = True) -> Prepared:

@@ -10,6 +10,7 @@ from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
 from llm_lora.progress import AnyDataset, Fit, Watcher
 from llm_lora.recipe import AnyRecipe
+from llm_lora.report import Report, Versus
 from llm_lora.run import Run
 
 _MODULES = {"text": "llm_lora.tasks.text.task", "image": "llm_lora.tasks.image"}
@@ -68,21 +69,14 @@ class Task(Protocol):
         fit: Fit,
         started: float,
         store: Path,
-    ) -> dict[str, Any]:
+    ) -> Report:
         """Evaluate the adapter on held-out data, and write the report.
-
-        Returns:
-            the document written to `report.json`; every task's has `scores`, `gates`, `passed`,
-            `seconds` and `peak_memory_bytes`.
 
         Raises:
             UserError: the adapter is damaged or belongs to another base, or memory ran out.
         """
 
-    def headline(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The main scores of a report, which are stored with the adapter."""
-
-    def compare(self, ours: Run, theirs: Run) -> dict[str, Any]:
+    def compare(self, ours: Run, theirs: Run) -> Versus:
         """The differences between the scores of two runs of this task.
 
         Raises:
@@ -103,7 +97,7 @@ def of(task: str) -> Task:
     return cast(Task, importlib.import_module(_MODULES[task]))
 
 
-def compare(ours: Run, theirs: Run) -> dict[str, Any]:
+def compare(ours: Run, theirs: Run) -> Versus:
     """The differences between the scores of two runs.
 
     Raises:

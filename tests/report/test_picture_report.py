@@ -25,12 +25,14 @@ from llm_lora.engines.image.sheets import sheet, write_picture
 from llm_lora.errors import UserError
 from llm_lora.progress import Fit
 from llm_lora.recipe.image.recipe import ImageRecipe
-from llm_lora.report.image import document as picture_report
+from llm_lora.report.document import RecipeIdentity
+from llm_lora.report.image import building as picture_report
 from llm_lora.report.image import embed as picture_embed
 from llm_lora.report.image import page as picture_page
-from llm_lora.report.image.document import DIMENSIONS
+from llm_lora.report.image.document import AdapterIdentity, BaseIdentity, ImageReport
 from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
+from llm_lora.scores.image.gates import DIMENSIONS, Measurements
 from llm_lora.tasks import task as tasks
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -97,8 +99,8 @@ def measured(folder: Path, *, side: int = 64) -> dict[str, Any]:
         "strengths": [
             {
                 "strength": strength,
-                "style": 1 / (1 + math.exp(6 - 12 * strength)),
                 "change": 40 * strength**0.7,
+                "style": 1 / (1 + math.exp(6 - 12 * strength)),
                 "alignment": 0.9 - 0.1 * strength**2,
             }
             for strength in STRENGTHS
@@ -128,21 +130,33 @@ def fit(**changes: Any) -> Fit:
     return Fit(**values | changes)
 
 
+def measurements(told: dict[str, Any]) -> Measurements:
+    """The measurements told; everything else was not measured."""
+    empty = {"scores": {}, "reasons": {}, "dimensions": [], "strengths": [], "embedder": None,
+             "prompts": []}  # fmt: skip
+    basis = {"value": None, "method": "", "source": "", "picture": None, "shows": "", "facts": [],
+             "findings": []}  # fmt: skip
+    whole = empty | told
+    whole["dimensions"] = [basis | one for one in whole["dimensions"]]
+    whole["strengths"] = [{"style": None, "alignment": None} | one for one in whole["strengths"]]
+    return Measurements.from_json(whole, "test", "")
+
+
 def document(
     told: dict[str, Any],
     gates: dict[str, float],
     schema: AnswerSchema | None = None,
     alpha: float = 16,
-) -> dict[str, Any]:
+) -> ImageReport:
     return picture_report.build(
-        recipe={"name": "sketch", "digest": "d1" * 32, "profile": "cpu"},
-        base={"name": "/home/ann/models/sd15", "digest": "d2" * 32, "family": "sd1"},
-        adapter={
-            "digest": "d3" * 32, "rank": 8, "alpha": alpha, "modules": 192, "bytes": 1_260_000,
-            "trigger": "ink sketch",
-        },
+        recipe=RecipeIdentity("sketch", "d1" * 32, "cpu"),
+        base=BaseIdentity("/home/ann/models/sd15", "d2" * 32, "sd1"),
+        adapter=AdapterIdentity(
+            digest="d3" * 32, rank=8, alpha=alpha, modules=192, bytes=1_260_000,
+            trigger="ink sketch",
+        ),
         held_out={"all": 2},
-        measured=told,
+        measured=measurements(told),
         gates=gates,
         seconds=92.04,
         peak_memory_bytes=2**30,
@@ -206,9 +220,10 @@ def test_every_dimension_has_its_place_and_every_gate_its_outcome() -> None:
     told = {
         "scores": {"strength": 1.0, "alignment": 0.4},
         "reasons": {"fidelity": "no held-out pictures"},
-        "strengths": [{"strength": 0.0, "change": 0.0}],
+        "strengths": [{"strength": 0.0, "change": 0.0, "style": None, "alignment": None}],
     }
-    found = document(told, {"strength": 1.0, "alignment": 0.5, "fidelity": 0.1, "learning": 0.1})
+    gates = {"strength": 1.0, "alignment": 0.5, "fidelity": 0.1, "learning": 0.1}
+    found = document(told, gates).to_json()
     assert tuple(found["scores"]) == DIMENSIONS
     assert [gate["passed"] for gate in found["gates"]] == [True, False, False, False]
     assert found["gates"][0] == {
@@ -216,7 +231,7 @@ def test_every_dimension_has_its_place_and_every_gate_its_outcome() -> None:
     }  # fmt: skip
     assert found["gates"][2]["reason"] == "no held-out pictures"
     assert found["gates"][3]["reason"] == "not measured"
-    assert not found["passed"] and document(told, {})["passed"]
+    assert not found["passed"] and document(told, {}).passed
     assert found["strengths"] == told["strengths"]
     assert found["reasons"] == told["reasons"]
     assert json.loads(json.dumps(found)) == found

@@ -13,8 +13,11 @@ import pytest
 
 from llm_lora.example import Answer, Example, Message
 from llm_lora.report import charts
-from llm_lora.report.text import document as report
-from llm_lora.report.text.page import clock, percent
+from llm_lora.report.document import BaseIdentity, RecipeIdentity
+from llm_lora.report.pages import clock
+from llm_lora.report.text import building as report
+from llm_lora.report.text.document import AdapterIdentity, TextReport
+from llm_lora.report.text.page import percent
 from llm_lora.schema.answer import AnswerSchema
 
 SCHEMA = AnswerSchema.from_text(
@@ -63,11 +66,11 @@ ANSWERS = {
 }
 
 
-def build(**changes: Any) -> dict[str, Any]:
+def make(**changes: Any) -> TextReport:
     arguments: dict[str, Any] = {
-        "recipe": {"name": f"visit {ATTACK}", "digest": "d1", "profile": "cpu"},
-        "base": {"name": "tiny", "digest": "d2"},
-        "adapter": {"digest": "d3", "rank": 16},
+        "recipe": RecipeIdentity(f"visit {ATTACK}", "d1", "cpu"),
+        "base": BaseIdentity("tiny", "d2"),
+        "adapter": AdapterIdentity("d3", 16, bits=4),
         "schema": SCHEMA,
         "held_out": HELD_OUT,
         "answers": ANSWERS,
@@ -78,11 +81,15 @@ def build(**changes: Any) -> dict[str, Any]:
     return report.build(**arguments | changes)
 
 
+def build(**changes: Any) -> dict[str, Any]:
+    """The document of `report.json`."""
+    return make(**changes).to_json()
+
+
 def write(folder: Path, **changes: Any) -> str:
-    document = build(**changes)
     report.write(
         folder,
-        document,
+        make(**changes),
         schema=changes.get("schema", SCHEMA),
         held_out=changes.get("held_out", HELD_OUT),
         answers=changes.get("answers", ANSWERS),
@@ -99,7 +106,7 @@ def test_the_document_has_the_promised_shape() -> None:
     document = build()
     assert list(document) == [
         "recipe", "base", "adapter", "published", "held_out", "scores", "comparisons",
-        "calibration", "latency", "gates", "passed", "seconds", "peak_memory_bytes",
+        "calibration", "latency", "gates", "passed", "seconds", "peak_memory_bytes", "decoding",
     ]  # fmt: skip
     assert document["held_out"] == {"seen": 2, "unseen": 1}
     for model in ("base", "adapter"):
@@ -291,12 +298,12 @@ def test_differing_words_are_marked(tmp_path: Path) -> None:
 def test_the_page_stands_without_parts_curve_base_or_schema(tmp_path: Path) -> None:
     held_out = [Example("1", (Message("user", "hi"),), "Good day to you", None, "h:1")]
     answers = {"adapter": {"unconstrained": said("Good night to you")}}
-    document = build(schema=None, held_out=held_out, answers=answers, gates={})
+    found = make(schema=None, held_out=held_out, answers=answers, gates={})
     report.write(
-        tmp_path, document, schema=None, held_out=held_out, answers=answers, curve=[], lengths={}
+        tmp_path, found, schema=None, held_out=held_out, answers=answers, curve=[], lengths={}
     )
-    assert document["passed"] is True
-    assert document["scores"]["adapter"]["unconstrained"]["all"]["field_f1"] == 0.75
+    assert found.passed is True
+    assert found.adapter.unconstrained.all.field_f1 == 0.75
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "no gates set" in Page(html).text
     assert "<svg" not in html

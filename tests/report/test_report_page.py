@@ -13,11 +13,15 @@ from support import browser
 
 from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message
-from llm_lora.report.text import document as report
+from llm_lora.report.document import BaseIdentity, RecipeIdentity
+from llm_lora.report.text import answers as judging
+from llm_lora.report.text import building as report
 from llm_lora.report.text import page, samples, versus
+from llm_lora.report.text.document import AdapterIdentity, TextReport
 from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
-from llm_lora.scores.gates import Rival
+from llm_lora.scores.figures import Confusion
+from llm_lora.scores.gates import Latency, Rival
 
 LEVELS = ["low", "middling", "high", "<b>odd</b>"]
 SCHEMA = AnswerSchema.from_text(
@@ -65,11 +69,11 @@ ANSWERS = {
 }
 
 
-def document(**changes: Any) -> dict[str, Any]:
+def make(**changes: Any) -> TextReport:
     arguments: dict[str, Any] = {
-        "recipe": {"name": "visit", "digest": "d1", "profile": None},
-        "base": {"name": "tiny", "digest": "d2"},
-        "adapter": {"digest": "d3", "rank": 16},
+        "recipe": RecipeIdentity("visit", "d1", None),
+        "base": BaseIdentity("tiny", "d2"),
+        "adapter": AdapterIdentity("d3", 16, bits=4),
         "schema": SCHEMA,
         "held_out": HELD_OUT,
         "answers": ANSWERS,
@@ -77,15 +81,20 @@ def document(**changes: Any) -> dict[str, Any]:
         "seconds": 61.04,
         "peak_memory_bytes": 2**30,
         "rival": Rival("visit@3", "e" * 64),
-        "latency": {"n": 8, "p50_ms": 400.2, "p95_ms": 1234.5},
+        "latency": Latency(8, p50_ms=400.2, p95_ms=1234.5),
     }
     return report.build(**arguments | changes)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """The document of `report.json`."""
+    return make(**changes).to_json()
 
 
 def write(folder: Path, **changes: Any) -> str:
     report.write(
         folder,
-        document(),
+        make(),
         schema=SCHEMA,
         held_out=HELD_OUT,
         answers=ANSWERS,
@@ -148,7 +157,7 @@ def test_probabilities_become_a_calibration_table(tmp_path: Path) -> None:
 
 def judged() -> samples.Sets:
     return {
-        (model, form): report.judge(SCHEMA, HELD_OUT, given)
+        (model, form): judging.judge(SCHEMA, HELD_OUT, given)
         for model, forms in ANSWERS.items()
         for form, given in forms.items()
     }
@@ -196,7 +205,7 @@ def test_what_the_constraint_changed_is_told() -> None:
 
 def test_another_wrong_answer_is_neither_better_nor_worse() -> None:
     sets = {
-        ("adapter", form): report.judge(SCHEMA, HELD_OUT[:1], said(RIGHT.replace("low", level)))
+        ("adapter", form): judging.judge(SCHEMA, HELD_OUT[:1], said(RIGHT.replace("low", level)))
         for form, level in (("unconstrained", "high"), ("constrained", "middling"))
     }
     found = samples.changes(sets)
@@ -246,10 +255,9 @@ def test_a_large_confusion_table_becomes_a_list() -> None:
     labels = [f"v{i}" for i in range(page.LABELS + 1)]
     counts = [[0] * len(labels) for _ in labels]
     counts[3][4], counts[5][5] = 7, 1
-    field = {"score": 0.1, "confusion": {"labels": labels, "counts": counts}}
-    scores = {"adapter": {"unconstrained": {"all": {"fields": {"code": field}}}}}
-    (found,) = page._confusions(scores)
-    assert (found["large"], found["wrong"]) == (True, [(7, "v3", "v4")])
+    table = Confusion(tuple(labels), tuple(map(tuple, counts)))
+    found = page.confusion_table("code", 0.1, table)
+    assert (found.large, found.wrong) == (True, [(7, "v3", "v4")])
 
 
 def test_figures_for_people() -> None:
@@ -298,7 +306,7 @@ def test_two_runs_are_compared_on_what_both_answered(tmp_path: Path) -> None:
         if row["model"] == "adapter" and row["form"] == "constrained":
             row |= {"exact_match": False, "fields": dict.fromkeys(row["fields"], 0.0)}
     (tmp_path / "b" / "answers.jsonl").write_text("\n".join(map(json.dumps, kept)))
-    told = versus.compare(Run(tmp_path / "a"), Run(tmp_path / "b"))
+    told = versus.compare(Run(tmp_path / "a"), Run(tmp_path / "b")).to_json()
     assert told["prompts"] == 5
     assert told["forms"]["unconstrained"]["field_f1"]["difference"] == 0
     found = told["forms"]["constrained"]

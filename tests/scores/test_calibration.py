@@ -81,7 +81,9 @@ class Row:
 def test_the_error_is_the_mean_distance_from_the_diagonal() -> None:
     rows = [Row({"a": 0.95}, {"a": hit}) for hit in (True, True, True, False)]
     rows += [Row({"a": 0.55, "b": 1.0}, {"a": False, "b": True})]
-    found = reliability(rows)
+    table = reliability(rows)
+    assert table is not None
+    found = table.to_json()
     assert found is not None
     # Bin 0.5 to 0.6: one value, confidence 0.55, accuracy 0. Bin 0.9 to 1: confidence
     # (4 * 0.95 + 1) / 5 = 0.96, accuracy 4 / 5. ECE: (1 * 0.55 + 5 * 0.16) / 6.

@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from test_scores import make, record
 
-from llm_lora.report.text.document import Judged
+from llm_lora.report.text.answers import Judged
 from llm_lora.scores import fields
 from llm_lora.scores.figures import compare, summarise
 from llm_lora.scores.scoring import exact_match, score
@@ -34,7 +34,7 @@ def test_summary_is_the_mean_over_fields_of_the_mean_over_examples() -> None:
         judged({"level": "low", "items": ["a", "b"]}, '{"level":"mid","items":["a"]}'),
         judged({"level": "low", "items": []}, "oh"),
     ]
-    found = summarise(rows, SMALL)
+    found = summarise(rows, SMALL).to_json()
     assert found == {
         "n": 4,
         "parsed": 0.75,
@@ -54,14 +54,15 @@ def test_summary_is_the_mean_over_fields_of_the_mean_over_examples() -> None:
                         "score_present": pytest.approx(5 / 6, abs=1e-6), "n_present": 2,
                         "expected": 3, "given": 2, "missing": 1, "spurious": 0},
         },
+        "cut_off": 0,
     }  # fmt: skip
 
 
 def test_a_summary_of_nothing_claims_nothing() -> None:
     empty = summarise([])
-    assert empty["n"] == 0
-    assert set(empty["intervals"].values()) == {None}
-    assert empty["schema_valid"] is empty["field_f1"] is None
+    assert empty.n == 0
+    assert set(empty.intervals.values()) == {None}
+    assert empty.schema_valid is empty.field_f1 is None
 
 
 def test_intervals_hold_their_figures() -> None:
@@ -70,10 +71,13 @@ def test_intervals_hold_their_figures() -> None:
         for answer in ['{"level":"low","items":["a"]}'] * 9 + ['{"level":"high","items":[]}', "oh"]
     ]
     found = summarise(rows, SMALL)
-    for name, (low, high) in found["intervals"].items():
-        assert 0 <= low <= found[name] <= high <= 1, name
-    for field in found["fields"].values():
-        assert field["interval"][0] < field["score"] < field["interval"][1]
+    for name, interval in found.intervals.items():
+        value = found.metric(name)
+        assert interval is not None and value is not None
+        assert 0 <= interval[0] <= value <= interval[1] <= 1, name
+    for field in found.fields.values():
+        assert field.score is not None
+        assert field.interval[0] < field.score < field.interval[1]
 
 
 def test_closed_values_keep_the_order_of_the_schema() -> None:
@@ -114,16 +118,16 @@ def test_two_adapters_are_compared_example_by_example() -> None:
         return [judged(reference, text) for text in texts]
 
     found = compare(answers(*[right] * 8), answers(*[wrong] * 4, *[right] * 2, *[broken] * 2))
-    assert found["n"] == 8
+    assert found.n == 8
     # 4 of 8 lose one of two fields, 2 of 8 lose both: (4 / 2 + 2) / 8
-    assert found["field_f1"]["difference"] == 0.5
-    assert found["field_f1"]["p"] == 2 / 2**6
-    assert found["schema_valid"]["difference"] == 0.25
-    assert found["schema_valid"]["p"] == 2 / 2**2
-    assert found["fields"]["level"]["difference"] == 0.75
+    assert found.figures["field_f1"].difference == 0.5
+    assert found.figures["field_f1"].p == 2 / 2**6
+    assert found.figures["schema_valid"].difference == 0.25
+    assert found.figures["schema_valid"].p == 2 / 2**2
+    assert found.fields["level"].difference == 0.75
     # Two fields are tested (Holm): 2 / 2**6 is doubled, 2 / 2**2 is not.
-    assert found["fields"]["level"]["p"] == 4 / 2**6
-    assert found["fields"]["items[]"]["p"] == 0.5
+    assert found.fields["level"].p == 4 / 2**6
+    assert found.fields["items[]"].p == 0.5
     turned = compare(answers(*[wrong] * 4, *[right] * 2, *[broken] * 2), answers(*[right] * 8))
-    assert turned["field_f1"]["difference"] == -0.5
-    assert compare([], []) == {"n": 0, "fields": {}}
+    assert turned.figures["field_f1"].difference == -0.5
+    assert compare([], []).to_json() == {"n": 0, "fields": {}}

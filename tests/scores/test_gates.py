@@ -17,7 +17,8 @@ from llm_lora.example import Example, Message
 from llm_lora.recipe import loading as recipe
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores import gates
-from llm_lora.scores.gates import Rival
+from llm_lora.scores.figures import FieldFigures, Figures, Forms, Parts
+from llm_lora.scores.gates import Latency, Rival
 from llm_lora.store.store import Store
 from llm_lora.tasks.text import rivals, timing
 
@@ -38,25 +39,33 @@ SCHEMA = AnswerSchema.from_text(
 )
 
 
-def block(valid: float, f1: float, **fields: float) -> dict[str, Any]:
-    told = {name: {"score": score} for name, score in fields.items()}
-    return {"all": {"schema_valid": valid, "field_f1": f1, "fields": told}}
+def figures(valid: float, f1: float, **fields: float) -> Parts:
+    told = {
+        name: FieldFigures(score, (0.0, 1.0), "closed", 9, score, 9, 9, 9, 0, 0)
+        for name, score in fields.items()
+    }
+    return Parts({"all": Figures(9, 1.0, valid, 0.5, f1, intervals={}, fields=told, cut_off=0)})
 
 
 SCORES = {
-    "base": {"unconstrained": block(0.1, 0.2)},
-    "published": {"unconstrained": block(0.96, 0.80), "constrained": block(1.0, 0.82)},
-    "adapter": {
-        "unconstrained": block(0.97, 0.78, level=0.9),
-        "constrained": block(1.0, 0.81, level=0.9),
-    },
+    "base": Forms({"unconstrained": figures(0.1, 0.2)}),
+    "published": Forms(
+        {"unconstrained": figures(0.96, 0.80), "constrained": figures(1.0, 0.82)}
+    ),
+    "adapter": Forms(
+        {
+            "unconstrained": figures(0.97, 0.78, level=0.9),
+            "constrained": figures(1.0, 0.81, level=0.9),
+        }
+    ),
 }
 LIVE = Rival("medical-qa@3", "d" * 64)
 
 
 def outcome(name: str, wanted: float, **changes: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"constrained": None, "rival": LIVE, "latency": None} | changes
-    (found,) = gates.judge({name: wanted}, options.pop("scores", SCORES), **options)
+    (gate,) = gates.judge({name: wanted}, options.pop("scores", SCORES), **options)
+    found = gate.to_json()
     assert found.pop("name") == name
     assert found.pop("threshold") == wanted
     return found
@@ -84,7 +93,7 @@ def test_the_figure_that_falls_furthest_below_the_live_version_counts() -> None:
 
 
 def test_no_drop_at_all_may_be_demanded() -> None:
-    better = SCORES | {"adapter": {"unconstrained": block(0.97, 0.9)}}
+    better = SCORES | {"adapter": Forms({"unconstrained": figures(0.97, 0.9)})}
     assert outcome("max_drop", 0, scores=better) == {"value": -0.01, "passed": True}
 
 
@@ -104,7 +113,7 @@ def test_what_cannot_be_compared_has_not_passed() -> None:
 
 
 def test_time_has_a_limit() -> None:
-    taken = {"n": 32, "p50_ms": 400.0, "p95_ms": 900.0}
+    taken = Latency(32, p50_ms=400.0, p95_ms=900.0)
     assert outcome("max_latency_ms", 900, latency=taken) == {"value": 900.0, "passed": True}
     slow = outcome("max_latency_ms", 899, latency=taken)
     assert slow["reason"] == "95th percentile, one prompt at a time"
@@ -115,11 +124,11 @@ def test_latency_is_that_of_single_answers() -> None:
     times = iter([0.0, 0.3, 1.0, 1.1, 2.0, 2.2])
     asked: list[str] = []
     found = timing.latency(asked.append, ["a", "b", "c"], clock=lambda: next(times))
-    assert found == {"n": 3, "p50_ms": 200.0, "p95_ms": 300.0}
+    assert found == Latency(3, p50_ms=200.0, p95_ms=300.0)
     assert asked == ["a", "a", "b", "c"]  # the first one warms up
     assert timing.latency(asked.append, []) is None
     many = timing.latency(lambda _: None, range(1000))
-    assert many is not None and many["n"] == 32
+    assert many is not None and many.n == 32
 
 
 # --- in the recipe --------------------------------------------------------------------------------

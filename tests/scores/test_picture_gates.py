@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,30 @@ from llm_lora import files
 from llm_lora.errors import UserError
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.image import gates as picture_gates
-from llm_lora.scores.image.gates import DIMENSIONS
+from llm_lora.scores.image.gates import DIMENSIONS, Dimension, Measurements, Response
 from llm_lora.validate.judging import judge_file
 
 SHIPPED = ROOT / "data_templates" / "style_lora" / "style.schema.json"
 
 
-def measured(**changes: float | None) -> dict[str, Any]:
-    """The measurements of a good adapter."""
-    return {
-        "scores": {**dict.fromkeys(DIMENSIONS, 0.9), **changes},
-        "reasons": {name: f"no {name}" for name, value in changes.items() if value is None},
-        "dimensions": [{"name": "fidelity", "facts": [["held-out pictures", 16]]}],
-        "strengths": [
-            {"strength": 0.0, "change": 0.0, "style": 0.05, "alignment": 1.0},
-            {"strength": 0.8, "change": 40.0, "style": 0.9, "alignment": 0.8},
-        ],
-    }
+def measured(
+    styles: Mapping[float, float | None] | None = None, **changes: float | None
+) -> Measurements:
+    """The measurements of a good adapter; `styles` is the presence of the style by strength."""
+    found = {0.0: 0.05, 0.8: 0.9} | dict(styles or {})
+    return Measurements(
+        scores={**dict.fromkeys(DIMENSIONS, 0.9), **changes},
+        reasons={name: f"no {name}" for name, value in changes.items() if value is None},
+        dimensions=(
+            Dimension("fidelity", 0.9, "", "", None, "", (("held-out pictures", 16),), ()),
+        ),
+        strengths=(
+            Response(0.0, change=0.0, style=found[0.0], alignment=1.0),
+            Response(0.8, change=40.0, style=found[0.8], alignment=0.8),
+        ),
+        embedder=None,
+        prompts=(),
+    )
 
 
 def bounds(**document: Any) -> AnswerSchema:
@@ -40,22 +48,21 @@ def test_the_shipped_bounds_are_for_every_dimension() -> None:
     schema = AnswerSchema.load(SHIPPED)
     picture_gates.require_known(schema)
     outcomes = picture_gates.judge({}, measured(), schema)
-    assert [one["name"] for one in outcomes] == [
+    assert [one.name for one in outcomes] == [
         *(f"{name}.schema" for name in DIMENSIONS),
         "schema_valid",
     ]
-    assert all(one["passed"] and 0 < one["threshold"] <= 1 for one in outcomes)
+    assert all(one.passed and 0 < one.threshold <= 1 for one in outcomes)
 
 
 @pytest.mark.parametrize(("strength", "style"), [(0.0, 0.9), (0.8, 0.1), (0.8, None)])
 def test_the_shipped_bounds_want_the_style_at_its_place(
     strength: float, style: float | None
 ) -> None:
-    told = measured()
-    next(row for row in told["strengths"] if row["strength"] == strength)["style"] = style
+    told = measured({strength: style})
     *dimensions, whole = picture_gates.judge({}, told, AnswerSchema.load(SHIPPED))
-    assert all(one["passed"] for one in dimensions)
-    assert not whole["passed"] and "strengths" in whole["reason"]
+    assert all(one.passed for one in dimensions)
+    assert not whole.passed and "strengths" in whole.reason
 
 
 def test_gates_of_the_recipe_and_of_the_schema() -> None:
@@ -63,35 +70,35 @@ def test_gates_of_the_recipe_and_of_the_schema() -> None:
     outcomes = picture_gates.judge(
         {"fidelity": 0.95, "strength": 0.5}, measured(alignment=0.4), schema
     )
-    assert [(one["name"], one["passed"]) for one in outcomes] == [
+    assert [(one.name, one.passed) for one in outcomes] == [
         ("fidelity", False),
         ("strength", True),
         ("alignment.schema", False),
         ("schema_valid", False),
     ]
-    assert outcomes[2]["threshold"] == 0.7 and outcomes[2]["value"] == 0.4
-    assert outcomes[3]["reason"] == "alignment: expected at least 0.7, got 0.4"
+    assert outcomes[2].threshold == 0.7 and outcomes[2].value == 0.4
+    assert outcomes[3].reason == "alignment: expected at least 0.7, got 0.4"
 
 
 def test_what_was_not_measured_does_not_pass() -> None:
     schema = bounds(properties={"learning": {"type": "number"}})
     outcomes = picture_gates.judge({"learning": 0.1}, measured(learning=None), schema)
-    assert [(one["name"], one["passed"]) for one in outcomes] == [
+    assert [(one.name, one.passed) for one in outcomes] == [
         ("learning", False),
         ("schema_valid", False),
     ]
-    assert outcomes[0]["reason"] == "no learning"
-    assert outcomes[1]["reason"] == "learning: expected a number, got null"
+    assert outcomes[0].reason == "no learning"
+    assert outcomes[1].reason == "learning: expected a number, got null"
 
 
 def test_without_bounds_everything_passes() -> None:
-    assert picture_gates.judge({}, measured(), None) == []
+    assert picture_gates.judge({}, measured(), None) == ()
 
 
 def test_what_a_dimension_rests_on_can_be_bounded() -> None:
     facts = {"properties": {"fidelity": {"properties": {"held-out pictures": {"minimum": 20}}}}}
     (outcome,) = picture_gates.judge({}, measured(), bounds(properties={"facts": facts}))
-    assert not outcome["passed"] and "held-out pictures" in outcome["reason"]
+    assert not outcome.passed and "held-out pictures" in outcome.reason
 
 
 def test_bounds_on_what_nobody_measures_are_a_mistake() -> None:

@@ -1,15 +1,16 @@
 """Terminal output: live progress, the data check, the report and the list of runs.
 
-`show_text` and `show_image` draw whatever depends on the task.
+The modules `text` and `image` draw whatever depends on the task.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,9 +20,12 @@ from rich.table import Column, Table
 from llm_lora.cli.console import console, figure
 from llm_lora.progress import Interrupted
 from llm_lora.progress import Progress as Moment
-from llm_lora.scores import gates
+from llm_lora.record import INLINE, OMITTED, Record
+from llm_lora.report import Report, read_report
 
 if TYPE_CHECKING:
+    from llm_lora.data import Finding
+    from llm_lora.example import Rejected
     from llm_lora.recipe import AnyRecipe
     from llm_lora.run import Run
 
@@ -37,28 +41,34 @@ class Showing(Protocol):
     NEXT: str
     """The command suggested after a finished run."""
 
-    def dataset_lines(self, dataset: Any) -> str:
-        """The data check as a few lines of text."""
+    ROWS: str
+    """What was set aside: records, pictures, …"""
 
-    def dataset(self, checked: Any) -> None:
-        """The data check in full."""
+    def sides(self, dataset: Any) -> str:
+        """The number of examples on each side."""
 
-    def set_aside(self, dataset: Any) -> Iterable[Mapping[str, Any]]:
-        """Rows for `--quarantine`."""
+    def set_aside(self, dataset: Any) -> Sequence[Rejected]:
+        """Everything that was set aside."""
 
-    def scores(self, document: Mapping[str, Any]) -> None:
+    def note(self, finding: Finding) -> str:
+        """A finding as a sentence."""
+
+    def extent(self, dataset: Any) -> Table:
+        """How long or how large the examples are."""
+
+    def scores(self, report: Any) -> Table:
         """The scores of a report."""
 
     def samples(self, run: Run) -> None:
         """A few results of the adapter."""
 
-    def versus(self, told: Mapping[str, Any]) -> None:
+    def versus(self, told: Any) -> None:
         """How two runs differ."""
 
     def results(self, run: Run) -> Mapping[str, Path]:
         """Paths of the results, by label."""
 
-    def figures(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    def figures(self, report: Any) -> Mapping[str, float | None]:
         """The few figures shown in the list of runs."""
 
 
@@ -72,6 +82,37 @@ if TYPE_CHECKING:
     from llm_lora.cli.show import text as show_text
 
     _SHOWN: tuple[Showing, ...] = (show_text, show_image)
+
+
+_LISTED = 20
+"""Largest number of rows that the data check lists of those set aside."""
+
+
+def dataset_lines(task: str, dataset: Any) -> str:
+    """The data check as a few lines of text."""
+    shown = of(task)
+    lines = [f"  {shown.sides(dataset)} · fingerprint {dataset.fingerprint[:12]}"]
+    if rows := shown.set_aside(dataset):
+        lines.append(
+            f"  [yellow]{len(rows)} {shown.ROWS} set aside[/]; the first: "
+            f"{escape(rows[0].where)}: {escape(rows[0].reason)}"
+        )
+    for finding in dataset.findings:
+        place = f" ({finding.where})" if finding.where else ""
+        lines.append(f"  [yellow]note[/] {escape(shown.note(finding) + place)}")
+    return "\n".join(lines)
+
+
+def dataset(task: str, checked: Any) -> None:
+    """The data check in full."""
+    shown = of(task)
+    console.print(dataset_lines(task, checked))
+    console.print(shown.extent(checked))
+    rows = shown.set_aside(checked)
+    for row in rows[:_LISTED]:
+        console.print(f"  [red]set aside[/] {escape(row.where)}: {escape(row.reason)}")
+    if (more := len(rows) - _LISTED) > 0:
+        console.print(f"  … and {more} more; list all: --quarantine FILE")
 
 
 class Live:
@@ -136,7 +177,7 @@ class Live:
 
     def checked(self, task: str, dataset: Any) -> None:
         """The data check in short."""
-        self._print(of(task).dataset_lines(dataset))
+        self._print(dataset_lines(task, dataset))
 
     def _print(self, text: str) -> None:
         if not self._titled:
@@ -199,25 +240,24 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def outcome(run: Run, document: Mapping[str, Any]) -> None:
+def outcome(run: Run, report: Report) -> None:
     """Print the report, samples, the paths of all results, and the next command."""
     shown = of(run.task)
-    shown.scores(document)
-    for gate in document["gates"]:
-        mark = "[green]passed[/]" if gate["passed"] else "[red]failed[/]"
-        most = "at most " if gate["name"] in gates.AT_MOST else ""
+    console.print(shown.scores(report))
+    for gate in report.gates:
+        mark = "[green]passed[/]" if gate.passed else "[red]failed[/]"
         console.print(
-            f"  gate {mark}  {escape(gate['name'])}: {figure(gate['value'])} "
-            f"(required: {most}{figure(gate['threshold'])})"
-            + (f"; {escape(gate['reason'])}" if gate.get("reason") else "")
+            f"  gate {mark}  {escape(gate.name)}: {figure(gate.value)} "
+            f"(required: {'at most ' if gate.at_most else ''}{figure(gate.threshold)})"
+            + (f"; {escape(gate.reason)}" if gate.reason else "")
         )
     shown.samples(run)
     places = {"adapter": run.adapter, "report": run.page, **shown.results(run)}
     console.print(
         f"\n[bold]{escape(str(run.folder))}[/]\n"
         + "".join(f"  {what:<12} {escape(str(path))}\n" for what, path in places.items())
-        + f"  {'took':<12} {_duration(document['seconds'])}, "
-        f"peak memory {document['peak_memory_bytes'] / 2**30:.1f} GiB"
+        + f"  {'took':<12} {_duration(report.seconds)}, "
+        f"peak memory {report.peak_memory_bytes / 2**30:.1f} GiB"
     )
     console.print(f"Next: [bold]{escape(shown.NEXT.format(run=_short(run), page=run.page))}[/]")
 
@@ -231,47 +271,60 @@ def _short(run: Run) -> str:
         return str(chosen)
 
 
-def summary(run: Run) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Summary(Record):
+    """One run in the list; `passed` and `base` are known once it has a report."""
+
+    run: str
+    name: str
+    task: str
+    state: str
+    figures: Annotated[Mapping[str, float | None], INLINE]
+    passed: Annotated[bool | None, OMITTED] = None
+    base: Annotated[str, OMITTED] = ""
+
+    ORDER = ("run", "name", "task", "state", "passed", "base", "figures")
+
+
+def summary(run: Run) -> Summary:
     """A short summary of one run."""
-    row: dict[str, Any] = {
-        "run": str(run.folder),
-        "name": run.name,
-        "task": run.task,
-        "state": "finished" if run.finished else "unfinished",
-    }
-    if run.report.is_file():
-        document = run.read(run.report)
-        row["passed"] = document["passed"]
-        row["base"] = document["base"]["name"]
-        row |= of(run.task).figures(document)
-    return row
+    report = read_report(run) if run.report.is_file() else None
+    return Summary(
+        run=str(run.folder),
+        name=run.name,
+        task=run.task,
+        state="finished" if run.finished else "unfinished",
+        figures=of(run.task).figures(report) if report else {},
+        passed=report.passed if report else None,
+        base=report.base_identity.name if report else "",
+    )
 
 
-def run_table(rows: list[dict[str, Any]], root: Path) -> None:
+def run_table(rows: Sequence[Summary], root: Path) -> None:
     """The list of runs."""
     if not rows:
         console.print(f"no runs in {root} yet; start one: llm-lora train recipes/medical_qa.yaml")
         return
-    by_task: dict[str, list[dict[str, Any]]] = {}
+    by_task: dict[str, list[Summary]] = {}
     for row in rows:
-        by_task.setdefault(row["task"], []).append(row)
+        by_task.setdefault(row.task, []).append(row)
     for task, found in by_task.items():
         console.print(_run_table(found, of(task).COLUMNS))
 
 
-def _run_table(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> Table:
+def _run_table(rows: Sequence[Summary], columns: Mapping[str, str]) -> Table:
     here = Path.cwd()
     table = Table(
         Column("run", overflow="fold"), "state", "base", *columns.values(), "gates", box=None
     )
     for row in rows:
-        gates = {True: "[green]passed[/]", False: "[red]failed[/]", None: ""}[row.get("passed")]
-        folder = Path(row["run"])
+        gates = {True: "[green]passed[/]", False: "[red]failed[/]", None: ""}[row.passed]
+        folder = Path(row.run)
         table.add_row(
             str(folder.relative_to(here) if folder.is_relative_to(here) else folder),
-            row["state"],
-            row.get("base", ""),
-            *(figure(row.get(key, "")) for key in columns),
+            row.state,
+            row.base,
+            *(figure(row.figures.get(key, "")) for key in columns),
             gates,
         )
     return table

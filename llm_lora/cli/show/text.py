@@ -3,69 +3,61 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from llm_lora.cli.console import console, figure
-from llm_lora.scores import NAMES, SURE
+from llm_lora.scores import METRICS, SURE
 
 if TYPE_CHECKING:
+    from llm_lora.data import Finding
     from llm_lora.data.text import Dataset
+    from llm_lora.example import Rejected
+    from llm_lora.report.text import TextReport, TextVersus
     from llm_lora.run import Run
 
 COLUMNS: Mapping[str, str] = {"schema_valid": "schema valid", "field_f1": "field F1"}
 NEXT = "llm-lora chat {run}"
+ROWS = "records"
 
 _SAMPLES = 3
 
 
-def dataset_lines(dataset: Dataset) -> str:
-    """The data check as a few lines of text."""
+def sides(dataset: Dataset) -> str:
+    """The number of records on each side."""
     parts = f"{len(dataset.train)} train · {len(dataset.validation)} validation"
-    held_out = f"{len(dataset.held_out)} held out"
-    lines = [f"  {parts} · {held_out} · fingerprint {dataset.fingerprint[:12]}"]
-    if dataset.rejected:
-        first = dataset.rejected[0]
-        lines.append(
-            f"  [yellow]{len(dataset.rejected)} records set aside[/]; the first: "
-            f"{escape(first.where)}: {escape(first.reason)}"
-        )
-    for finding in dataset.findings:
-        place = f" ({finding.where})" if finding.where else ""
-        lines.append(f"  [yellow]note[/] {escape(finding.message + place)}")
-    return "\n".join(lines)
+    return f"{parts} · {len(dataset.held_out)} held out"
 
 
-def dataset(checked: Dataset) -> None:
-    """The data check in full."""
-    console.print(dataset_lines(checked))
+def set_aside(dataset: Dataset) -> Sequence[Rejected]:
+    """The records that were set aside."""
+    return dataset.rejected
+
+
+def note(finding: Finding) -> str:
+    """A finding, which states its number itself."""
+    return finding.message
+
+
+def extent(dataset: Dataset) -> Table:
+    """The lengths of records in tokens."""
     table = Table("tokens", "shortest", "median", "longest", box=None, padding=(0, 2, 0, 2))
-    for what, lengths in checked.stats["tokens"].items():
+    for what, lengths in dataset.stats["tokens"].items():
         ordered = sorted(lengths)
         if ordered:
             middle = ordered[len(ordered) // 2]
             table.add_row(what, str(ordered[0]), str(middle), str(ordered[-1]))
-    console.print(table)
-    for row in checked.rejected[:20]:
-        console.print(f"  [red]set aside[/] {escape(row.where)}: {escape(row.reason)}")
-    if len(checked.rejected) > 20:
-        console.print(f"  … and {len(checked.rejected) - 20} more; list all: --quarantine FILE")
+    return table
 
 
-def set_aside(dataset: Dataset) -> Iterable[Mapping[str, Any]]:
-    """Rows for `--quarantine`."""
-    for row in dataset.rejected:
-        yield {"where": row.where, "reason": row.reason, "raw": row.raw}
-
-
-def figures(document: Mapping[str, Any]) -> Mapping[str, Any]:
+def figures(report: TextReport) -> Mapping[str, float | None]:
     """The adapter's unconstrained scores over all held-out answers."""
-    block = document["scores"]["adapter"]["unconstrained"]["all"]
-    return {key: block[key] for key in COLUMNS}
+    found = report.adapter.unconstrained.all
+    return {key: found.metric(key) for key in COLUMNS}
 
 
 def results(run: Run) -> Mapping[str, Path]:
@@ -73,54 +65,49 @@ def results(run: Run) -> Mapping[str, Path]:
     return {"answers": run.answers}
 
 
-def scores(document: Mapping[str, Any]) -> None:
-    """Print the table of `score_table`."""
-    console.print(score_table(document))
-
-
-def score_table(document: Mapping[str, Any]) -> Table:
+def scores(report: TextReport) -> Table:
     """Base and adapter, unconstrained and constrained, on each part of the held-out records."""
     table = Table(title="Held-out answers", title_justify="left", title_style="bold")
     table.add_column("model, form", no_wrap=True)
     table.add_column("part")
-    for column in ("n", "parsed", "valid", "exact", "field F1"):
+    for column in ("n", *(metric.short for metric in METRICS.values())):
         table.add_column(column, justify="right", no_wrap=True)
-    for model, forms in document["scores"].items():
-        for form, parts in forms.items():
-            names = sorted(parts, key=lambda name: name != "all")
+    for model, forms in report.scores.items():
+        for form, found in forms.forms.items():
+            names = sorted(found.parts, key=lambda name: name != "all")
             for part in names:
-                block = parts[part]
+                block = found.parts[part]
                 first = part == "all"
+                *values, last = (figure(block.metric(name)) for name in METRICS)
                 table.add_row(
                     f"{model}, {form}" if first else "",
                     part,
-                    str(block["n"]),
-                    *(figure(block[key]) for key in ("parsed", "schema_valid", "exact_match")),
-                    f"[bold]{figure(block['field_f1'])}[/]",
+                    str(block.n),
+                    *values,
+                    f"[bold]{last}[/]",
                     end_section=part == names[-1],
                 )
     return table
 
 
-def versus(told: Mapping[str, Any]) -> None:
+def versus(told: TextVersus) -> None:
     """Compare two runs' adapters: overall scores, then fields that differ significantly."""
     console.print(
-        f"[bold]{escape(told['ours'])}[/] minus [bold]{escape(told['theirs'])}[/] on "
-        f"{told['prompts']} held-out prompts that both answered"
+        f"[bold]{escape(told.ours)}[/] minus [bold]{escape(told.theirs)}[/] on "
+        f"{told.prompts} held-out prompts that both answered"
     )
     table = Table("answers", "figure", "difference", "95% interval", "p", box=None)
-    for form, found in told["forms"].items():
-        fields = {f"  {name}": one for name, one in found["fields"].items() if one["p"] < SURE}
-        own = {name: found[name] for name in NAMES}
-        for row, (name, one) in enumerate((own | fields).items()):
-            low, high = one["interval"]
-            tone = "" if one["p"] >= SURE else "[green]" if one["difference"] > 0 else "[red]"
+    for form, found in told.forms.items():
+        fields = {f"  {name}": one for name, one in found.fields.items() if one.p < SURE}
+        for row, (name, one) in enumerate([*found.figures.items(), *fields.items()]):
+            low, high = one.interval
+            tone = "" if one.p >= SURE else "[green]" if one.difference > 0 else "[red]"
             table.add_row(
                 "" if row else form,
                 escape(name),
-                f"{tone}{one['difference']:+.3f}",
+                f"{tone}{one.difference:+.3f}",
                 f"{low:+.3f} to {high:+.3f}",
-                "< 0.001" if one["p"] < 0.001 else f"{one['p']:.2g}",
+                "< 0.001" if one.p < 0.001 else f"{one.p:.2g}",
             )
     console.print(table)
 

@@ -7,19 +7,20 @@ below 10 MB and can be sent by mail.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llm_lora import run as runs
 from llm_lora.data.image import Picture, PictureDataset
 from llm_lora.progress import Fit
 from llm_lora.recipe.image import ImageRecipe
-from llm_lora.report import charts
+from llm_lora.report import charts, pages
 from llm_lora.report.charts import Series
+from llm_lora.report.image.document import ImageReport
 from llm_lora.report.image.embed import Embedded, embed
-from llm_lora.report.text import page
-from llm_lora.scores.image import DIMENSIONS, SCHEMA_VALID
+from llm_lora.scores import Gate
+from llm_lora.scores.image import DIMENSIONS, SCHEMA_VALID, Dimension, Fact, Response
 
 ASKED = {
     "consistency": "Does the style stay the same whatever the seed?",
@@ -45,7 +46,7 @@ STEPS, PROMPTS, LEARNED, SET_ASIDE = 6, 8, 12, 20
 
 def render(
     folder: Path,
-    document: Mapping[str, Any],
+    report: ImageReport,
     *,
     recipe: ImageRecipe,
     dataset: PictureDataset,
@@ -56,7 +57,7 @@ def render(
 
     Args:
         folder: of the run, which holds the pictures of the dimensions.
-        document: `report.json`.
+        report: the report.
         recipe: the recipe of the run.
         dataset: the training pictures, and those set aside.
         fit: the result of training.
@@ -64,15 +65,15 @@ def render(
     """
     from markupsafe import Markup
 
-    strengths, prompts = document.get("strengths", []), document.get("prompts", [])
-    made = page.environment(clock=page.clock, figure=figure, megabytes=megabytes, called=called)
+    prompts = report.prompts
+    made = pages.environment(clock=pages.clock, figure=figure, megabytes=megabytes, called=called)
     return made.get_template("picture.html.jinja").render(
-        report=document,
-        dimensions=[_dimension(folder, document, name) for name in DIMENSIONS],
-        gates=[_gate(gate) for gate in document["gates"]],
+        report=report,
+        dimensions=[_card(folder, report, name) for name in DIMENSIONS],
+        gates=[_gate(gate) for gate in report.gates],
         prompts=prompts[:PROMPTS],
         more_prompts=len(prompts) - PROMPTS,
-        response=[(names, Markup(chart)) for names, chart in _response(strengths)],
+        response=[(names, Markup(chart)) for names, chart in _response(report.strengths)],
         loss=Markup(_loss(fit)),
         fit=fit,
         watched=any(row.get("validation_loss") is not None for row in fit.curve),
@@ -90,7 +91,7 @@ def render(
     )
 
 
-def figure(value: Any) -> str:
+def figure(value: Fact) -> str:
     """A figure as text: three decimals, or "not measured".
 
     >>> figure(0.87449), figure(3), figure(None), figure("a"), figure(31.7352)
@@ -106,50 +107,77 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
 
 
-def _dimension(folder: Path, document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The content of a card; `facts`, `findings`, `method` … are empty if nothing was measured."""
-    told: Mapping[str, Any] = next(
-        (one for one in document.get("dimensions", []) if one["name"] == name), {}
-    )
-    gates = [gate for gate in map(_gate, document["gates"]) if gate["name"] == name]
-    value = document["scores"].get(name)
-    picture = _judged(folder, told.get("picture"))
+@dataclass(frozen=True)
+class GateRow:
+    """A gate's row: its dimension, the source of its bound, the value reached and wanted."""
+
+    name: str
+    of: str
+    reached: str
+    wanted: str
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The card of a dimension; `basis` is None if nothing was measured.
+
+    `share` is the figure if it is one, `picture` is magnified `times` times.
+    """
+
+    name: str
+    asked: str
+    value: float | None
+    share: float | None
+    reason: str | None
+    gates: list[GateRow]
+    basis: Dimension | None
+    picture: Embedded | None
+    wide: bool
+    times: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether a gate of this dimension failed."""
+        return any(not gate.passed for gate in self.gates)
+
+    @property
+    def told(self) -> bool:
+        """Whether there is anything to show."""
+        return self.value is not None or self.basis is not None
+
+
+def _card(folder: Path, report: ImageReport, name: str) -> Card:
+    basis = next((one for one in report.dimensions if one.name == name), None)
+    gates = [gate for gate in map(_gate, report.gates) if gate.name == name]
+    value = report.scores.get(name)
+    picture = _judged(folder, basis.picture if basis else None)
     # A picture that is neither enlarged nor tall in half of the card gets its full width.
     wide = picture is not None and picture.times(_NARROW) == 1 and picture.width > picture.height
-    return {
-        "name": name,
-        "asked": ASKED[name],
-        "value": value,
-        "share": value if isinstance(value, float) and 0 <= value <= 1 else None,
-        "told": value is not None or bool(told),
-        "reason": document.get("reasons", {}).get(name),
-        "gates": sorted(gates, key=lambda gate: bool(gate["passed"])),
-        "failed": any(not gate["passed"] for gate in gates),
-        "method": told.get("method"),
-        "source": told.get("source"),
-        "shows": told.get("shows"),
-        "facts": told.get("facts", []),
-        "findings": told.get("findings", []),
-        "picture": picture,
-        "wide": wide,
-        "times": picture.times(_WIDE if wide else _NARROW) if picture else 1,
-    }
+    return Card(
+        name=name,
+        asked=ASKED[name],
+        value=value,
+        share=value if isinstance(value, float) and 0 <= value <= 1 else None,
+        reason=report.reasons.get(name),
+        gates=sorted(gates, key=lambda gate: gate.passed),
+        basis=basis,
+        picture=picture,
+        wide=wide,
+        times=picture.times(_WIDE if wide else _NARROW) if picture else 1,
+    )
 
 
-def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
-    """A gate's row: its dimension, the source of its bound, the value reached and wanted."""
-    name, _, of = gate["name"].partition(".")
-    told = {"passed": gate["passed"], "reason": gate.get("reason")}
-    if gate["name"] == SCHEMA_VALID:
-        reached = "they fit" if gate["passed"] else "they do not fit"
-        return told | {"name": "all measurements", "of": "data.schema", "reached": reached,
-                       "wanted": "fit the schema"}  # fmt: skip
-    return told | {
-        "name": name,
-        "of": "data.schema" if of else "check",
-        "reached": figure(gate["value"]),
-        "wanted": f"≥ {figure(gate['threshold'])}",
-    }
+def _gate(gate: Gate) -> GateRow:
+    name, _, of = gate.name.partition(".")
+    if gate.name == SCHEMA_VALID:
+        name, of = "all measurements", "data.schema"
+        reached, wanted = "they fit" if gate.passed else "they do not fit", "fit the schema"
+    else:
+        of = "data.schema" if of else "check"
+        reached, wanted = figure(gate.value), f"≥ {figure(gate.threshold)}"
+    return GateRow(name, of, reached, wanted, gate.passed, gate.reason)
 
 
 def _judged(folder: Path, picture: str | None) -> Embedded | None:
@@ -162,7 +190,7 @@ def _judged(folder: Path, picture: str | None) -> Embedded | None:
     return embed(path, **_JUDGED)
 
 
-def _response(strengths: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], str]]:
+def _response(strengths: Sequence[Response]) -> list[tuple[list[str], str]]:
     """Charts over strength: style and alignment, then change of the picture; with line names."""
     found = []
     for names, label, top in (
@@ -170,7 +198,7 @@ def _response(strengths: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], s
         (("change",), "change of the picture", 0.0),
     ):
         lines = {
-            name: [(row["strength"], row[name]) for row in strengths if row.get(name) is not None]
+            name: [(row.strength, y) for row in strengths if (y := getattr(row, name)) is not None]
             for name in names
         }
         series = [Series(name, points) for name, points in lines.items() if points]
@@ -182,39 +210,49 @@ def _response(strengths: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], s
 
 def _loss(fit: Fit) -> str:
     """The chart of losses by step, marking the step whose weights were kept."""
-    series = [
-        Series(
-            name,
-            [(float(row["step"]), row[key]) for row in fit.curve if row.get(key) is not None],
-        )
-        for name, key in (("training", "loss"), ("validation", "validation_loss"))
-    ]
+    series = pages.losses(fit.curve)
     return charts.lines(series, x_label="step", y_label="loss", kept=float(fit.best_step))
 
 
-def _samples(folder: Path, recipe: ImageRecipe) -> dict[str, Any] | None:
-    """The steps at which samples were generated, and the pictures of each prompt."""
+@dataclass(frozen=True)
+class SampleRow:
+    """The samples of one prompt, one picture for each step shown, None where it is missing."""
+
+    prompt: str
+    seed: int
+    pictures: list[Embedded | None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples made during training: some of the steps, and the rows of some prompts."""
+
+    steps: list[int]
+    left_out: int
+    prompts_left_out: int
+    rows: list[SampleRow]
+
+
+def _samples(folder: Path, recipe: ImageRecipe) -> Samples | None:
     folders = runs.steps_in(folder)
     steps = sorted(folders)
     prompts = recipe.train.samples[:PROMPTS]
     if not steps or not prompts:
         return None
     shown = _spread(steps, STEPS)
-    return {
-        "steps": shown,
-        "left_out": len(steps) - len(shown),
-        "prompts_left_out": len(recipe.train.samples) - len(prompts),
-        "rows": [
-            {
-                "prompt": prompt,
-                "seed": recipe.generate.seed + number,
-                "pictures": [
-                    embed(folders[step] / f"{number:02}.png", **_SAMPLE) for step in shown
-                ],
-            }
+    return Samples(
+        steps=shown,
+        left_out=len(steps) - len(shown),
+        prompts_left_out=len(recipe.train.samples) - len(prompts),
+        rows=[
+            SampleRow(
+                prompt,
+                recipe.generate.seed + number,
+                [embed(folders[step] / f"{number:02}.png", **_SAMPLE) for step in shown],
+            )
             for number, prompt in enumerate(prompts)
         ],
-    }
+    )
 
 
 def _spread(steps: Sequence[int], most: int) -> list[int]:

@@ -1,5 +1,9 @@
-from . import document as document
-from . import page as page
-from .document import FORMS as FORMS
-from .document import Judged as Judged
+from . import answers as answers
+from . import building as building
+from .answers import FORMS as FORMS
+from .answers import Judged as Judged
+from .document import AdapterIdentity as AdapterIdentity
+from .document import Decoding as Decoding
+from .document import TextReport as TextReport
+from .versus import TextVersus as TextVersus
 from .versus import compare as compare

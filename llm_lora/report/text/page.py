@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from llm_lora.files import ASSETS
-from llm_lora.report import charts
+from llm_lora.report import charts, pages
+from llm_lora.report.pages import Curve
 from llm_lora.report.text import differences, samples
+from llm_lora.report.text.differences import Difference, Piece
+from llm_lora.report.text.document import ModelComparison, TextReport
 from llm_lora.report.text.samples import Row, Sets
 from llm_lora.schema import AnswerSchema
-from llm_lora.scores import SURE, gates
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-TEMPLATES = ASSETS / "report"
+from llm_lora.scores import (
+    METRICS,
+    SURE,
+    Confusion,
+    FieldFigures,
+    Figures,
+    Gate,
+    Reliability,
+    gates,
+)
 
 TEXT_LIMIT = 3000
 """Characters shown of a prompt or an unparsable answer."""
@@ -31,11 +36,11 @@ table."""
 
 
 def render(
-    document: Mapping[str, Any],
+    report: TextReport,
     *,
     schema: AnswerSchema | None,
     judged: Sets,
-    curve: Sequence[Mapping[str, Any]],
+    curve: Curve,
     lengths: Mapping[str, Sequence[int]],
     closed_weight: float = 1.0,
     forced_weight: float = 1.0,
@@ -44,7 +49,7 @@ def render(
     """The page for a report.
 
     Args:
-        document: the content of `report.json`.
+        report: the report.
         schema: the answer schema.
         judged: (model, form) → judged answers.
         curve: the training log (step, loss, validation_loss).
@@ -55,25 +60,36 @@ def render(
     """
     from markupsafe import Markup
 
-    page = environment(
-        percent=percent, points=points, ends=ends, clock=clock, chance=chance, gate=gate_value
+    page = pages.environment(
+        percent=percent,
+        points=points,
+        ends=ends,
+        clock=pages.clock,
+        chance=chance,
+        gate=gate_value,
     )
-    scores = document["scores"]
-    parts = list(scores.get("adapter", {}).get("unconstrained", {}))
+    parts = [*_adapter(report)]
     free = judged.get(("adapter", "unconstrained"), [])
     wrong = [row for row in free if row.score < 1 or not row.verdict.valid]
     return page.get_template("page.html.jinja").render(
-        report=document,
-        at_most=gates.AT_MOST,
-        models=list(scores),
+        report=report,
+        metrics=METRICS,
+        identities=[
+            ("Recipe", report.recipe.to_json()),
+            ("Base", report.base_identity.to_json()),
+            ("Adapter", report.adapter_identity.to_json()),
+            ("Live version", report.rival.to_json() if report.rival else {}),
+        ],
+        total=_adapter(report)["all"].n if parts else 0,
+        models=list(report.scores),
         parts=[part for part in parts if part != "all"],
-        figures=_figures(document, parts),
-        comparisons=list(_comparisons(document)),
-        fields=_fields(document, parts),
-        confusions=list(_confusions(scores)),
+        figures=list(_tiles(report)),
+        comparisons=list(_comparisons(report)),
+        fields=list(_fields(report)),
+        confusions=list(_confusions(_adapter(report))),
         calibration=[
             (form, table, Markup(_reliability(table)))
-            for form, table in document["calibration"].get("adapter", {}).items()
+            for form, table in report.calibration.get("adapter", {}).items()
         ],
         kinds=list(samples.kinds(judged)),
         sets=list(judged),
@@ -90,22 +106,6 @@ def render(
         limit=TEXT_LIMIT,
         short=SHORT_LIMIT,
     )
-
-
-def environment(folder: Path = TEMPLATES, **filters: Callable[..., str]) -> Environment:
-    """The template environment of pages; all values are escaped."""
-    # Imported here, so that only commands that write a page load the template engine.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= filters
-    return made
 
 
 def percent(value: float | None) -> str:
@@ -149,15 +149,6 @@ def chance(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def clock(seconds: float) -> str:
-    """A duration: `4 min 12 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def gate_value(value: float | None, name: str) -> str:
     """A gate's threshold or measured value, in the gate's unit."""
     if value is None:
@@ -167,128 +158,169 @@ def gate_value(value: float | None, name: str) -> str:
     return f"{points(value).lstrip('+')} points" if name == gates.DROP else percent(value)
 
 
-def _compared(schema: AnswerSchema | None, row: Row) -> tuple[Row, list[Any], list[Any]]:
+def _adapter(report: TextReport) -> Mapping[str, Figures]:
+    """The adapter's unconstrained figures, by part; empty if it gave no such answers."""
+    return report.adapter.unconstrained.parts if "adapter" in report.scores else {}
+
+
+def _compared(schema: AnswerSchema | None, row: Row) -> tuple[Row, list[Difference], list[Piece]]:
     found = list(differences.properties(schema, row))
     return row, found, list(differences.unread(row, TEXT_LIMIT))
 
 
-def _figures(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str, Any]]:
-    """The key figures: values of every model, the adapter's interval, and the gate."""
-    blocks = document["scores"]
-    wanted = {gate["name"]: gate for gate in document["gates"]}
-    shown = [("schema_valid", "all", "Schema valid"), ("exact_match", "all", "Exact match")]
-    labelled = [part for part in parts if part != "all"] or ["all"]
-    for part in labelled:
-        name = f"Field F1, {part}" if part != "all" else "Field F1"
-        shown.insert(-1, ("field_f1", part, name))
-    found = []
-    for key, part, name in shown:
+@dataclass(frozen=True)
+class Tile:
+    """A key figure: the value of every model, the adapter's interval, and its gate, if any."""
+
+    name: str
+    values: Mapping[str, float | None]
+    interval: tuple[float, float] | None
+    gate: Gate | None
+
+
+def _tiles(report: TextReport) -> Iterator[Tile]:
+    gate = {gate.name: gate for gate in report.gates}
+    labelled = [part for part in _adapter(report) if part != "all"] or ["all"]
+    for metric, part in (
+        ("schema_valid", "all"),
+        *(("field_f1", part) for part in labelled),
+        ("exact_match", "all"),
+    ):
         values = {
-            model: forms.get("unconstrained", {}).get(part, {}) for model, forms in blocks.items()
+            model: found.unconstrained.parts.get(part) for model, found in report.scores.items()
         }
-        found.append(
-            {
-                "name": name,
-                "values": {model: block.get(key) for model, block in values.items()},
-                "interval": values.get("adapter", {}).get("intervals", {}).get(key),
-                "gate": wanted.get(key if part == "all" else f"{key}_{part}"),
-            }
+        own = values.get("adapter")
+        title, suffix = METRICS[metric].title, part != "all"
+        yield Tile(
+            f"{title}, {part}" if suffix else title,
+            {model: found.metric(metric) if found else None for model, found in values.items()},
+            own.intervals[metric] if own else None,
+            gate.get(f"{metric}_{part}" if suffix else metric),
         )
-    return found
 
 
-def _comparisons(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The paired comparisons; `outcome` is better, worse or empty, by field F1."""
-    rival = (document.get("published") or {}).get("label")
-    for one in document["comparisons"]:
-        (_, form), (model, other) = one["ours"], one["theirs"]
+@dataclass(frozen=True)
+class Compared:
+    """A paired comparison in words; `outcome` is better, worse or empty, by field F1.
+
+    `up` and `down` are the fields that are better or worse beyond doubt.
+    """
+
+    what: str
+    comparison: ModelComparison
+    outcome: str
+    up: list[str]
+    down: list[str]
+
+
+def _comparisons(report: TextReport) -> Iterator[Compared]:
+    rival = report.rival.label if report.rival else None
+    for one in report.comparisons:
+        (_, form), (model, other) = one.ours, one.theirs
         if model == "adapter":
             what = f"{form} against {other}"
         else:
             what = f"{form}, against {rival or 'the base' if model == 'published' else 'the base'}"
-        score = one.get("field_f1", {"p": 1.0, "difference": 0.0})
-        sure = score["p"] < SURE
-        outcome = ("better" if score["difference"] > 0 else "worse") if sure else ""
-        fields = [(name, field) for name, field in one["fields"].items() if field["p"] < SURE]
-        yield one | {
-            "what": what,
-            "outcome": outcome,
-            "up": [name for name, field in fields if field["difference"] > 0],
-            "down": [name for name, field in fields if field["difference"] < 0],
-        }
+        score = one.figures.get("field_f1")
+        sure = score is not None and score.p < SURE
+        outcome = ("better" if score and score.difference > 0 else "worse") if sure else ""
+        fields = [(name, field) for name, field in one.fields.items() if field.p < SURE]
+        yield Compared(
+            what,
+            one,
+            outcome,
+            up=[name for name, field in fields if field.difference > 0],
+            down=[name for name, field in fields if field.difference < 0],
+        )
 
 
-def _fields(document: Mapping[str, Any], parts: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the field table: the adapter's score, also by part, and the other models' scores."""
-    blocks = document["scores"]
-    wanted = {gate["name"]: gate for gate in document["gates"]}
-    ours = blocks.get("adapter", {}).get("unconstrained", {})
-    others = [model for model in blocks if model != "adapter"]
-    rows = []
-    for name, field in ours.get("all", {}).get("fields", {}).items():
-        rows.append({
-            "name": name,
-            "own": field,
-            "gate": wanted.get(f"fields.{name}"),
-            "parts": [ours[part]["fields"].get(name, {}).get("score")
-                      for part in parts if part != "all"],
-            "others": [(model, blocks[model]["unconstrained"]["all"]["fields"]
-                        .get(name, {}).get("score")) for model in others],
-        })  # fmt: skip
-    return rows
+@dataclass(frozen=True)
+class FieldRow:
+    """A row of the field table: the adapter's figures, its scores by part, and other models'."""
+
+    name: str
+    own: FieldFigures
+    gate: Gate | None
+    parts: list[float | None]
+    others: list[tuple[str, float | None]]
 
 
-def _confusions(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The adapter's confusion tables, unconstrained, with the recall of each label."""
-    block = scores.get("adapter", {}).get("unconstrained", {}).get("all", {})
-    for name, field in block.get("fields", {}).items():
-        table = field.get("confusion")
-        if table is None:
-            continue
-        labels, counts = table["labels"], table["counts"]
-        rows = [
-            {
-                "label": label,
-                "total": sum(row),
-                "cells": [(count, count / sum(row), i == j) for j, count in enumerate(row)],
-                "found": row[i] / sum(row),
-            }
-            for i, (label, row) in enumerate(zip(labels, counts, strict=True))
+def _fields(report: TextReport) -> Iterator[FieldRow]:
+    gate = {gate.name: gate for gate in report.gates}
+    ours = _adapter(report)
+    others = [model for model in report.scores if model != "adapter"]
+    for name, field in ours["all"].fields.items() if ours else ():
+        yield FieldRow(
+            name,
+            field,
+            gate.get(f"fields.{name}"),
+            [_score(figures, name) for part, figures in ours.items() if part != "all"],
+            [(model, _score(report.scores[model].unconstrained.all, name)) for model in others],
+        )
+
+
+def _score(figures: Figures, field: str) -> float | None:
+    return figures.fields[field].score if field in figures.fields else None
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """A label of the references: its cells as count, share and whether right, and its recall."""
+
+    label: str
+    cells: list[tuple[int, float, bool]]
+    found: float
+
+
+@dataclass(frozen=True)
+class ConfusionTable:
+    """The confusion matrix of a field; a `large` one is shown by its most frequent mistakes."""
+
+    name: str
+    score: float | None
+    labels: Sequence[str]
+    rows: list[ConfusionRow]
+    large: bool
+    wrong: list[tuple[int, str, str]]
+
+
+def _confusions(figures: Mapping[str, Figures]) -> Iterator[ConfusionTable]:
+    for name, field in figures["all"].fields.items() if figures else ():
+        if field.confusion is not None:
+            yield confusion_table(name, field.score, field.confusion)
+
+
+def confusion_table(name: str, score: float | None, table: Confusion) -> ConfusionTable:
+    """A confusion matrix with the recall of each label."""
+    wrong = sorted(
+        ((count, one, table.labels[j]) for i, one in enumerate(table.labels)
+         for j, count in enumerate(table.counts[i]) if i != j and count),
+        key=lambda found: -found[0],
+    )  # fmt: skip
+    return ConfusionTable(
+        name,
+        score,
+        table.labels,
+        [
+            ConfusionRow(
+                label,
+                [(count, count / sum(row), i == j) for j, count in enumerate(row)],
+                row[i] / sum(row),
+            )
+            for i, (label, row) in enumerate(zip(table.labels, table.counts, strict=True))
             if sum(row)
-        ]
-        wrong = sorted(
-            ((count, one, labels[j]) for i, one in enumerate(labels)
-             for j, count in enumerate(counts[i]) if i != j and count),
-            key=lambda found: -found[0],
-        )  # fmt: skip
-        large = len(labels) > LABELS
-        yield {
-            "name": name,
-            "score": field["score"],
-            "labels": labels,
-            "rows": rows,
-            "large": large,
-            "wrong": wrong[:12],
-        }
-
-
-def _reliability(table: Mapping[str, Any]) -> str:
-    return charts.reliability(
-        [(one["confidence"], one["accuracy"], one["n"]) for one in table["bins"]]
+        ],
+        len(table.labels) > LABELS,
+        wrong[:12],
     )
 
 
-def _loss(curve: Sequence[Mapping[str, Any]], *, weighted: bool) -> str:
-    series = [
-        charts.Series(
-            name,
-            [(float(row["step"]), float(row[key])) for row in curve if row.get(key) is not None],
-        )
-        for name, key in (
-            ("training (weighted)" if weighted else "training", "loss"),
-            ("validation", "validation_loss"),
-        )
-    ]
+def _reliability(table: Reliability) -> str:
+    return charts.reliability([(one.confidence, one.accuracy, one.n) for one in table.bins])
+
+
+def _loss(curve: Curve, *, weighted: bool) -> str:
+    series = pages.losses(curve, training="training (weighted)" if weighted else "training")
     return charts.lines(series, x_label="step", y_label="loss")
 
 

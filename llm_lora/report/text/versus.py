@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from llm_lora.errors import UserError
-from llm_lora.report.text.document import FORMS
+from llm_lora.report.document import Versus
+from llm_lora.report.text.answers import FORMS
 from llm_lora.run import Run
 from llm_lora.schema import Verdict
-from llm_lora.scores import figures
+from llm_lora.scores import Comparison, figures
 
 _Scores = dict[tuple[str, str], dict[str, float]]
 
 
-def compare(ours: Run, theirs: Run) -> dict[str, Any]:
-    """The paired comparison of two runs, for each form that both have answers in.
+@dataclass(frozen=True)
+class TextVersus(Versus):
+    """Two runs on the `prompts` that both answered, for each form that both have answers in."""
+
+    prompts: int
+    forms: Mapping[str, Comparison]
+
+
+def compare(ours: Run, theirs: Run) -> TextVersus:
+    """The paired comparison of two runs.
 
     Raises:
         UserError: one of them has no answers, or the two have no held-out prompt in common.
     """
     sets = _read(ours), _read(theirs)
-    forms: dict[str, Any] = {}
+    forms: dict[str, Comparison] = {}
     prompts = 0
     for form in FORMS:
         # A prompt with a different reference is a different example.
@@ -36,12 +46,7 @@ def compare(ours: Run, theirs: Run) -> dict[str, Any]:
             where=f"{ours.folder}, {theirs.folder}",
             fix="compare runs with the same data.held_out",
         )
-    return {
-        "ours": str(ours.folder),
-        "theirs": str(theirs.folder),
-        "prompts": prompts,
-        "forms": forms,
-    }
+    return TextVersus(str(ours.folder), str(theirs.folder), prompts, forms)
 
 
 def _read(run: Run) -> dict[str, _Scores]:

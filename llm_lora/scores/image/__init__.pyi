@@ -5,3 +5,8 @@ from .figures import Floats as Floats
 from .figures import Probe as Probe
 from .gates import DIMENSIONS as DIMENSIONS
 from .gates import SCHEMA_VALID as SCHEMA_VALID
+from .gates import Dimension as Dimension
+from .gates import Embedder as Embedder
+from .gates import Fact as Fact
+from .gates import Measurements as Measurements
+from .gates import Response as Response

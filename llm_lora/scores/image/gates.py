@@ -7,12 +7,14 @@ answer: text and pictures share one notion of passing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 from llm_lora.errors import Problem, UserError
+from llm_lora.record import Record
 from llm_lora.schema import AnswerSchema
 from llm_lora.scores import gates
+from llm_lora.scores.gates import Gate
 
 DIMENSIONS = (
     "consistency",
@@ -30,15 +32,71 @@ SCHEMA_VALID = "schema_valid"
 _KEYS = (*DIMENSIONS, "strengths", "facts")
 
 
-def record(measured: Mapping[str, Any]) -> dict[str, Any]:
+Fact = float | int | str | bool | None
+
+
+@dataclass(frozen=True)
+class Dimension(Record):
+    """The basis of one figure: how it was measured, by what source, and the facts behind it.
+
+    `picture` is a path from the run's folder, and `shows` says what is on it.
+    """
+
+    name: str
+    value: float | None
+    method: str
+    source: str
+    picture: str | None
+    shows: str
+    facts: tuple[tuple[str, Fact], ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Response(Record):
+    """The effect of one strength, None where it was not measured.
+
+    `change` is the root mean square of the change of the picture (0 to 255), `style` the presence
+    of the style (0 to 1), `alignment` the share of the prompt's alignment that is kept (0 to 1).
+    """
+
+    strength: float
+    change: float | None
+    style: float | None
+    alignment: float | None
+
+
+@dataclass(frozen=True)
+class Embedder(Record):
+    """The model that pictures are compared with."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Measurements(Record):
+    """The measurements of an adapter: a figure for each dimension, None where there is none.
+
+    `reasons` says why there is none, by dimension.
+    """
+
+    scores: Mapping[str, float | None]
+    reasons: Mapping[str, str]
+    dimensions: tuple[Dimension, ...]
+    strengths: tuple[Response, ...]
+    embedder: Embedder | None
+    prompts: tuple[str, ...]
+
+
+def record(measured: Measurements) -> dict[str, object]:
     """The record that the schema judges: a number or null per dimension, `strengths`, `facts`.
 
     `facts` has, for each dimension, the facts behind its number, by label.
     """
     return {
-        **{name: measured["scores"].get(name) for name in DIMENSIONS},
-        "strengths": measured.get("strengths", []),
-        "facts": {one["name"]: dict(one["facts"]) for one in measured.get("dimensions", [])},
+        **{name: measured.scores.get(name) for name in DIMENSIONS},
+        "strengths": [one.to_json() for one in measured.strengths],
+        "facts": {one.name: dict(one.facts) for one in measured.dimensions},
     }
 
 
@@ -60,25 +118,24 @@ def require_known(schema: AnswerSchema) -> None:
 
 
 def judge(
-    least: Mapping[str, float], measured: Mapping[str, Any], schema: AnswerSchema | None
-) -> list[dict[str, Any]]:
+    least: Mapping[str, float], measured: Measurements, schema: AnswerSchema | None
+) -> tuple[Gate, ...]:
     """The outcome of every gate.
 
     Args:
         least: dimension → lowest figure, as the recipe's `check` demands.
-        measured: the engine's result: `scores`, `reasons`, `strengths`, `dimensions`.
+        measured: the engine's result.
         schema: the bounds that `data.schema` names.
 
     Returns:
-        outcomes as from `gates.outcome`: one for each of `least`; one for each dimension with a
-        minimum in the schema (named `alignment.schema`, say); and `schema_valid` for the whole.
+        one for each of `least`; one for each dimension with a minimum in the schema (named
+        `alignment.schema`, say); and `schema_valid` for the whole.
     """
-    scores, reasons = measured["scores"], measured.get("reasons", {})
 
-    def bound(name: str, gate: str, wanted: float) -> dict[str, Any]:
-        value = scores.get(name)
-        reason = reasons.get(name, "not measured") if value is None else ""
-        return gates.outcome(gate, wanted, value, value is not None and value >= wanted, reason)
+    def bound(name: str, gate: str, wanted: float) -> Gate:
+        value = measured.scores.get(name)
+        reason = measured.reasons.get(name, "not measured") if value is None else ""
+        return gates.at_least(gate, wanted, value, reason)
 
     outcomes = [bound(name, name, wanted) for name, wanted in least.items()]
     if schema is not None:
@@ -92,4 +149,4 @@ def judge(
         verdict = schema.judge_value(record(measured))
         told = str(verdict)
         outcomes.append(gates.outcome(SCHEMA_VALID, 1.0, float(verdict.valid), verdict.valid, told))
-    return outcomes
+    return tuple(outcomes)

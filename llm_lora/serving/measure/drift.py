@@ -22,7 +22,7 @@ from llm_lora.errors import UserError
 from llm_lora.example import Answer, Example, Message
 from llm_lora.progress import Listener, Progress, Watcher
 from llm_lora.report.text import FORMS, Judged
-from llm_lora.report.text import document as report
+from llm_lora.report.text import answers as report
 from llm_lora.run import Run
 from llm_lora.scores import scoring as scores
 from llm_lora.serving.client import Client, Reply
@@ -90,8 +90,8 @@ def check(
         served = [_answer(reply) for reply in replies]
         theirs = report.judge(prepared.schema, held_out, served, off)
         forms[form] = {
-            "engine": report.blocks(ours),
-            "server": report.blocks(theirs),
+            "engine": report.part_figures(ours).to_json(),
+            "server": report.part_figures(theirs).to_json(),
             "identical": _share(a.answer == b.answer for a, b in zip(ours, theirs, strict=True)),
             "same_value": _share(_same(a, b) for a, b in zip(ours, theirs, strict=True)),
         }

@@ -19,8 +19,9 @@ from llm_lora.errors import UserError
 from llm_lora.example import Answer, Message
 from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe.text import Recipe
-from llm_lora.report.text import FORMS, compare
-from llm_lora.report.text import document as report
+from llm_lora.report import BaseIdentity, RecipeIdentity
+from llm_lora.report.text import FORMS, AdapterIdentity, Decoding, TextReport, compare
+from llm_lora.report.text import building as report
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 from llm_lora.store import suggest_name
@@ -32,7 +33,6 @@ __all__ = [
     "Prepared",
     "compare",
     "evaluate",
-    "headline",
     "learn",
     "max_new_tokens",
     "prepare",
@@ -94,13 +94,10 @@ def evaluate(
     fit: Fit,
     started: float,
     store: Path = Path("store"),
-) -> dict[str, Any]:
+) -> TextReport:
     """Answer the held-out prompts with base and adapter, free and constrained, and report.
 
     If the recipe sets `check.max_drop`, the live version of its name in `store` answers them too.
-
-    Returns:
-        the document written to `report.json`.
 
     Raises:
         UserError: the adapter is damaged or belongs to another base, or memory ran out.
@@ -145,7 +142,7 @@ def evaluate(
         latency = timing.latency(
             lambda prompt: answerer.answer([prompt], alone, schema=schema), prompts
         )
-    decoding = answerer.decoding() if schema is not None else None
+    decoding = Decoding(**answerer.decoding()) if schema is not None else None
     answerer.close()
     rival = None
     if recipe.check.max_drop is not None:
@@ -163,10 +160,10 @@ def evaluate(
             how = replace(sampling, **manifest["sampling"])
             answer("published", answerer, asked, how, opponent.schema)
             answerer.close()
-    document = report.build(
-        recipe={"name": recipe.name, "digest": recipe.digest(), "profile": recipe.profile},
-        base={"name": prepared.base.name, "digest": prepared.base.digest},
-        adapter={"digest": adapter.digest, "rank": adapter.rank, "bits": recipe.lora.bits},
+    found = report.build(
+        recipe=RecipeIdentity(recipe.name, recipe.digest(), recipe.profile),
+        base=BaseIdentity(prepared.base.name, prepared.base.digest),
+        adapter=AdapterIdentity(adapter.digest, adapter.rank, bits=recipe.lora.bits),
         schema=schema,
         held_out=held_out,
         answers=answers,
@@ -176,11 +173,11 @@ def evaluate(
         tolerances=recipe.check.tolerance,
         rival=rival,
         latency=latency,
+        decoding=decoding,
     )
-    document["decoding"] = decoding
     report.write(
         here.folder,
-        document,
+        found,
         schema=schema,
         held_out=held_out,
         answers=answers,
@@ -191,7 +188,7 @@ def evaluate(
         forced_weight=recipe.train.forced_weight,
         constrained_loss=recipe.train.validation_loss == "constrained",
     )
-    return document
+    return found
 
 
 def _answerer(engine: Any, prepared: Prepared, adapter: Path, bits: int) -> Any:
@@ -202,15 +199,6 @@ def _answerer(engine: Any, prepared: Prepared, adapter: Path, bits: int) -> Any:
         bits=bits,
         precision=prepared.recipe.train.precision,
     )
-
-
-def headline(document: dict[str, Any]) -> dict[str, Any]:
-    """The adapter's own scores in a report, which are stored with the adapter."""
-    keys = ("n", "parsed", "schema_valid", "exact_match", "field_f1")
-    return {
-        form: {part: {key: block[key] for key in keys} for part, block in parts.items()}
-        for form, parts in document["scores"]["adapter"].items()
-    }
 
 
 def reopen(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from llm_lora.scores import Latency
 
 PROMPTS = 32
 """Maximum number of prompts timed, spread evenly over all."""
@@ -17,10 +19,11 @@ def latency(
     ask: Callable[[_Prompt], object],
     prompts: Sequence[_Prompt],
     clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Any] | None:
-    """Ask prompts one at a time and measure the latency: the number of prompts (`n`), median and
-    95th percentile in milliseconds, by nearest rank. None without prompts. `clock` returns
-    seconds."""
+) -> Latency | None:
+    """Ask prompts one at a time and measure the latency, by nearest rank.
+
+    None without prompts. `clock` returns seconds.
+    """
     if not prompts:
         return None
     chosen = prompts[:: -(-len(prompts) // PROMPTS)]
@@ -33,4 +36,4 @@ def latency(
         taken.append(1000 * (clock() - began))
     taken.sort()
     at = {share: taken[math.ceil(share * len(taken)) - 1] for share in (0.5, 0.95)}
-    return {"n": len(taken), "p50_ms": round(at[0.5], 1), "p95_ms": round(at[0.95], 1)}
+    return Latency(len(taken), p50_ms=round(at[0.5], 1), p95_ms=round(at[0.95], 1))
