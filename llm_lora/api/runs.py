@@ -7,18 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from llm_lora import pipeline
 from llm_lora import run as runs
+from llm_lora.errors import UserError
 from llm_lora.progress import Fit, Silent, Watcher
 from llm_lora.recipe import AnyRecipe, read_for_machine
+from llm_lora.report import Report, read_report
 
 if TYPE_CHECKING:
     from llm_lora.data.image import PictureDataset
     from llm_lora.data.text import Dataset
+    from llm_lora.report.image import ImageReport
+    from llm_lora.report.text import TextReport
 
 AnyPath: TypeAlias = "str | PathLike[str]"
+_Report = TypeVar("_Report", bound=Report)
 
 
 @dataclass(frozen=True)
@@ -41,20 +46,46 @@ class Run(PathLike[str]):
         return self._run.adapter
 
     @property
-    def report(self) -> dict[str, Any]:
-        """The held-out report.
+    def report(self) -> TextReport:
+        """The held-out report of a text run.
 
         Raises:
-            UserError: the run was not evaluated yet, or its report is damaged.
+            UserError: the run is not of a text recipe or was not evaluated yet, or its report is
+                damaged.
         """
-        return self._run.read(self._run.report)
+        # Imported here, as are all reports: each task has its own.
+        from llm_lora.report.text import TextReport
 
-    def evaluate(self, *, store: AnyPath = "store", watch: Watcher | None = None) -> dict[str, Any]:
+        return self._read(TextReport, "image_report")
+
+    @property
+    def image_report(self) -> ImageReport:
+        """The held-out report of an image run.
+
+        Raises:
+            UserError: as for `report`.
+        """
+        from llm_lora.report.image import ImageReport
+
+        return self._read(ImageReport, "report")
+
+    def _read(self, kind: type[_Report], other: str) -> _Report:
+        found = read_report(self._run)
+        if not isinstance(found, kind):
+            raise UserError(
+                f"this run has task {self._run.task}", where=str(self.folder), fix=f"use {other}"
+            )
+        return found
+
+    def evaluate(self, *, store: AnyPath = "store", watch: Watcher | None = None) -> bool:
         """Evaluate the adapter on its held-out data again, and rewrite the report.
 
         Args:
             store: published adapters, for recipes that compare with the live one.
             watch: receives the progress.
+
+        Returns:
+            whether all gates passed.
 
         Raises:
             UserError: training is not finished, or the base or a file of the run is missing or
@@ -64,7 +95,7 @@ class Run(PathLike[str]):
         prepared = pipeline.reopen(here)
         fit = Fit.from_json(here.read(here.fit), here.fit)
         with here.claimed():
-            pipeline.evaluate(
+            report = pipeline.evaluate(
                 prepared,
                 here,
                 watch or Silent(),
@@ -72,7 +103,7 @@ class Run(PathLike[str]):
                 started=time.monotonic(),
                 store=Path(store),
             )
-        return self.report
+        return report.passed
 
     @property
     def _run(self) -> runs.Run:

@@ -49,9 +49,7 @@ def figures(valid: float, f1: float, **fields: float) -> Parts:
 
 SCORES = {
     "base": Forms({"unconstrained": figures(0.1, 0.2)}),
-    "published": Forms(
-        {"unconstrained": figures(0.96, 0.80), "constrained": figures(1.0, 0.82)}
-    ),
+    "published": Forms({"unconstrained": figures(0.96, 0.80), "constrained": figures(1.0, 0.82)}),
     "adapter": Forms(
         {
             "unconstrained": figures(0.97, 0.78, level=0.9),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         assert_type(run, ll.Run)
         assert_type(run.name, str)
         assert_type(ll.load_run(run), ll.Run)
+        assert_type(run.report.passed, bool)
+        assert_type(run.report.adapter.constrained.all.field_f1, float | None)
 
     def judge(schema: ll.Schema) -> None:
         verdict = ll.judge("{}", schema)
