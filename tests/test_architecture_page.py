@@ -1,4 +1,4 @@
-"""docs/architecture.md: its picture is drawn from the code, and what it names exists."""
+"""docs/architecture.md and CONTRIBUTING.md: the picture is the code's, and what they name exists."""
 
 from __future__ import annotations
 
@@ -47,3 +47,11 @@ def test_every_module_that_the_page_names_exists() -> None:
     files = {"report.json", "report.html"}
     assert named >= {"pipeline", "serving.layer", "engines.image"}
     assert {one for one in named - files if f"llm_lora.{one}" not in imports.modules()} == set()
+
+
+def test_every_place_that_contributors_are_sent_to_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    places = set(re.findall(r"`(llm_lora/[\w/]+)`", text))
+    assert len(places) > 15
+    assert [one for one in places
+            if not (ROOT / one).is_dir() and not (ROOT / f"{one}.py").is_file()] == []  # fmt: skip
