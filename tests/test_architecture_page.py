@@ -1,4 +1,4 @@
-"""docs/architecture.md and CONTRIBUTING.md: the picture is the code's, and what they name exists."""
+"""docs/architecture.md and CONTRIBUTING.md: the picture is drawn from the code, all names exist."""
 
 from __future__ import annotations
 
