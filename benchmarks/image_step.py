@@ -208,7 +208,8 @@ def ours(cache: bool) -> Callable[[argparse.Namespace, Watch], None]:
         from llm_lora.progress import Progress
         from llm_lora.recipe.image.blocks import ImageData, ImageLora, ImageTrain
         from llm_lora.recipe.image.recipe import ImageRecipe
-        from llm_lora.tasks import image as image_task
+        from llm_lora.run import Run
+        from llm_lora.tasks.image import task as image_task
 
         recipe = ImageRecipe(
             task="image",
@@ -251,12 +252,7 @@ def ours(cache: bool) -> Callable[[argparse.Namespace, Watch], None]:
                 recipe,
                 prepared.dataset,
                 prepared.base,
-                adapter=out / "adapter",
-                checkpoints=out / "checkpoints",
-                metrics=out / "metrics.jsonl",
-                tensorboard=out / "tensorboard",
-                samples=out / "samples",
-                steps=out / "steps",
+                Run(out).places,
                 listener=listener,
             )
 

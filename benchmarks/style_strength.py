@@ -119,7 +119,7 @@ def measure(run: Path, count: int) -> dict[str, Any]:
     from llm_lora.engines.image.painting import Painter, Settings
     from llm_lora.engines.vision.clip import Clip
     from llm_lora.scores.image import figures as picture_figures
-    from llm_lora.tasks.image import Prepared
+    from llm_lora.tasks.image.prepared import Prepared
     from llm_lora.vision import models as vision_models
 
     here = runs.find(run)

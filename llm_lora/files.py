@@ -17,6 +17,9 @@ from typing import Any, BinaryIO
 from llm_lora import files
 from llm_lora.errors import UserError
 
+Json = dict[str, Any]
+"""A JSON object whose members another part of the program, or another program, defines."""
+
 ASSETS = Path(__file__).parent / "assets"
 """What ships with the package: the embedded bases, templates of pages, configurations."""
 

@@ -13,8 +13,7 @@ from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe import AnyRecipe
 from llm_lora.report import Report
 from llm_lora.run import Run
-from llm_lora.tasks import AnyPrepared, Task
-from llm_lora.tasks import task as tasks
+from llm_lora.tasks import AnyPrepared, Steps, steps
 
 
 def prepare(recipe: AnyRecipe) -> AnyPrepared:
@@ -23,7 +22,7 @@ def prepare(recipe: AnyRecipe) -> AnyPrepared:
     Raises:
         UserError: a mistake in any of them.
     """
-    return tasks.of(recipe.task).prepare(recipe)
+    return steps.of(recipe.task).prepare(recipe)
 
 
 def train(
@@ -48,7 +47,7 @@ def train(
         UserError: a mistake in recipe, data or machine.
     """
     started = time.monotonic()
-    task = tasks.of(recipe.task)
+    task = steps.of(recipe.task)
     watch.stage("Checking data")
     prepared = task.prepare(recipe)
     watch.checked(recipe.task, prepared.dataset)
@@ -96,7 +95,7 @@ def _begin(prepared: AnyPrepared, here: Run) -> None:
     files.write_json(here.inputs, inputs)
 
 
-def _learn(task: Task, prepared: AnyPrepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
+def _learn(task: Steps, prepared: AnyPrepared, here: Run, watch: Watcher, *, resume: bool) -> Fit:
     # fit.json is written only after training has ended, so with it the adapter is complete, and an
     # interruption can only have hit the evaluation. Without it, training resumes from a checkpoint.
     if here.fit.is_file():
@@ -113,7 +112,7 @@ def reopen(here: Run) -> AnyPrepared:
     Raises:
         UserError: training is not finished, or the base or a file of the run is missing or changed.
     """
-    return tasks.of(here.task).reopen(here)
+    return steps.of(here.task).reopen(here)
 
 
 def evaluate(
@@ -136,7 +135,7 @@ def evaluate(
     """
     # The run does not count as finished while its files are rewritten.
     here.manifest.unlink(missing_ok=True)
-    task = tasks.of(prepared.recipe.task)
+    task = steps.of(prepared.recipe.task)
     report = task.evaluate(prepared, here, watch, fit=fit, started=started, store=store)
     adapter = task.seal(prepared, here, scores=report.headline())
     results = (
@@ -144,22 +143,22 @@ def evaluate(
         *(here.report, here.page),
     )
     here.finish(
-        {
-            "format": 1,
-            "name": prepared.recipe.name,
-            "recipe_digest": prepared.recipe.digest(),
-            "profile": prepared.recipe.profile,
-            "seed": prepared.recipe.train.seed,
-            "base": {"name": prepared.base.name, "digest": prepared.base.digest},
-            "dataset_fingerprint": prepared.dataset.fingerprint,
-            "adapter_digest": adapter.digest,
-            "steps": fit.steps,
-            "passed": report.passed,
-            "seconds": report.seconds,
-            "peak_memory_bytes": report.peak_memory_bytes,
-            "versions": versions.installed(),
-            "files": {path.name: files.file_sha256(path) for path in results if path.is_file()},
-        }
+        run.Manifest(
+            name=prepared.recipe.name,
+            recipe_digest=prepared.recipe.digest(),
+            profile=prepared.recipe.profile,
+            seed=prepared.recipe.train.seed,
+            base_name=prepared.base.name,
+            base_digest=prepared.base.digest,
+            dataset_fingerprint=prepared.dataset.fingerprint,
+            adapter_digest=adapter.digest,
+            steps=fit.steps,
+            passed=report.passed,
+            seconds=report.seconds,
+            peak_memory_bytes=report.peak_memory_bytes,
+            versions=versions.installed(),
+            files={path.name: files.file_sha256(path) for path in results if path.is_file()},
+        )
     )
     shutil.rmtree(here.checkpoints, ignore_errors=True)
     return report

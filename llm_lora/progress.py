@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,8 +39,9 @@ def silent(progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """Result of a training. `curve` holds one row per log: step, epoch, loss, validation_loss, …
+    """Result of a training.
 
+    `curve` holds one row of figures per log, by name: step, epoch, loss, validation_loss, …
     `tokens` (or `pictures`, for image training) counts what was seen.
     """
 
@@ -56,7 +57,7 @@ class Fit:
     base_parameters: int
     peak_memory_bytes: int
     decisions: tuple[str, ...]
-    curve: tuple[dict[str, Any], ...]
+    curve: tuple[Mapping[str, float], ...]
     pictures: int = 0
 
     @classmethod

@@ -7,24 +7,84 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from llm_lora import files
 from llm_lora.errors import UserError
+from llm_lora.files import Json
+from llm_lora.task import TASKS
 
 LATEST = "latest"
 STAMP = "%Y-%m-%dT%H-%M-%S"
 STEP = "step-"
 """Prefix of the folders of saved steps: `step-100`."""
 
-_TASK = re.compile(r"^task: (text|image)$", re.MULTILINE)
+_TASK = re.compile(rf"^task: ({'|'.join(TASKS)})$", re.MULTILINE)
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,11})\..*")
 """TensorBoard's files, named by the second in which they were created."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a finished run says of itself.
+
+    Attributes:
+        name: the recipe's, `profile` the one that was used, if any.
+        passed: whether the gates of its report passed.
+        seconds: how long training and evaluation took together.
+        versions: of the installed libraries.
+        files: digest of each result by its name.
+    """
+
+    name: str
+    recipe_digest: str
+    profile: str | None
+    seed: int
+    base_name: str
+    base_digest: str
+    dataset_fingerprint: str
+    adapter_digest: str
+    steps: int
+    passed: bool
+    seconds: float
+    peak_memory_bytes: int
+    versions: Mapping[str, str]
+    files: Mapping[str, str]
+
+    def to_json(self) -> Json:
+        """The manifest as it is written, last of all files of a run."""
+        return {
+            "format": 1,
+            "name": self.name,
+            "recipe_digest": self.recipe_digest,
+            "profile": self.profile,
+            "seed": self.seed,
+            "base": {"name": self.base_name, "digest": self.base_digest},
+            "dataset_fingerprint": self.dataset_fingerprint,
+            "adapter_digest": self.adapter_digest,
+            "steps": self.steps,
+            "passed": self.passed,
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "versions": self.versions,
+            "files": self.files,
+        }
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where an engine writes what it trains; an engine without samples or steps ignores these."""
+
+    adapter: Path
+    checkpoints: Path
+    metrics: Path
+    tensorboard: Path
+    samples: Path
+    steps: Path
 
 
 @dataclass(frozen=True)
@@ -53,6 +113,22 @@ class Run:
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def places(self) -> Places:
+        """Where an engine writes in this run."""
+        return Places(
+            adapter=self.adapter,
+            checkpoints=self.checkpoints,
+            metrics=self.metrics,
+            tensorboard=self.tensorboard,
+            samples=self.samples,
+            steps=self.steps,
+        )
 
     @property
     def supervised(self) -> Path:
@@ -139,7 +215,7 @@ class Run:
             stamp = self.folder.name[: len("2026-01-01T00-00-00")]
             return datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
         except ValueError:
-            names = [path.name for path in (self.folder / "tensorboard").glob("events.*")]
+            names = [path.name for path in self.tensorboard.glob("events.*")]
             begun = [float(found[1]) for name in names if (found := _EVENTS.fullmatch(name))]
             seconds = min(begun, default=self.recipe.stat().st_mtime)
             return datetime.fromtimestamp(seconds, UTC)
@@ -186,7 +262,7 @@ class Run:
                 "the run has no dataset folder", where=str(self.folder), fix="train again"
             )
 
-    def read(self, path: Path) -> dict[str, Any]:
+    def read(self, path: Path) -> Json:
         """Read one of the run's JSON files.
 
         Raises:
@@ -199,7 +275,7 @@ class Run:
                 fix="finish it: llm-lora train RECIPE --resume",
             )
         try:
-            value: dict[str, Any] = json.loads(files.read_text(path))
+            value: Json = json.loads(files.read_text(path))
         except json.JSONDecodeError as error:
             raise UserError(
                 f"damaged: {error.msg}",
@@ -208,9 +284,9 @@ class Run:
             ) from None
         return value
 
-    def finish(self, manifest: dict[str, Any]) -> None:
+    def finish(self, manifest: Manifest) -> None:
         """Write the manifest, which marks the run as finished."""
-        files.write_json(self.manifest, manifest)
+        files.write_json(self.manifest, manifest.to_json())
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

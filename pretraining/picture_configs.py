@@ -9,7 +9,7 @@ memory and compares its parameters with the published counts.
 
 The tokenizer of all of them is CLIP's, which OpenAI published under the MIT licence; every package
 that runs CLIP brings the file (open_clip_torch among them). Its merges are kept once, and
-`llm_lora/picture_configs.py` makes tokenizer folders of them.
+`llm_lora/base/configs.py` makes tokenizer folders of them.
 """
 
 from __future__ import annotations

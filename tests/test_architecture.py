@@ -14,7 +14,7 @@ from support.places import ROOT
 HEAVY = {"torch", "transformers", "vllm", "diffusers", "trl", "peft", "bitsandbytes", "datasets"}
 
 LAYERS = """
-errors versions
+errors task versions
 files lora_prompt machine record
 chance example recipe run schema weights
 base progress scores

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.made_runs import FINISHED
 
 from llm_lora import run
 from llm_lora.errors import UserError
@@ -22,9 +23,9 @@ def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
     assert not here.finished
     with pytest.raises(UserError, match=r"no report.json yet; finish it: llm-lora train"):
         here.read(here.report)
-    here.finish({"passed": True})
+    here.finish(FINISHED)
     assert here.finished
-    assert here.read(here.manifest) == {"passed": True}
+    assert here.read(here.manifest) == FINISHED.to_json()
 
 
 def test_a_run_tells_when_it_began_whatever_its_folder_is_called(tmp_path: Path) -> None:
@@ -43,11 +44,11 @@ def test_a_run_tells_when_it_began_whatever_its_folder_is_called(tmp_path: Path)
 
 def test_runs_are_found_by_folder_by_name_and_by_latest(tmp_path: Path) -> None:
     first = run.create(tmp_path, "demo", lambda _: "a: 1\n")
-    first.finish({})
+    first.finish(FINISHED)
     first.become_latest()
     second = run.create(tmp_path, "demo", lambda _: "a: 2\n")
     assert run.find(tmp_path / "demo").folder == first.folder.resolve()
-    second.finish({})
+    second.finish(FINISHED)
     assert run.find(tmp_path / "demo").folder == first.folder.resolve()
     second.become_latest()
     for path in (tmp_path / "demo", tmp_path / "demo" / "latest", second.folder):
@@ -64,7 +65,7 @@ def test_resuming_takes_the_newest_unfinished_run_of_the_same_recipe(tmp_path: P
     with pytest.raises(UserError, match="no unfinished run of demo; leave out --resume"):
         run.unfinished(tmp_path, "demo", lambda _: "a: 1\n")
     here = run.create(tmp_path, "demo", lambda _: "a: 1\n")
-    run.create(tmp_path, "demo", lambda _: "a: 1\n").finish({})
+    run.create(tmp_path, "demo", lambda _: "a: 1\n").finish(FINISHED)
     assert run.unfinished(tmp_path, "demo", lambda _: "a: 1\n").folder == here.folder.resolve()
     with pytest.raises(UserError, match="the recipe has changed since"):
         run.unfinished(tmp_path, "demo", lambda _: "a: 2\n")

@@ -20,6 +20,7 @@ from llm_lora.engines.shared import loading
 from llm_lora.engines.text import batches, tuning
 from llm_lora.engines.text import engine as text
 from llm_lora.recipe.loading import load
+from llm_lora.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -93,12 +94,12 @@ def test_the_adapter_carries_what_serving_needs(small_run: Path) -> None:
     adapters.require_base(adapter, tiny)
     assert len(adapter.modules) == 42
     manifest = adapter.manifest
-    assert manifest["system"] == "Read the message and answer with the triage JSON."
-    assert manifest["sampling"] == {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 48}
-    assert manifest["chat_template_digest"] == Chat.load(tiny.path).template_digest
-    assert manifest["dataset_fingerprint"] == Dataset.read(small_run / "dataset").fingerprint
-    assert manifest["scores"]["unconstrained"]["all"]["n"] == 12
-    assert manifest["versions"]["peft"]
+    assert manifest.system == "Read the message and answer with the triage JSON."
+    assert manifest.sampling == {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 48}
+    assert manifest.chat_template_digest == Chat.load(tiny.path).template_digest
+    assert manifest.dataset_fingerprint == Dataset.read(small_run / "dataset").fingerprint
+    assert manifest.scores["unconstrained"]["all"]["n"] == 12
+    assert manifest.versions["peft"]
 
 
 def test_the_loss_falls(small_run: Path) -> None:
@@ -227,10 +228,7 @@ def test_plain_peft_reloads_the_adapter_to_the_same_logits(
         examples[32:40],
         base,
         chat,
-        adapter=tmp_path / "adapter",
-        checkpoints=tmp_path / "checkpoints",
-        metrics=tmp_path / "metrics.jsonl",
-        tensorboard=tmp_path / "tensorboard",
+        Run(tmp_path).places,
     )
     fresh = loading.load_base(base, bits=4, precision="auto").model
     plain = logits(fresh)

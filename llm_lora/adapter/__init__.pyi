@@ -5,4 +5,7 @@ from .base import AnyBase as AnyBase
 from .folder import CONFIG as CONFIG
 from .folder import MADE as MADE
 from .folder import Adapter as Adapter
+from .manifest import Manifest as Manifest
+from .manifest import Origin as Origin
+from .manifest import Setting as Setting
 from .sources import Source as Source

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.manifest import Manifest
 from llm_lora.base import Base, PictureBase
 from llm_lora.base import image as picture_base
 from llm_lora.base import text as bases
@@ -52,25 +51,25 @@ def resolve(
     return _RESOLVE[task](name, revision, prediction, download)
 
 
-def trained_on(manifest: Mapping[str, Any], *, download: bool = True) -> AnyBase:
+def trained_on(manifest: Manifest, *, download: bool = True) -> AnyBase:
     """The base that a manifest names, in its current state.
 
     Raises:
         UserError: as `resolve`.
     """
-    told = manifest["base"]
+    told = manifest.base
     return resolve(
-        adapters.task_of(manifest),
-        str(told["name"]),
-        told.get("revision"),
-        prediction=told.get("prediction", "auto"),
+        manifest.task,
+        told.name,
+        told.revision,
+        prediction=told.prediction,
         download=download,
     )
 
 
-def at_hand(manifest: Mapping[str, Any]) -> AnyBase | None:
+def at_hand(manifest: Manifest) -> AnyBase | None:
     """The base that an adapter was trained on, if this machine has it; never downloads it."""
     with suppress(UserError):
         base = trained_on(manifest, download=False)
-        return base if base.digest == manifest["base"]["digest"] else None
+        return base if base.digest == manifest.base.digest else None
     return None

@@ -12,14 +12,16 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from llm_lora import files
+from llm_lora.adapter.manifest import Manifest
 from llm_lora.errors import UserError
+from llm_lora.files import Json
 from llm_lora.recipe import show
+from llm_lora.task import TASKS
 from llm_lora.weights import safetensors_header
 
 WEIGHTS = "adapter_model.safetensors"
@@ -28,14 +30,10 @@ MANIFEST = "llm_lora.json"
 SCHEMA = "answer.schema.json"
 TEMPLATE = "chat_template.jinja"
 
-_SIDE = r"\.lora_(?P<side>A|B)\.weight"
-_KEYS = {
-    "text": re.compile(rf"base_model\.model\.(?P<module>.+){_SIDE}"),
-    "image": re.compile(rf"(?P<module>(unet|text_encoder(_2)?)\..+){_SIDE}"),
-}
-"""Tensor names by task, as PEFT and diffusers write them."""
+_KEYS = {name: re.compile(task.tensors) for name, task in TASKS.items()}
+"""Tensor names by task."""
 
-MADE = {"text": "text", "image": "pictures"}
+MADE = {name: task.makes for name, task in TASKS.items()}
 """The output of a task's adapters, for messages and tables."""
 
 
@@ -77,30 +75,25 @@ class Adapter:
     rank: int
     alpha: float
     modules: tuple[str, ...]
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def task(self) -> str:
         """The task of the base: text or image."""
-        return task_of(self.manifest)
+        return self.manifest.task
 
     @property
     def base_name(self) -> str:
-        return str(self.manifest["base"]["name"])
+        return self.manifest.base.name
 
     @property
     def base_digest(self) -> str:
-        return str(self.manifest["base"]["digest"])
+        return self.manifest.base.digest
 
     @property
     def schema_path(self) -> Path | None:
         path = self.path / SCHEMA
         return path if path.is_file() else None
-
-
-def task_of(manifest: Mapping[str, Any]) -> str:
-    """The task of the adapter that a manifest belongs to."""
-    return str(manifest.get("task", "text"))
 
 
 def digest(folder: Path) -> str:
@@ -128,25 +121,28 @@ def read(folder: Path) -> Adapter:
         raise UserError("missing", where=str(folder / WEIGHTS), fix="copy the whole adapter folder")
     tensors = safetensors_header(folder / WEIGHTS)
     config = _json(folder / CONFIG)
-    manifest = _json(folder / MANIFEST)
-    pattern = _KEYS.get(task_of(manifest))
+    manifest = Manifest.from_json(_json(folder / MANIFEST), folder / MANIFEST)
+    pattern = _KEYS.get(manifest.task)
     if pattern is None:
         raise UserError(
-            f"the adapter has the unknown task {task_of(manifest)!r}",
+            f"the adapter has the unknown task {manifest.task!r}",
             where=str(folder / MANIFEST),
             fix=f"known tasks are {', '.join(_KEYS)}; a newer llm-lora may know more",
         )
     rank = int(_number(config, "r", folder))
     modules = _modules(tensors, pattern, folder, rank)
     found = digest(folder)
-    if manifest.get("digest") != found:
+    if manifest.digest != found:
         raise UserError(
             "the weights were changed after training: their digest differs from the manifest's",
             where=str(folder / MANIFEST),
             fix="copy the adapter folder again, or train again",
         )
-    for name, key in ((SCHEMA, "schema_digest"), (TEMPLATE, "chat_template_digest")):
-        path, wanted = folder / name, manifest.get(key)
+    for name, wanted in (
+        (SCHEMA, manifest.schema_digest),
+        (TEMPLATE, manifest.chat_template_digest),
+    ):
+        path = folder / name
         if (files.sha256(files.read_bytes(path)) if path.is_file() else None) != wanted:
             raise UserError(
                 "not the file that training used",
@@ -178,7 +174,7 @@ def require_base(adapter: Adapter, base: Trained) -> None:
         )
 
 
-def more_than_products(config: Mapping[str, Any]) -> list[str]:
+def more_than_products(config: Json) -> list[str]:
     """Keys of a PEFT configuration that make the adapter more than products added to the base.
 
     Source: `LoraConfig` and `LoraLayer` of PEFT 0.21.
@@ -215,7 +211,7 @@ def scale(adapter: Adapter) -> float:
     return adapter.alpha / rank
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> Json:
     if not path.is_file():
         raise UserError("missing", where=str(path), fix="copy the whole adapter folder")
     try:
@@ -229,7 +225,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _number(config: Mapping[str, Any], key: str, folder: Path) -> float:
+def _number(config: Json, key: str, folder: Path) -> float:
     """A number from PEFT's configuration; a whole one as an int, shown without a decimal point."""
     value: Any = config.get(key)
     number = isinstance(value, int | float) and not isinstance(value, bool)

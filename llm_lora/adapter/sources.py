@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llm_lora import files
 from llm_lora import run as runs
 from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.manifest import Manifest
 from llm_lora.base import PictureBase
 from llm_lora.base import image as picture_base
 from llm_lora.errors import Problem, UserError
@@ -23,12 +23,12 @@ class Source:
 
     name: str
     path: Path
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """The generation settings of its recipe."""
-        sampling = (self.manifest or {}).get("sampling", {})
+        sampling = self.manifest.sampling if self.manifest else {}
         return {key: sampling[key] for key in _SETTINGS if key in sampling}
 
 
@@ -56,13 +56,13 @@ def find(path: Path, name: str | None = None, step: int | None = None) -> Source
     if not (path / adapters.MANIFEST).is_file():
         return Source(name or path.name, path, None)
     manifest = adapters.read(path).manifest
-    if "sampling" not in manifest or "steps" not in manifest["sampling"]:
+    if "steps" not in manifest.sampling:
         raise UserError(
             "this adapter is for text, not for pictures",
             where=str(path),
             fix="talk to it: llm-lora chat RUN",
         )
-    return Source(name or str(manifest["name"]), path, manifest)
+    return Source(name or manifest.name, path, manifest)
 
 
 def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
@@ -75,16 +75,14 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
     Raises:
         UserError: no base is known, or adapters were trained on another one (all of them).
     """
-    told = [source.manifest["base"] for source in sources if source.manifest]
+    told = [source.manifest.base for source in sources if source.manifest]
     if named is not None:
         # Some base files do not state their prediction type; the adapter knows it.
-        prediction = told[0]["prediction"] if told else "auto"
+        prediction = told[0].prediction if told else "auto"
         base = picture_base.resolve(named, prediction=prediction)
     elif told:
         first = told[0]
-        base = picture_base.resolve(
-            first["name"], first["revision"], prediction=first["prediction"]
-        )
+        base = picture_base.resolve(first.name, first.revision, prediction=first.prediction)
     else:
         raise UserError(
             "no base to generate with",
@@ -93,12 +91,12 @@ def base_of(sources: Sequence[Source], named: str | None = None) -> PictureBase:
         )
     others = [
         Problem(
-            f"{source.name} was trained on {source.manifest['base']['name']}, not on {base.name}",
+            f"{source.name} was trained on {source.manifest.base.name}, not on {base.name}",
             str(source.path),
             "use adapters of one base",
         )
         for source in sources
-        if source.manifest and source.manifest["base"]["digest"] != base.digest
+        if source.manifest and source.manifest.base.digest != base.digest
     ]
     if others:
         raise UserError(others)

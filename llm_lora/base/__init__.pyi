@@ -4,6 +4,7 @@ from . import text as text
 from .chat import Chat as Chat
 from .chat import Encoded as Encoded
 from .chat import Unencodable as Unencodable
+from .family import FAMILIES as FAMILIES
 from .family import Family as Family
 from .family import Prediction as Prediction
 from .image import PictureBase as PictureBase

@@ -1,9 +1,14 @@
-"""Families of image bases: how they are recognised, and which can be trained."""
+"""Families of image bases: how they are recognised, how they differ, and which can be trained.
+
+A new family is a name in `Family`, an entry in `FAMILIES`, a rule in `of_unet`, and its
+configurations in `CONFIGS`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from llm_lora.errors import UserError
 from llm_lora.files import ASSETS
@@ -14,8 +19,83 @@ Family = Literal["sd1", "sd2", "sdxl"]
 Prediction = Literal["epsilon", "v"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022, arXiv 2202.00512)."""
 
+
+@dataclass(frozen=True)
+class Traits:
+    """What sets a family apart.
+
+    Attributes:
+        pipeline: its pipeline's class in diffusers.
+        parts: the components that a folder must have.
+        resolution: side in pixels of its pictures, where no configuration states it.
+        text_encoder: how the tensor names of its last text encoder begin in a single file.
+        takes_sizes: whether its UNet is also conditioned on sizes and crops.
+        prefixes: how WebUIs' names of modules begin, by component.
+        original_names: whether WebUIs name its UNet's modules as in the original code.
+        version, ui_version: its name in kohya's metadata, and in the notes of WebUIs.
+        architecture: its name in ModelSpec, by what the UNet predicts.
+        implementation: what ModelSpec calls the code that defines the names of modules.
+    """
+
+    pipeline: str
+    parts: tuple[str, ...]
+    resolution: int
+    text_encoder: str
+    takes_sizes: bool
+    prefixes: Mapping[str, str]
+    original_names: bool
+    version: str
+    ui_version: str
+    architecture: Mapping[Prediction, str]
+    implementation: str
+
+
+_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+FAMILIES: dict[Family, Traits] = {
+    "sd1": Traits(
+        pipeline="StableDiffusionPipeline",
+        parts=_PARTS,
+        resolution=512,
+        text_encoder="cond_stage_model.transformer.",
+        takes_sizes=False,
+        prefixes={"unet": "lora_unet", "text_encoder": "lora_te"},
+        original_names=False,
+        version="sd_v1",
+        ui_version="SD1",
+        architecture=dict.fromkeys(("epsilon", "v"), "stable-diffusion-v1"),
+        implementation="diffusers",
+    ),
+    "sd2": Traits(
+        pipeline="StableDiffusionPipeline",
+        parts=_PARTS,
+        resolution=512,
+        text_encoder="cond_stage_model.model.",
+        takes_sizes=False,
+        prefixes={"unet": "lora_unet", "text_encoder": "lora_te"},
+        original_names=False,
+        version="sd_v2",
+        ui_version="SD2",
+        architecture={"epsilon": "stable-diffusion-v2-512", "v": "stable-diffusion-v2-768-v"},
+        implementation="diffusers",
+    ),
+    "sdxl": Traits(
+        pipeline="StableDiffusionXLPipeline",
+        parts=(*_PARTS, "text_encoder_2", "tokenizer_2"),
+        resolution=1024,
+        text_encoder="conditioner.embedders.1.model.",
+        takes_sizes=True,
+        prefixes={"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+        original_names=True,
+        version="sdxl_base_v1-0",
+        ui_version="SDXL",
+        architecture=dict.fromkeys(("epsilon", "v"), "stable-diffusion-xl-v1-base"),
+        implementation="https://github.com/Stability-AI/generative-models",
+    ),
+}
+
 CONFIGS = ASSETS / "picture_configs"
-"""Configurations of each family; `picture_configs.folder` makes them complete."""
+"""Configurations of each family; `configs.folder` makes them complete."""
 
 NATIVE = "choose a Stable Diffusion 1.5, 2.x or SDXL base"
 
@@ -39,7 +119,7 @@ _OTHER_CHANNELS = {
 }
 
 
-def of_unet(config: Mapping[str, Any]) -> Family:
+def of_unet(config: Mapping[str, object]) -> Family:
     """The family of a UNet in diffusers' layout.
 
     Only SDXL is conditioned on sizes and crops besides the text; of the others, 2.x has linear

@@ -19,6 +19,7 @@ from llm_lora.base import text as bases
 from llm_lora.base.family import (
     CANNOT,
     CONFIGS,
+    FAMILIES,
     NATIVE,
     NO_SHARES,
     Family,
@@ -41,15 +42,14 @@ _WEIGHTS = {
 }
 """Components with weights, and how their file names begin."""
 
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_PARTS_OF_XL = (*_PARTS, "text_encoder_2", "tokenizer_2")
+_PARTS = tuple(dict.fromkeys(part for traits in FAMILIES.values() for part in traits.parts))
 _FILES = [
     bases.PIPELINE,
-    *(f"{part}/*.{kind}" for part in _PARTS_OF_XL for kind in ("json", "txt", "safetensors")),
+    *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "txt", "safetensors")),
 ]
 _HALVES = "*.fp16.*"
 _OTHERS = ["*.non_ema.*", "*.non_ema-*"]
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+_PIPELINES = {traits.pipeline for traits in FAMILIES.values()}
 _REFUSED = {
     "Inpaint": "this base is made for inpainting",
     "Img2Img": "this base is set up for image-to-image",
@@ -191,7 +191,7 @@ def _inspect(
     index = _index(name, folder)
     unet = bases.read_config(folder / "unet") if (folder / "unet").is_dir() else {}
     family = _family(name, folder, str(index.get("_class_name")), unet)
-    parts = _PARTS_OF_XL if family == "sdxl" else _PARTS
+    parts = FAMILIES[family].parts
     absent = [part for part in parts if not (folder / part).is_dir()]
     if absent:
         raise UserError(
@@ -312,7 +312,7 @@ def _resolution(config: Path, family: Family) -> int:
     levels = bases.read_config(config / "vae").get("block_out_channels")
     if isinstance(latent, int) and isinstance(levels, list):
         return int(latent * 2 ** (len(levels) - 1))
-    return 1024 if family == "sdxl" else 512
+    return FAMILIES[family].resolution
 
 
 def _prediction(name: str, folder: Path, wanted: str) -> Prediction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from llm_lora.base import text as bases
 from llm_lora.base.family import (
     CANNOT,
+    FAMILIES,
     NATIVE,
     NO_SHARES,
     Family,
@@ -24,11 +25,7 @@ from llm_lora.weights import header
 _UNET = "model.diffusion_model."
 _CONV_IN = f"{_UNET}input_blocks.0.0.weight"
 _VAE = "first_stage_model."
-_TEXT: dict[Family, str] = {
-    "sd1": "cond_stage_model.transformer.",
-    "sd2": "cond_stage_model.model.",
-    "sdxl": "conditioner.embedders.1.model.",
-}
+_TEXT = {family: traits.text_encoder for family, traits in FAMILIES.items()}
 _REFINER = "conditioner.embedders.0.model."
 _V = "v_pred"
 """By convention, an empty tensor of this name marks an SDXL that predicts v."""
@@ -158,13 +155,13 @@ def _half(name: str) -> UserError:
     return UserError("its UNet is incomplete", where=name, fix="download or copy it again")
 
 
-def _starts(tensors: Mapping[str, Any]) -> set[str]:
+def _starts(tensors: Collection[str]) -> set[str]:
     """The known components that a file has."""
     known = (*_TEXT.values(), _REFINER, _VAE)
     return {start for start in known if any(name.startswith(start) for name in tensors)}
 
 
-def _no_base(name: str, tensors: Mapping[str, Any]) -> UserError:
+def _no_base(name: str, tensors: Collection[str]) -> UserError:
     bare = [key.removeprefix(_UNET) for key in tensors]
     for pattern, what in _OTHERS:
         if any(re.match(pattern, key) for key in bare):
@@ -181,7 +178,7 @@ def _prediction(
     name: str,
     family: Family,
     wanted: str,
-    tensors: Mapping[str, Any],
+    tensors: Collection[str],
     metadata: Mapping[str, str],
 ) -> Prediction:
     if wanted != "auto":

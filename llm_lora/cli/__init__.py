@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import sys
+from typing import NoReturn
 
 from llm_lora.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
@@ -25,8 +25,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UserError as error:
-        tell(error, as_json="--json" in sys.argv)
-        sys.exit(EXIT_USER_ERROR)
+        _refuse(error)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -37,24 +36,13 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _IMPOSSIBLE:
             raise
-        place = str(error.filename or "")
-        what = f"no such path: {error.strerror}"
-        tell(UserError(what, where=place, fix="check the path"), as_json="--json" in sys.argv)
-        sys.exit(EXIT_USER_ERROR)
+        what, place = f"no such path: {error.strerror}", str(error.filename or "")
+        _refuse(UserError(what, where=place, fix="check the path"))
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def tell(error: UserError, *, as_json: bool) -> None:
-    """Print all problems of an error: as text on stderr, or as JSON on stdout."""
-    if as_json:
-        problems = [
-            {"what": problem.what, "where": problem.where, "fix": problem.fix}
-            for problem in error.problems
-        ]
-        print(json.dumps({"error": problems}, ensure_ascii=False))
-        return
-    for problem in error.problems:
-        place = f"{problem.where}: " if problem.where else ""
-        print(f"error: {place}{problem.what}", file=sys.stderr)
-        if problem.fix:
-            print(f"  → {problem.fix}", file=sys.stderr)
+def _refuse(error: UserError) -> NoReturn:
+    from llm_lora.cli.outcome import tell
+
+    tell(error, as_json="--json" in sys.argv)
+    sys.exit(EXIT_USER_ERROR)

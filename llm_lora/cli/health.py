@@ -6,16 +6,13 @@ import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from packaging.requirements import Requirement
+import click
 
-from llm_lora import machine as plan
-from llm_lora.base import image as picture_base
-from llm_lora.base import text as base
-from llm_lora.cli.console import console
+from llm_lora.cli.options import json_option
+from llm_lora.cli.outcome import print_json, require
 from llm_lora.errors import UserError
 
 _FREE_DISK = 10 * 2**30
@@ -30,8 +27,17 @@ class Finding:
     found: str
     fix: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Report what is installed, missing or untested on this machine."""
+    findings = examine()
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        show(findings)
+    require(not any(finding.status == "wrong" for finding in findings))
 
 
 def examine() -> list[Finding]:
@@ -48,7 +54,9 @@ def _python() -> Finding:
 
 
 def _hardware() -> list[Finding]:
-    machine = plan.detect()
+    from llm_lora.machine import detect
+
+    machine = detect()
     memory = f"{machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB memory"
     gpu = (
         f"{machine.gpu}, {machine.gpu_memory_bytes / 2**30:.1f} GiB"
@@ -76,6 +84,11 @@ def _disk() -> Finding:
 
 def _libraries() -> list[Finding]:
     """Compare the installed versions with those that llm-lora requires and was tested with."""
+    # Imported here to keep `--help` quick.
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
     try:
         wanted = metadata.requires("llm-lora") or []
     except metadata.PackageNotFoundError:
@@ -106,17 +119,21 @@ def _libraries() -> list[Finding]:
 
 
 def _tiny() -> Finding:
+    from llm_lora.base import text
+
     try:
-        tiny = base.resolve("tiny")
+        tiny = text.resolve("tiny")
     except UserError as error:
         return Finding("Embedded tiny base", "wrong", str(error), "reinstall llm-lora")
     return Finding("Embedded tiny base", "good", f"{tiny.architecture}, {tiny.digest[:12]}")
 
 
 def _tiny_image() -> Finding:
+    from llm_lora.base import image
+
     what = "Embedded tiny image"
     try:
-        tiny = picture_base.resolve("tiny")
+        tiny = image.resolve("tiny")
     except UserError as error:
         return Finding(what, "wrong", str(error), "reinstall llm-lora")
     found = f"{tiny.family}, {tiny.resolution} pixels, {tiny.digest[:12]}"
@@ -133,6 +150,8 @@ def _hub() -> Finding:
 
 def show(findings: list[Finding]) -> None:
     """Print the findings, one per line, each with its remedy below."""
+    from llm_lora.cli.console import console
+
     marks = {"good": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
     for finding in findings:
         console.print(f"{marks[finding.status]} {finding.what:<20} {finding.found}")

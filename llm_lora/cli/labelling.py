@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_lora.cli.options import PATH, count_option, json_option, path_option
+from llm_lora.cli.outcome import print_json
 from llm_lora.errors import EXIT_INTERRUPTED, UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ _USUAL = {
     "clip": "openai/clip-vit-base-patch32",
     "blip": "Salesforce/blip-image-captioning-base",
 }
-_PATH = click.Path(path_type=Path)
 _SHOWN = 5
 
 
@@ -36,7 +36,7 @@ def _list_candidates(context: click.Context, _: click.Parameter, wanted: bool) -
 
 
 @click.command()
-@click.argument("folder", type=_PATH)
+@click.argument("folder", type=PATH)
 @click.option(
     "--method",
     type=click.Choice(["clip", "blip", "vlm"]),
@@ -50,7 +50,7 @@ def _list_candidates(context: click.Context, _: click.Parameter, wanted: bool) -
     help="tiny, a folder or a hub id; for vlm, the model's name on the server.  "
     f"[default: {_USUAL['clip']}, {_USUAL['blip']}]",
 )
-@click.option("--candidates", metavar="FILE", type=_PATH, help="clip: captions to choose from.")
+@path_option("--candidates", metavar="FILE", help="clip: captions to choose from.")
 @click.option(
     "--list-candidates",
     is_flag=True,
@@ -61,28 +61,18 @@ def _list_candidates(context: click.Context, _: click.Parameter, wanted: bool) -
 )
 @click.option("--url", metavar="URL", help="vlm: an OpenAI-compatible server, ending in /v1.")
 @click.option("--ask", metavar="TEXT", help="vlm: the question to ask about each picture.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    default=4,
-    show_default=True,
-    help="vlm: concurrent requests.",
-)
+@count_option("--jobs", type=click.IntRange(1, 64), default=4, help="vlm: concurrent requests.")
 @click.option("--trigger", metavar="WORDS", help="Prepend these to every caption without them.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, 1024),
-    default=16,
-    show_default=True,
-    help="Pictures per forward pass.",
+@count_option(
+    "--batch-size", type=click.IntRange(1, 1024), default=16, help="Pictures per forward pass."
 )
-@click.option("--review", metavar="FILE", type=_PATH, help="Write an HTML page for review.")
+@path_option("--review", metavar="FILE", help="Write an HTML page for review.")
 @click.option(
     "--redo",
     is_flag=True,
     help="Also replace machine captions written with other settings; never captions by people.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def label(folder: Path, as_json: bool, **given: Any) -> None:
     """Write captions for the pictures of FOLDER into its metadata.csv.
 
@@ -106,7 +96,7 @@ def label(folder: Path, as_json: bool, **given: Any) -> None:
     if (review := given["review"]) is not None:
         label_review.write(review, folder, findings, outcome.failed)
     if as_json:
-        click.echo(json.dumps(_document(outcome, findings), ensure_ascii=False, indent=2))
+        print_json(_document(outcome, findings))
     else:
         _show(outcome, findings, review)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from llm_lora.cli.options import count_option, json_option, run_argument
+from llm_lora.cli.outcome import print_json, require
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _TIMES = ("latency_p50", "latency_p99", "first_token_p50", "first_token_p99")
 _SHOWN = 3
@@ -23,42 +28,33 @@ def bench() -> None:
 
 
 @bench.command("serve")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
+@run_argument
+@count_option(
     "--requests",
-    type=click.IntRange(1),
     default=64,
-    show_default=True,
     help="Requests per form and round.",
 )
-@click.option(
+@count_option(
     "--connections",
-    type=click.IntRange(1),
     default=8,
-    show_default=True,
     help="Concurrent requests.",
 )
-@click.option(
+@count_option(
     "--rounds",
-    type=click.IntRange(1),
     default=2,
-    show_default=True,
     help="Rounds over all forms; each round starts a server per form.",
 )
-@click.option(
+@count_option(
     "--adapters",
-    type=click.IntRange(1),
     default=4,
-    show_default=True,
     help="Adapters in one batch, for the mixed form.",
 )
-@click.option(
+@count_option(
     "--tokens",
-    type=click.IntRange(1),
     metavar="N",
     help="Length of the answers.  [default: the median of the run's answers]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
     """Compare serving a merged model with serving adapters, with the bare base as a baseline.
 
@@ -76,7 +72,7 @@ def bench_serve(run: Path, as_json: bool, **options: Any) -> None:
     with show.Live(quiet=as_json) as watch:
         document = measuring.measure(here, prepared, machine.detect(), settings, watch)
     if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        print_json(document)
     else:
         show_bench(document)
 
@@ -136,17 +132,15 @@ def evaluate_via(run: Path, url: str, *, as_json: bool) -> None:
     with Client(url) as client, show.Live(quiet=as_json) as watch, here.claimed():
         document = drift.check(here, prepared, client, watch)
     if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        print_json(document)
     else:
         show_drift(document, here.folder / drift.SERVED)
-    if not document["passed"]:
-        raise SystemExit(1)
+    require(document["passed"])
 
 
 def show_drift(document: Mapping[str, Any], path: Path) -> None:
     """Engine and server side by side, and the first answers that differ."""
     from rich.markup import escape
-    from rich.table import Table
 
     from llm_lora.cli.console import console
 
@@ -157,7 +151,7 @@ def show_drift(document: Mapping[str, Any], path: Path) -> None:
             f"  {first['id']} differs from token {first['position']} on: "
             f"training {escape(repr(first['training']))}, server {escape(repr(first['server']))}"
         )
-    console.print(_scores(document, Table))
+    console.print(_scores(document))
     for form in document["forms"]:
         rows = [row for row in document["answers"] if row["form"] == form and "engine" in row]
         for row in rows[:_SHOWN]:
@@ -179,9 +173,13 @@ def show_drift(document: Mapping[str, Any], path: Path) -> None:
         console.print(f"\n[bold red]drift[/] {escape(reason)}")
 
 
-def _scores(document: Mapping[str, Any], table_type: type[Any]) -> Any:
+def _scores(document: Mapping[str, Any]) -> Table:
     """Scores of engine and server, by form and part."""
-    table = table_type(
+    from rich.table import Table
+
+    from llm_lora.cli.console import cell
+
+    table = Table(
         "answers", "part", "n", *("valid: engine", "server"), *("field F1: engine", "server"),
         "identical", "same value", box=None, padding=(0, 2, 0, 0),
     )  # fmt: skip
@@ -194,11 +192,7 @@ def _scores(document: Mapping[str, Any], table_type: type[Any]) -> Any:
                 "" if row else form,
                 part,
                 str(ours["n"]),
-                *(_figure(value) for pair in pairs for value in pair),
-                *map(_figure, shares),
+                *(cell(value) for pair in pairs for value in pair),
+                *map(cell, shares),
             )
     return table
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 
 import click
 
+from llm_lora.cli.options import count_option, json_option, path_option, run_argument
+from llm_lora.cli.outcome import print_json
 from llm_lora.errors import UserError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
-run_argument = click.argument("run", type=click.Path(path_type=Path))
 into_option = click.option(
     "--into",
     metavar="BASE",
@@ -28,14 +28,11 @@ measure_option = click.option(
     show_default=True,
     help="Compare with the trained form on held-out answers; loads the model into memory.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 @click.command()
 @run_argument
-@click.option(
-    "--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="New folder."
-)
+@path_option("--out", metavar="DIR", required=True, help="New folder.")
 @into_option
 @measure_option
 @click.option(
@@ -64,7 +61,7 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
             here, out, watch, into=into, measure=measure, shard_bytes=shard_bytes
         )
     if as_json:
-        click.echo(json.dumps({"out": str(out), **manifest["merged"]}, indent=2))
+        print_json({"out": str(out), **manifest["merged"]})
         return
     _show_figures(manifest)
     _say("\n[bold]{}[/]\nNext: [bold]llm-lora serve {} --merged {}[/]", out, run, out)
@@ -72,21 +69,13 @@ def merge(run: Path, out: Path, into: str, measure: bool, shard_size: str, as_js
 
 @click.command()
 @run_argument
-@click.option("--peft", metavar="DIR", type=click.Path(path_type=Path), help="Folder for PEFT.")
-@click.option(
-    "--gguf", metavar="FILE", type=click.Path(path_type=Path), help="GGUF file for llama.cpp."
-)
-@click.option("--ollama", metavar="DIR", type=click.Path(path_type=Path), help="Folder for Ollama.")
-@click.option("--vllm", metavar="DIR", type=click.Path(path_type=Path), help="Folder for vLLM.")
-@click.option(
-    "--webui",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="For images: the models/Lora folder of a WebUI.",
-)
-@click.option(
+@path_option("--peft", metavar="DIR", help="Folder for PEFT.")
+@path_option("--gguf", metavar="FILE", help="GGUF file for llama.cpp.")
+@path_option("--ollama", metavar="DIR", help="Folder for Ollama.")
+@path_option("--vllm", metavar="DIR", help="Folder for vLLM.")
+@path_option("--webui", metavar="DIR", help="For images: the models/Lora folder of a WebUI.")
+@count_option(
     "--step",
-    type=click.IntRange(1),
     metavar="N",
     help="With --webui: the adapter as saved after N steps (train.keep).",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_lora.cli.options import PATH, count_option, json_option
+from llm_lora.cli.outcome import print_json
 from llm_lora.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _LAST_SEED = 2**32 - 1
 
 
 @click.command()
-@click.argument("sources", metavar="[RUN|ADAPTER]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("sources", metavar="[RUN|ADAPTER]...", nargs=-1, type=PATH)
 @click.argument("prompt")
 @click.option(
     "--adapter",
@@ -36,12 +37,7 @@ _LAST_SEED = 2**32 - 1
     multiple=True,
     help="Another adapter and its name in prompts; repeatable.",
 )
-@click.option(
-    "--step",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Use RUN's adapter as saved after N steps (train.keep).",
-)
+@count_option("--step", metavar="N", help="Use RUN's adapter as saved after N steps (train.keep).")
 @click.option("--base", metavar="BASE", help="Base model, if no adapter names one.")
 @click.option(
     "--seed",
@@ -50,14 +46,13 @@ _LAST_SEED = 2**32 - 1
     show_default=True,
     help="Seed of the first picture.",
 )
-@click.option(
+@count_option(
     "--count",
     type=click.IntRange(1, 1000),
     default=1,
-    show_default=True,
     help="Number of pictures; each uses the next seed.",
 )
-@click.option("--steps", type=click.IntRange(1, 1000), help="Denoising steps.")
+@count_option("--steps", type=click.IntRange(1, 1000), help="Denoising steps.")
 @click.option("--guidance", type=click.FloatRange(0, 100), help="How closely to follow the prompt.")
 @click.option(
     "--negative", "negative_prompt", metavar="PROMPT", help="What the pictures should not show."
@@ -77,7 +72,7 @@ _LAST_SEED = 2**32 - 1
     metavar="strength=FROM..TO:STEP",
     help="Write one contact sheet with the same pictures at several adapter strengths.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def generate(
     sources: tuple[Path, ...],
     prompt: str,
@@ -159,7 +154,7 @@ def generate(
                 write(str(one), picture, seed=one)
     if as_json:
         told = {"pictures": [str(path) for path in written], "seeds": [*seeds], **notes}
-        click.echo(json.dumps(told, ensure_ascii=False, indent=2))
+        print_json(told)
 
 
 def _require_apart(found: Sequence[Source]) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from llm_lora.store import Alias, Store, Version
+from llm_lora.cli.options import PATH, json_option, path_option
+from llm_lora.cli.outcome import print_json
 
-_store_option = click.option(
+if TYPE_CHECKING:
+    from llm_lora.serving import Client
+    from llm_lora.store import Alias, Damaged, Listed, Row, Standing, Store, Version
+
+_store_option = path_option(
     "--store",
     "root",
-    type=click.Path(path_type=Path),
     default=Path("store"),
     show_default=True,
     help="Folder of published adapters.",
@@ -26,7 +27,6 @@ _why_option = click.option("--why", metavar="TEXT", default="", help="Reason, fo
 _force_option = click.option(
     "--force", is_flag=True, help="Proceed despite failed gates; the history records it."
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 _name_argument = click.argument("name")
 _number_argument = click.argument("number", metavar="VERSION", type=click.IntRange(1, 999_999))
 
@@ -45,7 +45,7 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
 
 
 @click.command()
-@click.argument("source", metavar="RUN|ADAPTER", type=click.Path(path_type=Path))
+@click.argument("source", metavar="RUN|ADAPTER", type=PATH)
 @click.option(
     "--as", "name", metavar="NAME", help="Name in the store.  [default: the recipe's name]"
 )
@@ -53,7 +53,7 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
 @click.option("--promote", "and_promote", is_flag=True, help="Make it live at once.")
 @_force_option
 @_why_option
-@_json_option
+@json_option
 def publish(
     source: Path,
     name: str | None,
@@ -68,7 +68,7 @@ def publish(
     They become the next version of NAME, which is not live until it is promoted. The same content
     is never published twice.
     """
-    from llm_lora.store import Store, base_at_hand, publishable, suggest_name
+    from llm_lora.store import Store, StoredRow, base_at_hand, publishable, suggest_name
 
     found = publishable(source)
     name = name if name is not None else suggest_name(found.name)
@@ -79,7 +79,7 @@ def publish(
     if and_promote:
         alias = store.promote(name, version.number, by=_user(), why=why, force=force, base=base)
     if as_json:
-        _print_json(_row(version, alias))
+        print_json(StoredRow.of(version, alias).to_json())
     else:
         _tell_published(version, alias, mapped=base is not None)
 
@@ -91,7 +91,7 @@ def publish(
 @_url_option
 @_force_option
 @_why_option
-@_json_option
+@json_option
 def promote(
     name: str, number: int, root: Path, url: str | None, force: bool, why: str, as_json: bool
 ) -> None:
@@ -118,7 +118,7 @@ def promote(
 @_store_option
 @_url_option
 @_why_option
-@_json_option
+@json_option
 def rollback(name: str, root: Path, url: str | None, why: str, as_json: bool) -> None:
     """Make the previous version live again. A second rollback undoes the first."""
     if url is not None:
@@ -140,7 +140,7 @@ def rollback(name: str, root: Path, url: str | None, why: str, as_json: bool) ->
 @_url_option
 @_force_option
 @_why_option
-@_json_option
+@json_option
 def canary(
     name: str,
     number: int,
@@ -171,7 +171,7 @@ def canary(
 @click.command()
 @_store_option
 @_url_option
-@_json_option
+@json_option
 def adapters(root: Path, url: str | None, as_json: bool) -> None:
     """List published adapters with versions, state, gates and scores.
 
@@ -190,7 +190,7 @@ def adapters(root: Path, url: str | None, as_json: bool) -> None:
         store = Store(root)
         found = [_adapter(store, name) for name in store.names()]
     if as_json:
-        _print_json(found)
+        print_json([one.to_json() for one in found])
     else:
         shelves.adapters(found, url or str(root))
 
@@ -199,7 +199,7 @@ def adapters(root: Path, url: str | None, as_json: bool) -> None:
 @_name_argument
 @_store_option
 @_url_option
-@_json_option
+@json_option
 def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
     """Show every change under a name: who, when and why."""
     from llm_lora.cli import shelves
@@ -214,7 +214,7 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 
         events = Store(root).history(name)
     if as_json:
-        _print_json(events)
+        print_json([event.to_json() for event in events])
     else:
         shelves.history(name, events)
 
@@ -223,7 +223,7 @@ def history(name: str, root: Path, url: str | None, as_json: bool) -> None:
 @_name_argument
 @_store_option
 @_why_option
-@_json_option
+@json_option
 def retire(name: str, root: Path, why: str, as_json: bool) -> None:
     """Take a name out of service. `rollback` brings it back."""
     from llm_lora.store import Store
@@ -253,7 +253,7 @@ def _user() -> str:
     return account()
 
 
-def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> None:
+def _ask(url: str, as_json: bool, order: Callable[[Client], Standing]) -> None:
     """Send a command to a running server and print the response."""
     from llm_lora.cli import shelves
     from llm_lora.serving import Client
@@ -261,7 +261,7 @@ def _ask(url: str, as_json: bool, order: Callable[[Any], dict[str, Any]]) -> Non
     with Client(url) as client:
         answer = order(client)
     if as_json:
-        _print_json(answer)
+        print_json(answer.to_json())
     else:
         shelves.alias(answer)
 
@@ -274,67 +274,31 @@ def _tell_published(version: Version, alias: Alias, *, mapped: bool) -> None:
 
 def _tell_alias(name: str, alias: Alias, *, as_json: bool, unmapped: Version | None = None) -> None:
     from llm_lora.cli import shelves
+    from llm_lora.store import Standing
 
-    state = _state(name, alias)
+    state = Standing.of(name, alias)
     if as_json:
-        _print_json(state)
+        print_json(state.to_json())
     else:
         shelves.alias(state)
         if unmapped is not None:
             shelves.unmapped(unmapped)
 
 
-def _adapter(store: Store, name: str) -> dict[str, Any]:
+def _adapter(store: Store, name: str) -> Listed:
     """One adapter in the form that a server lists, without the fields only a server knows."""
     from llm_lora.errors import UserError
-    from llm_lora.store import Alias
+    from llm_lora.store import Alias, Damaged, Listed, Standing, StoredRow
 
     problem = None
     try:
         alias = store.alias(name)
     except UserError as error:
         alias, problem = Alias(), str(error)
-    rows = []
+    rows: list[Row | Damaged] = []
     for number in store.numbers(name):
         try:
-            rows.append(_row(store.version(name, number), alias))
+            rows.append(StoredRow.of(store.version(name, number), alias))
         except UserError as error:
-            rows.append({"number": number, "id": f"{name}@{number}", "damaged": str(error)})
-    return _state(name, alias) | {"problem": problem, "versions": rows}
-
-
-def _state(name: str, alias: Alias) -> dict[str, Any]:
-    canary = alias.canary
-    return {
-        "name": name,
-        "live": alias.live,
-        "previous": alias.previous,
-        "canary": {"number": canary.number, "share": canary.share} if canary else None,
-        "changed": alias.changed["at"] if alias.changed else None,
-    }
-
-
-def _row(version: Version, alias: Alias) -> dict[str, Any]:
-    published = str(version.published["at"])
-    age = datetime.now(UTC) - datetime.fromisoformat(published)
-    scores = version.manifest.get("scores") or {}
-    answers = scores.get("unconstrained", {}).get("all", {})
-    return {
-        "number": version.number,
-        "id": version.label,
-        "served": version.served_name,
-        "task": version.task,
-        "base": version.base_name,
-        "rank": version.rank,
-        "published": published,
-        "age_seconds": round(age.total_seconds()),
-        "passed": version.passed,
-        "refused": alias.refused.get(version.number),
-        "schema_valid": answers.get("schema_valid"),
-        "field_f1": answers.get("field_f1"),
-        "scores": scores,
-    }
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+            rows.append(Damaged(number, f"{name}@{number}", str(error)))
+    return Listed(Standing.of(name, alias), problem, rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llm_lora import files
+from llm_lora.cli.options import PATH, path_option
 
 
 @click.group()
@@ -15,19 +15,15 @@ def recipe() -> None:
 
 
 @recipe.command("convert")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write to this file, with paths relative to its folder.",
-)
+@click.argument("file", type=PATH)
+@path_option("--out", metavar="FILE", help="Write to this file, with paths relative to its folder.")
 def convert(file: Path, out: Path | None) -> None:
     """Convert a lora-scripts recipe to an llm-lora recipe and print it.
 
     Comments at the top list how each key was converted. Paths are relative to the working
     directory, or to the folder of --out.
     """
+    from llm_lora import files
     from llm_lora import recipe as recipes
 
     text = recipes.convert(file, out.parent if out else Path())

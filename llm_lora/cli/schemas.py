@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import click
 
+from llm_lora.cli.options import PATH, json_option, path_option
+from llm_lora.cli.outcome import print_json, require
 from llm_lora.errors import UserError
-from llm_lora.example import Rejected
 
 if TYPE_CHECKING:
+    from llm_lora.base import Base
     from llm_lora.data import Row
     from llm_lora.grammar import Lint
     from llm_lora.schema import AnswerSchema
 
-_PATH = click.Path(path_type=Path)
 _SHOWN = 20
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+Backend = Literal["vllm", "outlines"]
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["vllm", "outlines"]),
+    type=click.Choice(get_args(Backend)),
     default="vllm",
     show_default=True,
     help="vllm: llguidance, as used by server and engine; outlines: outlines-core.",
 )
-out_option = click.option("--out", metavar="FILE", type=_PATH, help="Write to this file.")
+out_option = path_option("--out", metavar="FILE", help="Write to this file.")
 
 
 @click.group()
@@ -35,14 +36,19 @@ def schema() -> None:
 
 
 @schema.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=PATH)
 @backend_option
-@click.option("--fix", metavar="FILE", type=_PATH, help="Write a stricter schema to this file.")
-@click.option("--data", metavar="FILE", type=_PATH, help="Answers from which --fix takes bounds.")
+@path_option("--fix", metavar="FILE", help="Write a stricter schema to this file.")
+@path_option("--data", metavar="FILE", help="Answers from which --fix takes bounds.")
 @click.option("--base", metavar="BASE", help="Count tokens of this base, and time its masks.")
 @json_option
 def lint(
-    file: Path, backend: str, fix: Path | None, data: Path | None, base: str | None, as_json: bool
+    file: Path,
+    backend: Backend,
+    fix: Path | None,
+    data: Path | None,
+    base: str | None,
+    as_json: bool,
 ) -> None:
     """Report which parts of a schema the decoder enforces and which will cause problems.
 
@@ -61,32 +67,31 @@ def lint(
         measure = masks.counter(found)
         if backend == "vllm":
             cost = _cost(loaded, found)
-    told = examine(loaded, _backend(backend), measure=measure)
+    told = examine(loaded, backend, measure=measure)
     changes = _fix(loaded, fix, data) if fix is not None else None
     if as_json:
-        _print({**told.to_dict(), "cost": cost, "changes": changes})
+        print_json({**told.to_dict(), "cost": cost, "changes": changes})
     else:
         _show(told, cost)
         if fix is not None:
             _show_changes(changes or [], fix)
-    if not told.enforceable:
-        raise SystemExit(1)
+    require(told.enforceable)
 
 
 @schema.command()
 @backend_option
 @json_option
-def keywords(backend: str, as_json: bool) -> None:
+def keywords(backend: Backend, as_json: bool) -> None:
     """Test which keywords the installed decoder supports."""
     from llm_lora.grammar import Probes, table
 
-    probes = Probes(_backend(backend))
+    probes = Probes(backend)
     found = table(probes)
     probes.save()
     if as_json:
         rows = {name: {"state": one.state, "example": one.example, "reason": one.reason,
                        "narrower": one.narrower} for name, one in found.items()}  # fmt: skip
-        _print({"version": probes.version, "keywords": rows})
+        print_json({"version": probes.version, "keywords": rows})
         return
     click.echo(probes.version)
     for name, one in found.items():
@@ -95,12 +100,10 @@ def keywords(backend: str, as_json: bool) -> None:
 
 
 @schema.command()
-@click.argument("answers", type=_PATH)
-@click.option("--schema", "file", metavar="FILE", type=_PATH, required=True, help="The schema.")
-@click.option("--mend", metavar="FILE", type=_PATH, help="Write the data with repaired answers.")
-@click.option(
-    "--mend-schema", metavar="FILE", type=_PATH, help="Write a schema that accepts the answers."
-)
+@click.argument("answers", type=PATH)
+@path_option("--schema", "file", metavar="FILE", required=True, help="The schema.")
+@path_option("--mend", metavar="FILE", help="Write the data with repaired answers.")
+@path_option("--mend-schema", metavar="FILE", help="Write a schema that accepts the answers.")
 @json_option
 def fit(
     answers: Path, file: Path, mend: Path | None, mend_schema: Path | None, as_json: bool
@@ -112,6 +115,7 @@ def fit(
     """
     from llm_lora import files
     from llm_lora.data.text import formats
+    from llm_lora.example import Rejected
     from llm_lora.grammar import Fit
     from llm_lora.schema import AnswerSchema
 
@@ -145,7 +149,9 @@ def fit(
         files.write_text(mend_schema, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
     unfit = len(lines) - checked
     if as_json:
-        _print({"answers": checked, "refused": refused, "unfit": unfit, "schema": sorted(applied)})
+        print_json(
+            {"answers": checked, "refused": refused, "unfit": unfit, "schema": sorted(applied)}
+        )
     else:
         for one in refused[:_SHOWN]:
             click.echo(f"{one['where']}: {one['what']}")
@@ -153,8 +159,7 @@ def fit(
             which = "1 row does" if unfit == 1 else f"{unfit} rows do"
             click.echo(f"{which} not fit the schema: llm-lora validate shows why")
         click.echo(f"the decoder can write {checked - len(refused)} of {checked} answers")
-    if refused or not checked:
-        raise SystemExit(1)
+    require(checked > 0 and not refused)
 
 
 def _unchanged(row: Row) -> str:
@@ -168,7 +173,7 @@ def _unchanged(row: Row) -> str:
 
 
 @schema.command()
-@click.argument("data", type=_PATH)
+@click.argument("data", type=PATH)
 @out_option
 def infer(data: Path, out: Path | None) -> None:
     """Infer a schema from the answers of training data."""
@@ -202,7 +207,7 @@ def pydantic(model: str, yes: bool, out: Path | None) -> None:
 
 
 @schema.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=PATH)
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def sample(file: Path, count: int, seed: int) -> None:
@@ -214,11 +219,7 @@ def sample(file: Path, count: int, seed: int) -> None:
         click.echo(text)
 
 
-def _backend(name: str) -> Any:
-    return name
-
-
-def _cost(loaded: AnswerSchema, base: Any) -> dict[str, float] | None:
+def _cost(loaded: AnswerSchema, base: Base) -> dict[str, float] | None:
     from llm_lora.grammar import masks
 
     try:
@@ -241,6 +242,7 @@ def _fix(loaded: AnswerSchema, fix: Path, data: Path | None) -> list[dict[str, s
 def _answers(data: Path) -> list[Any]:
     """The parsed answers of training data; answers that are not JSON are skipped."""
     from llm_lora.data.text import formats
+    from llm_lora.example import Rejected
     from llm_lora.schema import json_text as jsontext
 
     found = []
@@ -307,7 +309,3 @@ def _write(document: dict[str, Any], out: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         files.write_text(out, text)
-
-
-def _print(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))

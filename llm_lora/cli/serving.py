@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_lora.cli.options import PATH, count_option, path_option
+from llm_lora.task import TASKS
+
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from llm_lora.serving import Readiness
     from llm_lora.serving.launch import AnyPlan, Line
 
-_FILE = click.Path(path_type=Path)
 _EVERY_S = 10.0
 """Interval between progress lines when the output is not a terminal."""
 _SHOWN = 90
@@ -24,11 +27,11 @@ _SHOWN = 90
 
 
 @click.command()
-@click.argument("runs", metavar="[RUN|ADAPTER]...", nargs=-1, type=_FILE)
-@click.option("--store", type=_FILE, metavar="DIR", help="Serve the live adapters of this store.")
+@click.argument("runs", metavar="[RUN|ADAPTER]...", nargs=-1, type=PATH)
+@path_option("--store", metavar="DIR", help="Serve the live adapters of this store.")
 @click.option(
     "--task",
-    type=click.Choice(["text", "image"]),
+    type=click.Choice(list(TASKS)),
     help="Which adapters to serve when the store holds both kinds.",
 )
 @click.option(
@@ -36,16 +39,12 @@ _SHOWN = 90
     metavar="NAME",
     help="Base model.  [default: the one that the adapters were trained on]",
 )
-@click.option(
-    "--merged", type=_FILE, metavar="DIR", help="Serve this merged model instead of RUN's adapter."
-)
+@path_option("--merged", metavar="DIR", help="Serve this merged model instead of RUN's adapter.")
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option(
+@count_option(
     "--max-adapters",
-    type=click.IntRange(1),
     default=4,
-    show_default=True,
     help="Adapter versions kept loaded at once.",
 )
 @click.option(
@@ -54,10 +53,8 @@ _SHOWN = 90
     metavar="TOKENS",
     help="Maximum length of prompt and answer together.  [default: 8192, or the base's limit]",
 )
-@click.option("--api-keys", type=_FILE, metavar="FILE", help="API keys of clients, one per line.")
-@click.option(
-    "--admin-keys", type=_FILE, metavar="FILE", help="API keys for admin calls, one per line."
-)
+@path_option("--api-keys", metavar="FILE", help="API keys of clients, one per line.")
+@path_option("--admin-keys", metavar="FILE", help="API keys for admin calls, one per line.")
 @click.option(
     "--open",
     "is_open",
@@ -71,15 +68,11 @@ _SHOWN = 90
     show_default=True,
     help="For an answer that does not fit the schema: mark it, ask once more, or respond with 422.",
 )
-@click.option(
-    "--access-log", type=_FILE, metavar="FILE", help="Write a JSON line per request to this file."
-)
+@path_option("--access-log", metavar="FILE", help="Write a JSON line per request to this file.")
 @click.option("--log-contents", is_flag=True, help="Log requests and answers as well.")
-@click.option(
+@count_option(
     "--max-concurrent",
-    type=click.IntRange(1),
     default=256,
-    show_default=True,
     metavar="N",
     help="Requests processed at once; further ones wait. For images, always 1.",
 )
@@ -89,19 +82,16 @@ _SHOWN = 90
     metavar="N",
     help="Requests that may wait; further ones get 429.  [default: 256; for images, 64]",
 )
-@click.option(
+@count_option(
     "--max-body",
     type=click.IntRange(1, 1024),
     default=2,
-    show_default=True,
     metavar="MIB",
     help="Maximum request size.",
 )
-@click.option(
+@count_option(
     "--timeout",
-    type=click.IntRange(1),
     default=600,
-    show_default=True,
     metavar="SECONDS",
     help="Time limit for a complete answer.",
 )
@@ -183,12 +173,12 @@ class Screen:
             self._told = time.monotonic()
             self._print(text)
 
-    def ready(self, seconds: float, state: dict[str, Any]) -> None:
+    def ready(self, seconds: float, state: Readiness) -> None:
         """Print the address, a command to try, and the adapters that were refused."""
         self._settle()
         plan = self._plan
         self._print(f"[bold green]Ready[/] after {seconds:.0f} s: [bold]{plan.url}[/]")
-        for name, reason in state.get("refused", {}).items():
+        for name, reason in state.refused.items():
             self._print(f"  [bold red]refused[/] {self._escape(f'{name}: {reason}')}")
         self._print(f"  playground  {plan.url}/")
         # Not through the console, which would wrap the command and read it as markup.

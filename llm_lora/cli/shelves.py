@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from llm_lora.adapter import MADE
-from llm_lora.cli.console import console
+from llm_lora.cli.console import cell, console
 from llm_lora.cli.show import of
-from llm_lora.store import Alias, Version
+from llm_lora.store import (
+    Alias,
+    Damaged,
+    Event,
+    Listed,
+    Row,
+    ServedRow,
+    Standing,
+    StoredRow,
+    Version,
+)
 
 _GATES = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[dim]no report[/]"}
-_FACTS = ("event", "at", "by", "why", "number")
 
 
 def published(version: Version, state: Alias, *, mapped: bool) -> None:
@@ -39,26 +48,25 @@ def unmapped(version: Version) -> None:
     )
 
 
-def alias(state: Mapping[str, Any]) -> None:
+def alias(state: Standing) -> None:
     """Print the live version, and the command that goes back."""
-    name, live, previous = state["name"], state.get("live"), state.get("previous")
-    trial = state.get("canary")
+    name, live, previous, trial = state.name, state.live, state.previous, state.canary
     line = f"[bold]{name}[/] → " + (f"version {live}" if live else "nothing is live")
     if trial:
-        line += f", version {trial['number']} on trial with {trial['share']:.1%} of the requests"
+        line += f", version {trial.number} on trial with {trial.share:.1%} of the requests"
     console.print(line)
     if previous:
         console.print(f"Back to version {previous}: [bold]llm-lora rollback {name}[/]")
 
 
-def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
+def adapters(found: Sequence[Listed], place: str) -> None:
     """Print every adapter with its versions; with a server's figures if it was asked."""
     if not found:
         console.print(f"no adapters in {escape(place)} yet: llm-lora publish RUN --as NAME")
         return
-    served = any("requests" in row for one in found for row in one["versions"])
+    served = any(isinstance(row, ServedRow) for one in found for row in one.versions)
     columns = ["adapter", "state", "base", "rank", "gates", "published"]
-    tasks = {row.get("task", "text") for one in found for row in one["versions"]}
+    tasks = {_task(row) for one in found for row in one.versions}
     # Text and image adapters have no scores in common.
     made = len(tasks) > 1
     columns[2:2] = ["for"] if made else []
@@ -66,44 +74,44 @@ def adapters(found: Sequence[Mapping[str, Any]], place: str) -> None:
     columns += ["loaded", "requests", "valid"] if served else figures.values()
     table = Table(*columns, box=None)
     for one in found:
-        for row in one["versions"]:
+        for row in one.versions:
             state = _state(one, row)
-            if "damaged" in row:
-                table.add_row(row["id"], state)
+            if isinstance(row, Damaged):
+                table.add_row(row.id, state)
                 continue
-            cells = [row["id"], state]
-            cells += [MADE[row.get("task", "text")]] if made else []
-            cells += [escape(row["base"]), str(row["rank"])]
-            cells += [_GATES[row["passed"]], f"{age(row['age_seconds'])} ago"]
-            if served:
-                cells += ["yes" if row["loaded"] else "", str(row["requests"])]
-                cells.append(_figure(row["valid_rate"]))
-            else:
-                known = {**(row.get("scores") or {}), **row}
-                cells += [_figure(known.get(key)) for key in figures]
+            cells = [row.id, state]
+            cells += [MADE[_task(row)]] if made else []
+            cells += [escape(row.base), str(row.rank)]
+            cells += [_GATES[row.passed], f"{age(row.age_seconds)} ago"]
+            if isinstance(row, ServedRow):
+                cells += ["yes" if row.loaded else "", str(row.requests)]
+                cells.append(cell(row.valid_rate))
+            elif isinstance(row, StoredRow):
+                known = {**row.scores, "schema_valid": row.schema_valid, "field_f1": row.field_f1}
+                cells += [cell(known.get(key)) for key in figures]
             table.add_row(*cells)
     console.print(table)
     for one in found:
-        if one.get("problem"):
-            console.print(f"[red]problem[/] {one['name']}: {escape(one['problem'])}")
-        for row in one["versions"]:
-            for trouble in ("damaged", "refused"):
-                if row.get(trouble):
-                    console.print(f"[red]{trouble}[/] {row['id']}: {escape(row[trouble])}")
+        if one.problem:
+            console.print(f"[red]problem[/] {one.standing.name}: {escape(one.problem)}")
+        for row in one.versions:
+            trouble, why = _trouble(row)
+            if why:
+                console.print(f"[red]{trouble}[/] {row.id}: {escape(why)}")
 
 
-def history(name: str, events: Iterable[Mapping[str, Any]]) -> None:
+def history(name: str, events: Iterable[Event]) -> None:
     """Print the events of a name, oldest first."""
     table = Table("when (UTC)", "what", "version", "by", "why", "", box=None)
     for event in events:
-        facts = {key: value for key, value in event.items() if key not in _FACTS and value}
-        number = event.get("number")
+        facts = {key: value for key, value in event.facts.items() if key != "number" and value}
+        number = event.number
         table.add_row(
-            str(event["at"])[:19].replace("T", " "),
-            escape(str(event["event"])),
+            event.at[:19].replace("T", " "),
+            escape(event.kind),
             "" if number is None else str(number),
-            escape(str(event["by"])),
-            escape(str(event["why"])),
+            escape(event.by),
+            escape(event.why),
             escape(" ".join(f"{key}={_fact(value)}" for key, value in facts.items())),
         )
     if not table.row_count:
@@ -120,23 +128,28 @@ def age(seconds: float) -> str:
     return f"{max(int(seconds), 0)} s"
 
 
-def _state(one: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    number, trial = row["number"], one.get("canary")
-    for trouble in ("damaged", "refused"):
-        if row.get(trouble):
-            return f"[red]{trouble}[/]"
+def _task(row: Row | Damaged) -> str:
+    return row.task if isinstance(row, StoredRow) else "text"
+
+
+def _trouble(row: Row | Damaged) -> tuple[str, str | None]:
+    """What keeps a version from being served, and why."""
+    return ("damaged", row.damaged) if isinstance(row, Damaged) else ("refused", row.refused)
+
+
+def _state(one: Listed, row: Row | Damaged) -> str:
+    number, standing = row.number, one.standing
+    trouble, why = _trouble(row)
+    if why:
+        return f"[red]{trouble}[/]"
     # With a damaged alias the live version is unknown; otherwise the problem is the live one's.
-    if one.get("problem") and one["live"] in (None, number):
+    if one.problem and standing.live in (None, number):
         return "[red]problem[/]"
-    if number == one["live"]:
+    if number == standing.live:
         return "[green]live[/]"
-    if trial and number == trial["number"]:
-        return f"[yellow]on trial[/] {trial['share']:.1%}"
-    return "[dim]previous[/]" if number == one["previous"] else ""
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    if standing.canary and number == standing.canary.number:
+        return f"[yellow]on trial[/] {standing.canary.share:.1%}"
+    return "[dim]previous[/]" if number == standing.previous else ""
 
 
 def _fact(value: Any) -> str:

@@ -6,26 +6,26 @@ from pathlib import Path
 
 import click
 
+from llm_lora.cli.options import count_option, json_option, path_option
+from llm_lora.cli.outcome import require
+
 
 @click.command()
 @click.argument("answers", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
+@path_option(
     "--schema",
     metavar="FILE",
-    type=click.Path(path_type=Path),
     required=True,
     help="The answer schema.",
 )
-@click.option(
+@path_option(
     "--out",
     metavar="FILE",
-    type=click.Path(path_type=Path),
     help="Write all verdicts to this file (JSON Lines).",
 )
-@click.option(
+@path_option(
     "--fix",
     metavar="FILE",
-    type=click.Path(path_type=Path),
     help="Write all answers to this file, repaired where the repair is unambiguous.",
 )
 @click.option(
@@ -33,13 +33,12 @@ import click
     metavar="NAME",
     help="Parquet column, or key of JSON records, that holds the answer.",
 )
-@click.option(
+@count_option(
     "--jobs",
     metavar="N",
-    type=click.IntRange(min=1),
     help="Processes for a large file.  [default: one per core]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def validate(
     answers: Path,
     schema: Path,
@@ -65,5 +64,4 @@ def validate(
         AnswerSchema.load(schema), column, rows=as_json or out is not None, fix=fix is not None
     )
     judged = judge_blocks(answers, judge, jobs=jobs)
-    if not verdicts.show(judged, as_json=as_json, out=out, fix=fix):
-        raise SystemExit(1)
+    require(verdicts.show(judged, as_json=as_json, out=out, fix=fix))

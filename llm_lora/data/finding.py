@@ -1,12 +1,14 @@
-"""Findings: facts about a dataset that its owner should know."""
+"""Findings: facts about a dataset that its owner should know, and why rows were set aside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from llm_lora.errors import Problem
 from llm_lora.example import Rejected
+
+_SHOWN_REASONS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,17 @@ class Finding:
     where: str | None = None
 
 
-def by_reason(rejected: Iterable[Rejected]) -> list[dict[str, Any]]:
-    """Reasons with counts, most frequent first, each with the place of its first occurrence.
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why rows were set aside; `reason` and `where` are those of the first of them."""
+
+    reason: str
+    count: int
+    where: str
+
+
+def by_reason(rejected: Iterable[Rejected]) -> list[Reason]:
+    """Reasons with counts, most frequent first.
 
     Rows are grouped by the part of the reason before the colon, where the details start.
     """
@@ -28,6 +39,13 @@ def by_reason(rejected: Iterable[Rejected]) -> list[dict[str, Any]]:
     for row in rejected:
         groups.setdefault(row.reason.partition(": ")[0], []).append(row)
     ordered = sorted(groups.values(), key=len, reverse=True)
-    return [
-        {"reason": rows[0].reason, "count": len(rows), "where": rows[0].where} for rows in ordered
-    ]
+    return [Reason(rows[0].reason, len(rows), rows[0].where) for rows in ordered]
+
+
+def main_reasons(rejected: Iterable[Rejected]) -> list[Problem]:
+    """The most frequent reasons for setting rows aside, for the message that too few are left."""
+    problems = []
+    for group in by_reason(rejected)[:_SHOWN_REASONS]:
+        more = f" (and {group.count - 1} more like it)" if group.count > 1 else ""
+        problems.append(Problem(group.reason + more, group.where))
+    return problems

@@ -5,7 +5,7 @@ its line number and value or problem.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,6 @@ _FOREIGN = (
     (b"\x1f\x8b", "compressed with gzip", "unpack it first (gunzip)"),
     (b"PAR1", "a Parquet file", "export it as JSONL"),
 )
-
 
 _HEAD = 4096
 
@@ -61,13 +60,12 @@ def read(path: Path) -> Iterator[Row]:
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         raise UserError("the file is empty", where=str(path), fix="write one JSON object per line")
-    if qa_text.is_pairs(data[:_HEAD].decode(errors="replace")):
-        return _pairs(files.read_text(path))
-    if not _is_array(data):
-        return map(_paired, _lines(data))
-    text = files.read_text(path)
-    _require_json(path, text)
-    return map(_paired, _items(text))
+    format = next(one for one in _FORMATS if one.fits(data))
+    return format.rows(path, data)
+
+
+def _is_pairs(data: bytes) -> bool:
+    return qa_text.is_pairs(data[:_HEAD].decode(errors="replace"))
 
 
 def _pairs(text: str) -> Iterator[Row]:
@@ -93,6 +91,12 @@ def _is_array(data: bytes) -> bool:
         return False
     line, _, rest = text.partition(b"\n")
     return not rest or not line.rstrip().endswith(b"]")
+
+
+def _array(path: Path) -> Iterator[Row]:
+    text = files.read_text(path)
+    _require_json(path, text)
+    return _items(text)
 
 
 def _lines(data: bytes) -> Iterator[Row]:
@@ -153,3 +157,19 @@ def _skip(text: str, position: int) -> int:
     while text[position].isspace():
         position += 1
     return position
+
+
+class _Format(NamedTuple):
+    """A way to write rows: whether a file's bytes look like it, and how they are read."""
+
+    fits: Callable[[bytes], bool]
+    rows: Callable[[Path, bytes], Iterator[Row]]
+
+
+_FORMATS = (
+    _Format(_is_pairs, lambda path, data: _pairs(files.read_text(path))),
+    _Format(_is_array, lambda path, data: map(_paired, _array(path))),
+    # JSON Lines fit last and always: a file that is nothing else has lines with mistakes.
+    _Format(lambda data: True, lambda path, data: map(_paired, _lines(data))),
+)
+"""The formats of files; the first that fits counts."""

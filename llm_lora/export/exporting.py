@@ -13,6 +13,7 @@ from llm_lora.adapter.mapping import text as mapping
 from llm_lora.example import Message
 from llm_lora.export import merge as merging
 from llm_lora.export.llamacpp import modelfile, writing
+from llm_lora.files import Json
 from llm_lora.progress import Watcher
 from llm_lora.run import Run
 from llm_lora.tasks.text import Prepared
@@ -157,7 +158,7 @@ def _require(prepared: Prepared) -> None:
 
 
 def _name(adapter: Adapter) -> str:
-    return str(adapter.manifest["name"]).replace("_", "-").lower()
+    return adapter.manifest.name.replace("_", "-").lower()
 
 
 def _copy(adapter: Adapter, folder: Path) -> None:
@@ -241,9 +242,9 @@ def _question(prepared: Prepared, adapter: Adapter, *, system: bool) -> list[dic
     ]
 
 
-def _openai_request(prepared: Prepared, adapter: Adapter, name: str) -> dict[str, Any]:
-    sampling = adapter.manifest["sampling"]
-    request: dict[str, Any] = {
+def _openai_request(prepared: Prepared, adapter: Adapter, name: str) -> Json:
+    sampling = adapter.manifest.sampling
+    request: Json = {
         "model": name,
         "messages": _question(prepared, adapter, system=True),
         "temperature": sampling["temperature"],
@@ -258,9 +259,9 @@ def _openai_request(prepared: Prepared, adapter: Adapter, name: str) -> dict[str
     return request
 
 
-def _ollama_request(prepared: Prepared, adapter: Adapter, name: str) -> dict[str, Any]:
+def _ollama_request(prepared: Prepared, adapter: Adapter, name: str) -> Json:
     """A request without system prompt and sampling, which the Modelfile holds."""
-    request: dict[str, Any] = {
+    request: Json = {
         "model": name,
         "messages": _question(prepared, adapter, system=False),
         "stream": False,

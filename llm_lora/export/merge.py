@@ -222,7 +222,9 @@ def spread(examples: Sequence[Example], count: int) -> list[Example]:
 def _manifest(
     folder: Path, adapter: Adapter, into: str, figures: dict[str, Any] | None
 ) -> dict[str, Any]:
-    kept = {key: value for key, value in adapter.manifest.items() if key != "digest"}
+    # As it was written, so that nothing is lost that a newer version added.
+    own = files.read_object(adapter.path / adapters.MANIFEST)
+    kept = {key: value for key, value in own.items() if key != "digest"}
     return {
         **kept,
         "kind": "merged",

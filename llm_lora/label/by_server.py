@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -80,7 +80,7 @@ class Describer:
                 fix="write it as http://127.0.0.1:8000/v1",
             )
         self._path = base if base.endswith("/v1") or address.path.strip("/") else f"{base}/v1"
-        self._options: dict[str, Any] = {"temperature": 0, "max_tokens": _MOST_TOKENS}
+        self._options: dict[str, object] = {"temperature": 0, "max_tokens": _MOST_TOKENS}
         self._http = httpx.Client(
             timeout=httpx.Timeout(endpoint.timeout, connect=10.0),
             # A proxy set in the environment must not see local traffic.
@@ -125,7 +125,7 @@ class Describer:
         caption = tidy(text) if isinstance(text, str) else ""
         return Label(caption) if caption else Failure("the model returned no caption")
 
-    def _ask(self, messages: list[dict[str, Any]]) -> httpx.Response:
+    def _ask(self, messages: Sequence[Mapping[str, object]]) -> httpx.Response:
         """A response, after retries of temporary failures.
 
         Raises:

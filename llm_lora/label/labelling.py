@@ -2,7 +2,7 @@
 
 Captions go into the folder's list (metadata.csv, or metadata.jsonl if there is one). Captions that
 a person wrote or changed are never touched, even with `redo`. The list and the record of machine
-captions (`label_sheet`) are saved regularly, so that an interrupted run continues where it stopped.
+captions (`sheet`) are saved regularly, so that an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations

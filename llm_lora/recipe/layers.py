@@ -10,20 +10,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_lora import files
 from llm_lora.errors import Problem, UserError
 from llm_lora.recipe import yaml as yaml_source
+from llm_lora.recipe.lora_scripts import Converted
+from llm_lora.recipe.lora_scripts import reading as flat_recipe
 from llm_lora.recipe.mistakes import show
 from llm_lora.recipe.root import map_paths
 from llm_lora.recipe.scalars import PROFILES
-from llm_lora.recipe.yaml import KeyPath
-
-if TYPE_CHECKING:
-    from llm_lora.recipe.lora_scripts import Converted
-
-Settings = dict[str, Any]
+from llm_lora.recipe.yaml import KeyPath, Settings
 
 
 @dataclass(frozen=True)
@@ -129,9 +126,6 @@ def _read_file(layers: Layers, path: Path, children: tuple[Path, ...]) -> None:
     """Read a file after the files that it extends."""
     label = str(path)
     source = yaml_source.parse(_text(path), label)
-    # Imported on use, as ruamel in yaml_source: not every command reads a recipe.
-    from llm_lora.recipe.lora_scripts import reading as flat_recipe
-
     layers.problems.extend(source.problems)
     if not isinstance(source.data, dict):
         what = "the file is empty" if source.data is None else f"this is {show(source.data)}"

@@ -7,7 +7,7 @@ checked on its own first, so that a mistake is reported where it was written eve
 overrides it. Then the layers are merged, and the result is checked under each profile for missing
 and contradictory settings.
 
-`python -m llm_lora.recipe.loading` writes recipes/recipe.schema.json for editors.
+`python -m llm_lora.recipe` writes recipes/recipe.schema.json for editors.
 """
 
 from __future__ import annotations
@@ -17,57 +17,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from llm_lora.errors import Problem, UserError
 from llm_lora.recipe import layers as recipe_layers
+from llm_lora.recipe.image import ImageRecipe
 from llm_lora.recipe.layers import Layer, Layers
-from llm_lora.recipe.mistakes import Checker, Mistake, dotted
-from llm_lora.recipe.root import TASKS, map_paths, written, yaml_text
+from llm_lora.recipe.mistakes import Checker, Mistake, Schema, dotted
+from llm_lora.recipe.root import map_paths, written, yaml_text
 from llm_lora.recipe.scalars import PROFILES
-from llm_lora.recipe.text import (
-    CheckRecipe,
-    DataRecipe,
-    GenerateRecipe,
-    LoraRecipe,
-    PreferRecipe,
-    Recipe,
-    TrainRecipe,
-)
+from llm_lora.recipe.text import Recipe
+from llm_lora.recipe.yaml import Settings
+from llm_lora.task import TASKS
+from llm_lora.task import load as load_part
 
-if TYPE_CHECKING:
-    from llm_lora.recipe.image import ImageRecipe
-
-__all__ = [
-    "PROFILES",
-    "AnyRecipe",
-    "CheckRecipe",
-    "DataRecipe",
-    "GenerateRecipe",
-    "LoraRecipe",
-    "PreferRecipe",
-    "Read",
-    "Recipe",
-    "TrainRecipe",
-    "convert",
-    "json_schema",
-    "load",
-    "read",
-]
-
-AnyRecipe: TypeAlias = "Recipe | ImageRecipe"
+AnyRecipe: TypeAlias = Recipe | ImageRecipe
 Pick = str | Callable[[tuple[str, ...]], str] | None
-
-_WRITTEN = {"text": "a text recipe", "image": "an image recipe"}
 
 
 @cache
 def _models() -> dict[str, type[AnyRecipe]]:
     """The model of each task's recipes."""
-    # Imported on use: not every command reads a recipe.
-    from llm_lora.recipe.image import ImageRecipe
-
-    return {"text": Recipe, "image": ImageRecipe}
+    return {name: load_part(task.recipe) for name, task in TASKS.items()}
 
 
 @dataclass(frozen=True)
@@ -174,14 +145,14 @@ def _check(layers: Layers, layer: Layer, model: type[AnyRecipe]) -> Iterator[str
     """
     named = _task(layer)
     if named is not None and _models()[named] is not model:
-        what = f"{layer.prefix}task is {named}, but {layers.path} is {_called(model)}"
+        what = f"{layer.prefix}task is {named}, but {layers.path} is {model.CALLED}"
         layers.add(what, layer.place(("task",)), "use one task throughout")
         return
     is_file = not layer.root and layer.lines is not None
     checker = Checker(
         model,
         synonyms=model.SYNONYMS,
-        others={_called(other): other for other in _models().values() if other is not model},
+        others={other.CALLED: other for other in _models().values() if other is not model},
         more=("extends", "profiles") if is_file else (),
         hidden=("profile",),
         prefix=layer.prefix,
@@ -201,10 +172,6 @@ def _is_reset(mistake: Mistake, settings: Any) -> bool:
     for part in mistake.path:
         settings = settings[part]
     return mistake.kind == "value" and settings is None and isinstance(mistake.path[-1], str)
-
-
-def _called(model: type[AnyRecipe]) -> str:
-    return next(_WRITTEN[task] for task in TASKS if _models()[task] is model)
 
 
 def _check_missing(
@@ -273,7 +240,7 @@ def _check_sense(
         layers.add(f"{names}{what}", place, fix)
 
 
-def _settings(layers: Layers, profile: str | None, overrides: Iterable[Layer]) -> dict[str, Any]:
+def _settings(layers: Layers, profile: str | None, overrides: Iterable[Layer]) -> Settings:
     return {"name": _name(layers.path), **layers.merged(profile, overrides)}
 
 
@@ -297,17 +264,17 @@ def _in_reading_order(layers: Layers, overrides: Iterable[str]) -> list[Problem]
     return sorted(layers.problems, key=order)
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> Schema:
     """The JSON Schema of a recipe file, for completion and checks in editors.
 
     Nothing is required, because a layer may be partial. Null is allowed everywhere, because it
     resets what a parent set. A layer that names no task may belong to any.
     """
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, Schema] = {}
     for model in _models().values():
         definitions |= _definitions(model)
     names = {task: {"$ref": f"#/$defs/{model.__name__}"} for task, model in _models().items()}
-    chosen: dict[str, Any] = {"anyOf": [*names.values()]}
+    chosen: Schema = {"anyOf": [*names.values()]}
     for task, definition in names.items():
         of_task = {"properties": {"task": {"const": task}}, "required": ["task"]}
         chosen = {"if": of_task, "then": definition, "else": chosen}
@@ -320,7 +287,7 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _definitions(model: type[AnyRecipe]) -> dict[str, Any]:
+def _definitions(model: type[AnyRecipe]) -> dict[str, Schema]:
     """The definitions of a recipe, its blocks and its profiles."""
     schema = model.model_json_schema()
     blocks = {name: _for_editors(block) for name, block in schema["$defs"].items()}
@@ -375,8 +342,8 @@ def _for_editors(schema: Any) -> Any:
     return clean
 
 
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    about = {key: schema[key] for key in schema.keys() & {"description", "default"}}
+def _or_null(schema: Schema) -> Schema:
+    about: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
     value = {key: inner for key, inner in schema.items() if key not in about}
     options = value.get("anyOf", [value])
     if not any(option.get("type") == "null" for option in options):

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from llm_lora.recipe.yaml import KeyPath, scalar
+from llm_lora.recipe.yaml import KeyPath, Settings, scalar
 
 Schema = dict[str, Any]
+"""A JSON Schema."""
 
 _SHOWN = 60
 
@@ -60,7 +61,7 @@ class Checker:
     hidden: tuple[str, ...] = ()
     prefix: str = ""
 
-    def mistakes(self, data: Mapping[str, Any]) -> list[Mistake]:
+    def mistakes(self, data: Settings) -> list[Mistake]:
         """All mistakes, in the order of the model's checks."""
         try:
             self.model.model_validate(data)

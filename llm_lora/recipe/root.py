@@ -6,16 +6,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from llm_lora.files import sha256
-from llm_lora.recipe.scalars import Block, NotEmpty
-from llm_lora.recipe.yaml import KeyPath
-
-TASKS = ("text", "image")
-"""The kinds of training."""
+from llm_lora.recipe.scalars import Block, NotEmpty, Profile
+from llm_lora.recipe.yaml import KeyPath, Settings
+from llm_lora.task import TASKS
 
 _PATHS = (
     ("data", "train"),
@@ -47,22 +45,40 @@ _SYNONYMS = {
 }
 
 
-def one_of_tasks(schema: dict[str, Any]) -> None:
+def _one_of_tasks(schema: dict[str, Any]) -> None:
     """List all tasks in a schema whose model allows only one."""
-    del schema["const"]
+    schema.pop("const", None)
     schema["enum"] = list(TASKS)
+
+
+OF_TASK = Field(
+    description="What to train, text or image. text: a language model that answers prompts. "
+    "image: a diffusion model that paints a style or a subject.",
+    json_schema_extra=_one_of_tasks,
+)
+AppliedProfile = Annotated[
+    Profile | None,
+    Field(description="The applied profile; written by llm-lora, not by hand."),
+]
+
+
+class Contradiction(NamedTuple):
+    """A setting that cannot stand beside others: what is wrong, and what to do."""
+
+    setting: KeyPath
+    what: str
+    fix: str
 
 
 class RecipeRoot(Block):
     """One resolved recipe, the input of every stage."""
 
+    CALLED: ClassVar[str]
+    """This kind of recipe in messages, such as "a text recipe"."""
     SYNONYMS: ClassVar[Mapping[str, str]] = _SYNONYMS
     """Names of these settings in other trainers; used for suggestions only."""
 
-    task: str = Field(
-        description="What to train, text or image. text: a language model that answers prompts. "
-        "image: a diffusion model that paints a style or a subject."
-    )
+    task: Annotated[str, OF_TASK]
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
         json_schema_extra={"patternErrorMessage": "made of lower-case letters, digits, - and _"},
@@ -77,15 +93,23 @@ class RecipeRoot(Block):
         description="Commit, tag or branch of the base on the hub; only a commit never changes.",
     )
 
-    def contradictions(self) -> Iterator[tuple[KeyPath, str, str]]:
-        """Settings that contradict each other: (the setting, what is wrong, what to do)."""
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Settings that contradict each other."""
         raise NotImplementedError
 
     def warnings(self) -> tuple[str, ...]:
         """Allowed settings that are seldom intended, a sentence each."""
+        is_loose = self.base != "tiny" and not is_path(self.base) and self.revision is None
+        checks = self._seldom_intended() | {
+            f"base {self.base} has no revision, so the model on the hub may change": is_loose
+        }
+        return tuple(sentence for sentence, holds in checks.items() if holds)
+
+    def _seldom_intended(self) -> dict[str, bool]:
+        """The warnings that this kind of recipe may give, and whether each applies."""
         raise NotImplementedError
 
-    def settings(self, folder: Path | None = None) -> dict[str, Any]:
+    def settings(self, folder: Path | None = None) -> Settings:
         """The recipe as plain data under the keys of the YAML file.
 
         Args:
@@ -114,18 +138,10 @@ class RecipeRoot(Block):
         data = self.model_dump(mode="json", by_alias=True)
         return sha256(json.dumps(map_paths(data, lambda path: Path(path).name), sort_keys=True))
 
-    def _unpinned(self) -> dict[str, bool]:
-        """The warning about a hub base that may change, and whether it applies."""
-        return {
-            f"base {self.base} has no revision, so the model on the hub may change": (
-                self.base != "tiny" and not is_path(self.base) and self.revision is None
-            )
-        }
 
-
-def yaml_text(settings: Mapping[str, Any]) -> str:
+def yaml_text(settings: Settings) -> str:
     """Plain settings as YAML, in their given order."""
-    # Imported on use, as in yaml_source.
+    # Imported on use: the import is slow, and most commands write no YAML.
     from io import StringIO
 
     from ruamel.yaml import YAML
@@ -144,7 +160,7 @@ def is_path(base: str) -> bool:
     return base.startswith(("./", "../", "~/", "/")) or base in (".", "..")
 
 
-def map_paths(settings: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+def map_paths(settings: Settings, change: Callable[[str], str]) -> Settings:
     """A copy of plain settings, complete or partial, with every path changed."""
     copy = dict(settings)
     for way in (*_PATHS, *_MODELS):

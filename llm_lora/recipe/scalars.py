@@ -46,28 +46,18 @@ Paths = Annotated[
     BeforeValidator(_one_as_list, json_schema_input_type=Path | tuple[Path, ...]),
     Field(min_length=1),
 ]
-HeldOut = Annotated[
-    Annotated[Number, Field(gt=0, le=0.5), Tag("share")] | Annotated[Paths, Tag("other")],
-    _by_point,
-]
-FolderOrShare = Annotated[
-    Annotated[Number, Field(gt=0, le=0.5), Tag("share")] | Annotated[OnePath, Tag("other")],
-    _by_point,
-]
+_SplitShare = Annotated[Number, Field(gt=0, le=0.5), Tag("share")]
+HeldOut = Annotated[_SplitShare | Annotated[Paths, Tag("other")], _by_point]
+FolderOrShare = Annotated[_SplitShare | Annotated[OnePath, Tag("other")], _by_point]
 Every = Annotated[
     Annotated[Number, Field(gt=0, le=1), Tag("share")]
     | Annotated[Whole, Field(ge=1), Tag("other")],
     _by_point,
 ]
-Targets = Annotated[
-    Annotated[Literal["all-linear"], Tag("text")]
-    | Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("other")],
-    _by_text,
-]
+_Modules = Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("other")]
+Targets = Annotated[Annotated[Literal["all-linear"], Tag("text")] | _Modules, _by_text]
 ImageTargets = Annotated[
-    Annotated[Literal["attention", "attention+ff"], Tag("text")]
-    | Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("other")],
-    _by_text,
+    Annotated[Literal["attention", "attention+ff"], Tag("text")] | _Modules, _by_text
 ]
 Strengths = Annotated[
     tuple[Annotated[Number, Field(ge=0, le=2)], ...], Field(min_length=1, max_length=32)

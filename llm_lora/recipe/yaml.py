@@ -17,6 +17,9 @@ from llm_lora.errors import Problem, UserError
 KeyPath = tuple[str | int, ...]
 """The path to a value: keys of mappings and indices of lists."""
 
+Settings = dict[str, Any]
+"""Plain settings under the keys of a YAML file; a block is such a mapping again."""
+
 _MAX_DEPTH = 32
 _MAX_VALUES = 10_000  # Nested aliases multiply: nine lines can expand to a billion values.
 

@@ -7,16 +7,18 @@ Keys come from the environment, never from arguments: `LLM_LORA_API_KEY` for use
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import httpx
 
 from llm_lora.errors import UserError
 from llm_lora.example import Message
+from llm_lora.files import Json
 from llm_lora.machine import is_loopback
+from llm_lora.store import Event, Listed, Standing
 
 API_KEY = "LLM_LORA_API_KEY"
 ADMIN_KEY = "LLM_LORA_ADMIN_KEY"
@@ -36,7 +38,7 @@ class Reply:
     finish: str
     prompt_tokens: int
     answer_tokens: int
-    judged: Mapping[str, Any]
+    judged: Json
 
 
 class Client:
@@ -98,18 +100,17 @@ class Client:
         """Close all connections."""
         self._http.close()
 
-    def adapters(self) -> list[dict[str, Any]]:
+    def adapters(self) -> list[Listed]:
         """Every adapter that the server knows: versions, alias, what is loaded, counts."""
-        found = self._ask("GET", "/v1/adapters").get("data")
-        if not isinstance(found, list):
-            raise self._stranger()
-        return found
+        found = self._ask("GET", "/v1/adapters")
+        with self._understood():
+            return [Listed.from_json(one) for one in found["data"]]
 
     def chat(self, model: str, messages: Sequence[Message], **options: object) -> Reply:
         """One answer, not streamed; `options` go into the request as they are."""
         body = {"model": model, "messages": as_json(messages), **options}
         answer = self._ask("POST", "/v1/chat/completions", body)
-        try:
+        with self._understood():
             choice, usage = answer["choices"][0], answer["usage"]
             return Reply(
                 text=choice["message"]["content"] or "",
@@ -118,8 +119,6 @@ class Client:
                 answer_tokens=usage["completion_tokens"],
                 judged=answer.get("llm_lora") or {},
             )
-        except (KeyError, IndexError, TypeError):
-            raise self._stranger() from None
 
     def tokenize(self, model: str, messages: Sequence[Message]) -> list[int]:
         """The token ids that the server feeds the model for these messages."""
@@ -131,36 +130,49 @@ class Client:
 
     def promote(
         self, name: str, version: int, *, why: str | None = None, force: bool = False
-    ) -> dict[str, Any]:
+    ) -> Standing:
         """Point an alias at a version."""
         body = {"name": name, "version": version, "force": force}
-        return self._ask("POST", "/admin/promote", _with(body, why=why))
+        return self._move("/admin/promote", body, why)
 
-    def rollback(self, name: str, *, why: str | None = None) -> dict[str, Any]:
+    def rollback(self, name: str, *, why: str | None = None) -> Standing:
         """Point an alias at the version before."""
-        return self._ask("POST", "/admin/rollback", _with({"name": name}, why=why))
+        return self._move("/admin/rollback", {"name": name}, why)
 
     def canary(
         self, name: str, version: int, share: float, *, why: str | None = None, force: bool = False
-    ) -> dict[str, Any]:
+    ) -> Standing:
         """Send a share of an alias's requests, 0 to 1, to another version; 0 ends it."""
         body = {"name": name, "version": version, "share": share, "force": force}
-        return self._ask("POST", "/admin/canary", _with(body, why=why))
+        return self._move("/admin/canary", body, why)
 
-    def history(self, name: str) -> list[dict[str, Any]]:
+    def history(self, name: str) -> list[Event]:
         """What happened to an adapter, oldest first."""
-        found = self._ask("GET", "/admin/history", params={"name": name}).get("data")
-        if not isinstance(found, list):
-            raise self._stranger()
-        return found
+        found = self._ask("GET", "/admin/history", params={"name": name})
+        with self._understood():
+            return [Event.from_json(one) for one in found["data"]]
+
+    def _move(self, path: str, body: Json, why: str | None) -> Standing:
+        """Move an alias."""
+        answer = self._ask("POST", path, body if why is None else {**body, "why": why})
+        with self._understood():
+            return Standing.from_json(answer)
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Report an answer of another form than a server's."""
+        try:
+            yield
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise self._stranger() from None
 
     def _ask(
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Json | None = None,
         params: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Json:
         """Ask for a JSON object."""
         variable = ADMIN_KEY if path.startswith(_ADMIN) else API_KEY
         key = os.environ.get(variable)
@@ -200,11 +212,6 @@ class Client:
 def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Messages as the OpenAI API wants them."""
     return [{"role": message.role, "content": message.content} for message in messages]
-
-
-def _with(body: dict[str, Any], **more: object) -> dict[str, Any]:
-    """The body with those members of `more` that are given."""
-    return body | {key: value for key, value in more.items() if value is not None}
 
 
 def _refused(response: httpx.Response, variable: str) -> UserError:

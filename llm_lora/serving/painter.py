@@ -25,11 +25,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_lora import engines, versions
+from llm_lora.adapter import Manifest
 from llm_lora.adapter import folder as adapters
 from llm_lora.base import PictureBase
 from llm_lora.base import image as picture_base
 from llm_lora.errors import UserError
-from llm_lora.files import read_object
+from llm_lora.files import Json, read_object
 from llm_lora.lora_prompt import Pick
 from llm_lora.serving.layer import Layer, Refused, ServingConfig, asgi, errors
 from llm_lora.serving.layer.image import PAINT
@@ -168,7 +169,8 @@ class PictureServer:
     def _put(self, name: str, folder: Path) -> None:
         if name in self._loaded:
             return
-        told = read_object(folder / adapters.MANIFEST)["base"].get("prediction")
+        path = folder / adapters.MANIFEST
+        told = Manifest.from_json(read_object(path), path).base.prediction
         if told != self.base.prediction:
             raise UserError(
                 f"it was trained for {told} prediction, but this server paints with "
@@ -191,7 +193,7 @@ class PictureServer:
         self._at_work.drop(name)
         self._loaded.discard(name)
 
-    async def _paint(self, order: Mapping[str, Any]) -> Any:
+    async def _paint(self, order: Json) -> Any:
         """Paint an order that the layer has checked; stop early when the client is gone."""
         stop = threading.Event()
         try:
@@ -204,7 +206,7 @@ class PictureServer:
             stop.set()
         return {"created": int(time.time()), "data": data}
 
-    def _pictures_of(self, order: Mapping[str, Any], stop: threading.Event) -> list[dict[str, Any]]:
+    def _pictures_of(self, order: Json, stop: threading.Event) -> list[Json]:
         def watch() -> None:
             if stop.is_set():
                 raise Stopped

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llm_lora import run as runs
 from llm_lora.adapter import MADE, Adapter
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import Problem, UserError
+from llm_lora.files import Json
 from llm_lora.machine import user
 from llm_lora.run import Run
 from llm_lora.store import Store, Version, suggest_name
@@ -36,7 +36,7 @@ class Candidate:
     name: str
     label: str
     adapter: Adapter
-    report: dict[str, Any] | None
+    report: Json | None
     home: Path | None = None
     example: str | None = None
 
@@ -208,7 +208,7 @@ def _own(source: Path) -> Candidate:
 
 def _name(adapter: Adapter) -> str:
     """The recipe's name, even if the folder was copied elsewhere."""
-    return suggest_name(str(adapter.manifest["name"]))
+    return suggest_name(adapter.manifest.name)
 
 
 def _example(run: Run) -> str | None:

@@ -4,6 +4,12 @@ from .aliases import ALIAS as ALIAS
 from .aliases import Alias as Alias
 from .aliases import Event as Event
 from .aliases import Stamp as Stamp
+from .listing import Damaged as Damaged
+from .listing import Listed as Listed
+from .listing import Row as Row
+from .listing import ServedRow as ServedRow
+from .listing import Standing as Standing
+from .listing import StoredRow as StoredRow
 from .names import is_name as is_name
 from .names import suggest_name as suggest_name
 from .publishable import base_at_hand as base_at_hand

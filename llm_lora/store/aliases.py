@@ -17,22 +17,61 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
 from llm_lora import files
 from llm_lora.errors import UserError
+from llm_lora.files import Json
 
 ALIAS = "alias.json"
 HISTORY = "history.jsonl"
 _LONGEST = 1000
 
-Event = dict[str, Any]
-"""One line of the history: `event`, `at` (UTC), `by`, `why`, usually `number`, and its facts."""
-
 Stamp = tuple[int, int, int]
 """Identity of one state of a file, known without reading it."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the history: who did what, when (`at`, UTC) and why.
+
+    `facts` are in the order of the JSON; nearly always `number`, the version, is one of them.
+    """
+
+    kind: str
+    at: str
+    by: str
+    why: str
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def number(self) -> int | None:
+        """The version that it is about."""
+        number: int | None = self.facts.get("number")
+        return number
+
+    @classmethod
+    def from_json(cls, document: object) -> Event:
+        """An event as `to_json` wrote it.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not isinstance(document, dict) or not _OF_EVENT.keys() <= document.keys():
+            raise ValueError("not an event")
+        own = {name: document[key] for key, name in _OF_EVENT.items()}
+        facts = {key: value for key, value in document.items() if key not in _OF_EVENT}
+        return cls(**own, facts=facts)
+
+    def to_json(self) -> Json:
+        """The event as a JSON object."""
+        return {**{key: getattr(self, name) for key, name in _OF_EVENT.items()}, **self.facts}
+
+
+_OF_EVENT = {"event": "kind", "at": "at", "by": "by", "why": "why"}
+"""What every event has, by its name in JSON."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +94,9 @@ class Alias:
     previous: int | None = None
     canary: Canary | None = None
     refused: Mapping[int, str] = field(default_factory=dict, hash=False)
-    changed: Event | None = field(default=None, hash=False)
+    changed: (
+        Annotated[Event, PlainValidator(Event.from_json), PlainSerializer(Event.to_json)] | None
+    ) = None
 
     def pick(self, draw: float) -> int | None:
         """The version for one request, given a random number from 0 up to but not including 1."""
@@ -125,10 +166,11 @@ def event(kind: str, *, by: str, why: str, **facts: Any) -> Event:
     if not by:
         raise UserError("empty", where="by", fix="name the person or key that acts")
     at = datetime.now(UTC).isoformat(timespec="microseconds")
-    made: Event = {"event": kind, "at": at, "by": by, "why": why, **facts}
+    made = Event(kind, at, by, why, facts).to_json()
     # As it will be read back; bytes that are no Unicode (of an old encoding) become "?".
-    result: Event = json.loads(json.dumps(made, ensure_ascii=False).encode(errors="replace"))
-    return result
+    return Event.from_json(
+        json.loads(json.dumps(made, ensure_ascii=False).encode(errors="replace"))
+    )
 
 
 def stamp(path: str | Path) -> Stamp:
@@ -179,7 +221,7 @@ def history(path: Path) -> list[Event]:
     events = []
     for line in files.read_bytes(path).split(b"\n"):
         with suppress(ValueError):
-            events.append(json.loads(line))
+            events.append(Event.from_json(json.loads(line)))
     return events
 
 
@@ -189,7 +231,7 @@ def append(path: Path, events: Iterable[Event]) -> None:
     Raises:
         OSError: the disk is full or the file is not writable.
     """
-    rows = [json.dumps(one, ensure_ascii=False) + "\n" for one in events]
+    rows = [json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in events]
     if not rows:
         return
     lines = "".join(rows).encode()

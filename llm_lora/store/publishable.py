@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llm_lora import run as runs
 from llm_lora.adapter import AnyBase
 from llm_lora.adapter import base as any_base
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import UserError
-from llm_lora.files import read_object
+from llm_lora.files import Json, read_object
 from llm_lora.store.published import REPORT
 
 
@@ -20,7 +19,7 @@ class Publishable:
     """An adapter folder with its report, if it has one; `name` is the recipe's."""
 
     folder: Path
-    report: dict[str, Any] | None
+    report: Json | None
     name: str
 
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llm_lora import files
-from llm_lora.adapter import Adapter
+from llm_lora.adapter import Adapter, Manifest
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import Problem, UserError
+from llm_lora.files import Json
 from llm_lora.scores import AT_MOST
 from llm_lora.store.aliases import Event, sync
 from llm_lora.weights import safetensors_header
@@ -55,8 +55,8 @@ class Version:
     rank: int
     modules: int
     published: Event = field(compare=False)
-    manifest: dict[str, Any] = field(compare=False, repr=False)
-    report: dict[str, Any] | None = field(compare=False, repr=False)
+    manifest: Manifest = field(compare=False, repr=False)
+    report: Json | None = field(compare=False, repr=False)
 
     @property
     def served_name(self) -> str:
@@ -71,12 +71,12 @@ class Version:
     @property
     def task(self) -> str:
         """The task of its base: text or image."""
-        return adapters.task_of(self.manifest)
+        return self.manifest.task
 
     @property
     def adapter_digest(self) -> str:
         """Digest of the weights and of how they are applied, as in the run's report."""
-        return str(self.manifest["digest"])
+        return str(self.manifest.digest)
 
     @property
     def passed(self) -> bool | None:
@@ -89,7 +89,7 @@ class Content:
     """The content to publish; `sums` holds the digest of each file by its name."""
 
     adapter: Adapter
-    report: dict[str, Any] | None
+    report: Json | None
     sums: dict[str, str]
 
     @property
@@ -103,7 +103,7 @@ def served_name(name: str, digest: str) -> str:
     return f"{name}@{digest[:12]}"
 
 
-def gather(folder: Path, report: dict[str, Any] | None) -> Content:
+def gather(folder: Path, report: Json | None) -> Content:
     """Read and verify an adapter folder and its report.
 
     Raises:
@@ -120,13 +120,6 @@ def gather(folder: Path, report: dict[str, Any] | None) -> Content:
         ) from None
     adapter = adapters.read(folder)
     sums.pop(REPORT, None)
-    base = adapter.manifest.get("base")
-    if not isinstance(base, dict) or not {"name", "digest"} <= base.keys():
-        raise UserError(
-            "the manifest names no base",
-            where=str(folder / adapters.MANIFEST),
-            fix="train it with llm-lora",
-        )
     if report is not None:
         _require_report(report, adapter)
         sums[REPORT] = files.sha256(_text(report))
@@ -152,7 +145,7 @@ def build(folder: Path, content: Content, *, name: str, number: int, event: Even
         raise UserError(
             "changed while it was being copied", where=str(adapter.path), fix="publish it again"
         )
-    bits = adapter.manifest["base"].get("bits")
+    bits = adapter.manifest.base.bits
     document = {
         "format": 1,
         "name": name,
@@ -163,8 +156,8 @@ def build(folder: Path, content: Content, *, name: str, number: int, event: Even
         "modules": len(adapter.modules),
         "form": f"adapter trained over a base in {bits} bits" if bits else "adapter",
         "passed": None if report is None else report["passed"],
-        "scores": adapter.manifest.get("scores"),
-        "published": event,
+        "scores": adapter.manifest.scores,
+        "published": event.to_json(),
         "files": {
             file: {"bytes": (folder / file).stat().st_size, "sha256": sha}
             for file, sha in content.sums.items()
@@ -181,7 +174,7 @@ def read(folder: Path, name: str, number: int) -> Version:
     Raises:
         UserError: version.json is damaged or of another version; a file is missing or truncated.
     """
-    path = folder / VERSION
+    path, told = folder / VERSION, folder / adapters.MANIFEST
     document = _json(path)
     try:
         listed = {
@@ -196,11 +189,11 @@ def read(folder: Path, name: str, number: int) -> Version:
             base_digest=document["base"]["digest"],
             rank=document["rank"],
             modules=document["modules"],
-            published=document["published"],
-            manifest=_json(folder / adapters.MANIFEST),
+            published=Event.from_json(document["published"]),
+            manifest=Manifest.from_json(_json(told), told),
             report=_json(folder / REPORT) if REPORT in listed else None,
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise _damaged(path, "damaged") from None
     if (version.name, version.number) != (name, number):
         raise _damaged(path, f"this is {version.label} in the place of {name}@{number}")
@@ -269,12 +262,12 @@ def remove(folder: Path, event: Event) -> None:
         OSError: a file cannot be deleted.
         UserError: the disk is full or the folder is not writable.
     """
-    document: dict[str, Any] = {}
+    document: Json = {}
     with suppress(UserError):
         document = _json(folder / VERSION)
     # removed.json first: from here on no reader accepts the version, and whatever a crash leaves
     # undone, the next writer's sweep finishes.
-    files.write_json(folder / REMOVED, document | {"removed": event})
+    files.write_json(folder / REMOVED, document | {"removed": event.to_json()})
     sync(folder)
     sweep(folder)
 
@@ -295,8 +288,11 @@ def events(folder: Path) -> list[Event]:
     with suppress(UserError):
         path = folder / REMOVED
         document = _json(path if path.is_file() else folder / VERSION)
-        found = (document.get("published"), document.get("removed"))
-        return [event for event in found if isinstance(event, dict) and "at" in event]
+        found = []
+        for key in ("published", "removed"):
+            with suppress(ValueError):
+                found.append(Event.from_json(document.get(key)))
+        return found
     return []
 
 
@@ -316,7 +312,7 @@ def require_task(adapter: Adapter, name: str, versions: Sequence[Version]) -> No
         )
 
 
-def _require_report(report: dict[str, Any], adapter: Adapter) -> None:
+def _require_report(report: Json, adapter: Adapter) -> None:
     """Refuse anything but a report about these weights."""
     where, fix = str(adapter.path), "rewrite it: llm-lora evaluate RUN"
     try:
@@ -344,7 +340,7 @@ def _digest(sums: dict[str, str]) -> str:
     return files.sha256("".join(f"{name} {sums[name]}\n" for name in sorted(sums)))
 
 
-def _text(document: dict[str, Any]) -> str:
+def _text(document: Json) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -355,7 +351,7 @@ def _seal(path: Path) -> None:
     path.chmod(0o444)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> Json:
     try:
         value = json.loads(files.read_bytes(path))
     except ValueError:

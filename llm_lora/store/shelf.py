@@ -121,7 +121,7 @@ class Shelf:
             if self.alias.is_file() and (changed := aliases.read(self.alias).changed):
                 events.append(changed)
         missing: list[Event] = []
-        for event in sorted(events, key=lambda event: str(event["at"])):
+        for event in sorted(events, key=lambda event: event.at):
             if event not in written and event not in missing:
                 missing.append(event)
         return missing

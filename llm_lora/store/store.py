@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from llm_lora.adapter import AnyBase
 from llm_lora.adapter import folder as adapters
 from llm_lora.adapter.mapping import text as mapping
 from llm_lora.errors import UserError
+from llm_lora.files import Json
 from llm_lora.store import aliases, published
 from llm_lora.store.aliases import Alias, Canary, Event, Stamp
 from llm_lora.store.names import check_name, is_name, suggest_name
@@ -183,7 +183,7 @@ class Store:
         adapter_folder: Path,
         name: str,
         *,
-        report: dict[str, Any] | None,
+        report: Json | None,
         by: str,
         why: str = "",
         base: AnyBase | None = None,

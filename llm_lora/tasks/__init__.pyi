@@ -1,4 +1,3 @@
-from . import image as image
-from . import task as task
-from .task import AnyPrepared as AnyPrepared
-from .task import Task as Task
+from . import steps as steps
+from .steps import AnyPrepared as AnyPrepared
+from .steps import Steps as Steps

@@ -1,5 +1,5 @@
 from . import judges as judges
 from . import models as models
-from .faces import FaceModel as FaceModel
 from .judges import Judges as Judges
+from .models import FaceModel as FaceModel
 from .models import VisionModel as VisionModel

@@ -8,10 +8,8 @@ from typing import TypeVar
 
 from llm_lora.errors import Problem, UserError
 from llm_lora.recipe.image import ImageJudge
-from llm_lora.vision import faces as face_models
 from llm_lora.vision import models as vision_models
-from llm_lora.vision.faces import FaceModel
-from llm_lora.vision.models import VisionModel
+from llm_lora.vision.models import FaceModel, VisionModel
 
 T = TypeVar("T")
 
@@ -48,8 +46,8 @@ def find(judge: ImageJudge) -> Judges:
     )
     name = judge.likeness
     likeness: VisionModel | FaceModel | None = None
-    if name == face_models.NAME:
-        likeness = found("likeness", name, face_models.resolve, None)
+    if name == vision_models.FACES:
+        likeness = found("likeness", name, vision_models.resolve_faces, None)
     elif name is not None:
         likeness = found(
             "likeness", name, lambda: vision_models.resolve(name, *vision_models.DINO), _DINO

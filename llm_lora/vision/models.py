@@ -1,10 +1,16 @@
 """Vision models: CLIP compares pictures with texts, BLIP describes them, DINO compares them with
-one another. They are found locally or on the hub, and checked before any heavy import.
+one another, and dlib compares faces. They are found locally or on the hub, and checked before any
+heavy import.
+
+dlib's models are optional. Their author placed the two files used here in the public domain; the
+weights of the most widely used face models exclude commercial use. dlib's file format holds only
+numbers, so loading runs no code.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from llm_lora.base import hub
@@ -21,10 +27,16 @@ DINO = ("dinov2", "dinov2_with_registers", "vit")
 vision transformers, so others of this type are accepted too. DINOv3 is missing: transformers
 preprocesses its pictures only with torchvision."""
 
+FACES = "faces"
+"""Name of the model that compares faces."""
+
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt"]
 _PREPARES = ("preprocessor_config.json", "processor_config.json")
 _BOT = "SFconvertbot"
 _CONVERTED = "Adding `safetensors` variant of this model"
+_FACE_WEIGHTS = "face_recognition_models"
+_LANDMARKS = "shape_predictor_5_face_landmarks.dat"
+_DESCRIPTOR = "dlib_face_recognition_resnet_model_v1.dat"
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,14 @@ class VisionModel:
     name: str
     path: Path
     kind: str
+
+
+@dataclass(frozen=True)
+class FaceModel:
+    """Two files: the landmark detector (eyes and nose), and the descriptor (128 numbers)."""
+
+    landmarks: Path
+    descriptor: Path
 
 
 def resolve(name: str, *kinds: str, download: bool = True) -> VisionModel:
@@ -101,3 +121,25 @@ def _proposal(name: str) -> str | None:
     except errors.HfHubHTTPError:
         return None
     return None
+
+
+def resolve_faces() -> FaceModel:
+    """Find the installed model that compares faces, without importing it.
+
+    Raises:
+        UserError: dlib or its weights are not installed.
+    """
+    spec = find_spec(_FACE_WEIGHTS)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    folder = Path(places[0]) / "models" if places else Path()
+    model = FaceModel(folder / _LANDMARKS, folder / _DESCRIPTOR)
+    whole = bool(places) and model.landmarks.is_file() and model.descriptor.is_file()
+    missing = [
+        name for name, there in (("dlib", find_spec("dlib")), (_FACE_WEIGHTS, whole)) if not there
+    ]
+    if missing:
+        raise UserError(
+            f"the model that compares faces is not installed: {' and '.join(missing)}",
+            fix="pip install 'llm-lora[faces]'",
+        )
+    return model

@@ -1,4 +1,8 @@
-"""Safetensors files: their headers, completeness and identity, without loading a tensor."""
+"""Safetensors files: their headers, completeness and identity, without loading a tensor.
+
+Headers are parsed here because `safetensors.safe_open` does not give the offsets, which checking a
+file against its size and reading tensors piece by piece need.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.manifest import Answered, Manifest, Origin
 from llm_lora.base.text import Base
 from llm_lora.errors import UserError
 
@@ -163,6 +165,28 @@ def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
         adapters.require_base(adapter, other)
     same = Base("tiny", tmp_path, "d" * 64, "Qwen3ForCausalLM", 2048, None, True)
     adapters.require_base(adapter, same)
+
+
+@pytest.mark.parametrize(
+    ("task", "base", "own"),
+    [("text", {"bits": 4}, {"system": "Be brief."}), ("image", {"prediction": "v"}, {})],
+)
+def test_a_manifest_is_read_as_it_was_written(
+    task: str, base: dict[str, Any], own: dict[str, Any]
+) -> None:
+    made = Manifest(
+        name="a",
+        task=task,
+        digest="e" * 64,
+        base=Origin("tiny", "d" * 64, "main", "sd1", **base),
+        sampling={"steps": 4},
+        scores={"constrained": {}, "unconstrained": {"all": {"schema_valid": 1.0, "field_f1": 0}}},
+        versions={"peft": "1"},
+        **own,
+    )
+    assert Manifest.from_json(made.to_json(), Path()) == made
+    assert made.answered("constrained", "unconstrained") == Answered(1.0, 0)
+    assert made.answered("constrained") is None
 
 
 def test_the_manifest_is_json_a_person_can_read(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from llm_lora.adapter.mapping import text as mapping
 from llm_lora.base import text as bases
 from llm_lora.base.text import Base
 from llm_lora.errors import UserError
+from llm_lora.weights.header import safetensors_header
 
 TINY = bases.resolve("tiny")
 PREFIX = "base_model.model."
@@ -119,13 +120,13 @@ def test_weights_that_are_no_numbers(tmp_path: Path, kind: type, value: float) -
 def as_type(folder: Path, kind: str, width: int, fill: bytes) -> Path:
     """Rewrite an adapter's weights in a type that numpy does not have, each number `fill`."""
     path = folder / adapters.WEIGHTS
-    header: dict[str, Any] = {}
+    written: dict[str, Any] = {}
     end = 0
-    for key, tensor in header.safetensors_header(path).items():
+    for key, tensor in safetensors_header(path).items():
         size = int(np.prod(tensor["shape"])) * width
-        header[key] = {"dtype": kind, "shape": tensor["shape"], "data_offsets": [end, end + size]}
+        written[key] = {"dtype": kind, "shape": tensor["shape"], "data_offsets": [end, end + size]}
         end += size
-    text = json.dumps(header).encode()
+    text = json.dumps(written).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + fill * (end // len(fill)))
     manifest = json.loads((folder / adapters.MANIFEST).read_text())
     manifest["digest"] = adapters.digest(folder)

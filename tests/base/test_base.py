@@ -17,6 +17,7 @@ from support.model_folders import FAMILIES, write_family, write_folder, write_sa
 
 from llm_lora.base import text as base
 from llm_lora.errors import UserError
+from llm_lora.weights import header as weight_headers
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_the_digest_follows_config_tokenizer_and_weights(folder: Path, changed: 
 
 
 def test_the_digest_samples_large_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_HASH_WHOLE", 1_000_000)
+    monkeypatch.setattr(weight_headers, "_HASH_WHOLE", 1_000_000)
     weights = folder / "model.safetensors"
     write_safetensors(weights, 10_000_000)
     before = base.resolve(str(folder)).digest
@@ -187,7 +188,7 @@ def hub(status: int, error: str | None = None, body: bytes = b"{}") -> Iterator[
 
 
 def ask(endpoint: str, cache: Path, *, revision: str | None = None, **environment: str) -> str:
-    return ask_for("base", endpoint, cache, revision=revision, **environment)
+    return ask_for("text", endpoint, cache, revision=revision, **environment)
 
 
 def ask_for(
@@ -198,7 +199,7 @@ def ask_for(
     The library reads its settings while it is imported, hence the process.
     """
     code = (
-        f"from llm_lora import {module}\nfrom llm_lora.errors import UserError\n"
+        f"from llm_lora.base import {module}\nfrom llm_lora.errors import UserError\n"
         f"try: print({module}.resolve('owner/model', {revision!r}))\n"
         "except UserError as error: print(error)"
     )

@@ -8,17 +8,26 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.model_folders import FAMILIES, GPT2_SPLIT, Family, write_family, write_folder
+from support.model_folders import (
+    FAMILIES,
+    GPT2_SPLIT,
+    QWEN_SPLIT,
+    Family,
+    write_family,
+    write_folder,
+)
 from support.places import TESTS
+from tokenizers import Tokenizer, processors
 
 from llm_lora.base import text as base
-from llm_lora.base.chat import Chat, Unencodable
+from llm_lora.base.chat import Chat, Unencodable, _environment
 from llm_lora.errors import UserError
 from llm_lora.example import Message, make_example
 
@@ -212,6 +221,187 @@ def test_tokens_are_never_merged_across_the_start_of_the_answer(
     assert encoded.input_ids[: encoded.prompt_tokens] == chat.prompt_ids([FIRST])
     trained = encoded.input_ids[encoded.prompt_tokens :][: encoded.answer_tokens]
     assert chat.decode(trained) == answer.strip()
+
+
+def test_the_template_alone_writes_the_begin_token(tmp_path: Path) -> None:
+    """Llama 3's own tokenizer adds a begin token to any text; its template writes one already."""
+    write_family(tmp_path, "llama3")
+    path = tmp_path / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    begin = "<|begin_of_text|>"
+    begin_id = tokenizer.token_to_id(begin)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, begin_id)]
+    )
+    tokenizer.save(str(path))
+    assert tokenizer.encode("Hi").ids[0] == begin_id  # what it does on its own
+    chat, reference = loaded(tmp_path)
+    prompt = chat.prompt_ids([FIRST])
+    encoded = chat.encode(make_example((FIRST,), ANSWER, part=None, where=""))
+    for ids in (prompt, encoded.input_ids):
+        assert ids[0] == begin_id and ids.count(begin_id) == 1
+    turns = messages_of([FIRST])
+    served = reference.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    assert prompt == served == encoded.input_ids[: encoded.prompt_tokens]
+
+
+def ids_of(chat: Chat, texts: Sequence[str]) -> list[int]:
+    return [chat._tokenizer.token_to_id(text) for text in texts]
+
+
+def change(path: Path, **values: Any) -> None:
+    """Set members of a JSON file; None takes one out."""
+    known = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in known.items() if value is not None}))
+
+
+def test_tokens_that_end_an_answer_come_from_wherever_they_are_named(tmp_path: Path) -> None:
+    write_family(tmp_path, "llama3")
+    chat = Chat.load(tmp_path)
+    eot, end = ids_of(chat, ["<|eot_id|>", "<|end_of_text|>"])
+    assert chat.eos_ids == (eot, end), "the tokenizer's own comes first, none twice"
+    change(tmp_path / "generation_config.json", eos_token_id=eot)
+    assert Chat.load(tmp_path).eos_ids == (eot,)
+    change(tmp_path / "generation_config.json", eos_token_id=end)
+    assert Chat.load(tmp_path).eos_ids == (eot, end)
+    change(tmp_path / "tokenizer_config.json", eos_token=None)
+    change(tmp_path / "generation_config.json", eos_token_id=None)
+    change(tmp_path / "config.json", eos_token_id=[end, eot])
+    assert Chat.load(tmp_path).eos_ids == (end, eot)
+    (tmp_path / "generation_config.json").unlink()
+    change(tmp_path / "config.json", eos_token_id=eot)
+    assert Chat.load(tmp_path).eos_ids == (eot,)
+    change(tmp_path / "config.json", eos_token_id=None)
+    with pytest.raises(UserError, match="no end token: neither eos_token nor eos_token_id"):
+        Chat.load(tmp_path)
+    change(tmp_path / "tokenizer_config.json", eos_token="<|nowhere|>")
+    with pytest.raises(UserError, match=r"eos_token '<\|nowhere\|>' is not in tokenizer\.json"):
+        Chat.load(tmp_path)
+
+
+def test_padding_is_the_tokenizers_or_an_end_token(tmp_path: Path) -> None:
+    write_family(tmp_path, "qwen2.5")
+    chat = Chat.load(tmp_path)
+    assert [chat.pad_id] == ids_of(chat, ["<|endoftext|>"]) != [chat.eos_ids[0]]
+    assert chat.context_length == 512
+    for pad in (None, "<|nowhere|>"):
+        change(tmp_path / "tokenizer_config.json", pad_token=pad)
+        assert Chat.load(tmp_path).pad_id == chat.eos_ids[0]
+
+
+def test_named_tokens_may_be_objects_or_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
+    write_family(tmp_path, "llama3")
+    whole = Chat.load(tmp_path)
+    begin = {"content": "<|begin_of_text|>", "lstrip": False}
+    change(tmp_path / "tokenizer_config.json", bos_token=begin)
+    assert Chat.load(tmp_path).prompt_ids([FIRST]) == whole.prompt_ids([FIRST])
+    change(tmp_path / "tokenizer_config.json", bos_token=None, eos_token=None)
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"bos_token": begin, "eos_token": "<|eot_id|>"})
+    )
+    apart = Chat.load(tmp_path)
+    assert apart.prompt_ids([FIRST]) == whole.prompt_ids([FIRST])
+    assert apart.eos_ids == whole.eos_ids
+    # A tokenizer that lists its tokens itself has no need of that file (as in transformers).
+    change(tmp_path / "tokenizer_config.json", added_tokens_decoder={})
+    assert Chat.load(tmp_path).prompt_ids([FIRST])[0] != whole.prompt_ids([FIRST])[0]
+
+
+def test_what_a_tokenizer_was_saved_with_neither_cuts_nor_pads(tmp_path: Path) -> None:
+    write_family(tmp_path, "qwen2.5")
+    whole = Chat.load(tmp_path).prompt_ids([FIRST])
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert Chat.load(tmp_path).prompt_ids([FIRST]) == whole
+    tokenizer.no_truncation()
+    tokenizer.enable_padding(length=400)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert Chat.load(tmp_path).prompt_ids([FIRST]) == whole
+
+
+@pytest.mark.parametrize("split", [QWEN_SPLIT, GPT2_SPLIT])
+def test_each_token_of_an_answer_begins_where_the_text_before_it_ends(
+    tmp_path: Path, split: str
+) -> None:
+    """Under GPT-2's split the answer is encoded apart from its prompt."""
+    family = dataclasses.replace(FAMILIES["llama3"], split=split)
+    template = (TESTS / "templates/llama3.jinja").read_text()
+    chat = Chat.load(write_folder(tmp_path, family, template))
+    for answer in ('{"days": 3, "urgent": false}', "\n\n fine, thanks"):
+        encoded = chat.encode(make_example((FIRST,), answer, part=None, where=""))
+        trained = [i for i, on in zip(encoded.input_ids, encoded.mask, strict=True) if on]
+        text, begins = "", []
+        for token in trained[:-1]:
+            begins.append(len(text))
+            text += chat.decode([token])
+        assert text == answer.strip()
+        assert encoded.starts == [*begins, len(text)]
+
+
+def test_a_control_token_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:
+    chat = Chat.load(write_family(tmp_path, "qwen2.5"))
+    ids = chat._ids("<|im_start|>user\nHi<|im_end|>")
+    assert chat.decode(ids) == "user\nHi"
+    assert chat.decode(ids, skip_special=False) == "<|im_start|>user\nHi<|im_end|>"
+    assert chat.special_tokens == {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
+
+
+def test_templates_have_what_transformers_gives_them(tmp_path: Path) -> None:
+    """Its `tojson` escapes nothing for HTML; blocks leave no line breaks; loops can be left."""
+    template = (
+        "{% for m in messages %}\n"
+        "  {% if m.content == 'skip' %}\n"
+        "    {% continue %}\n"
+        "  {% endif %}\n"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}\n"
+        "{% if tools is none and documents is none %}{{ {'b': '<é&>', 'a': [1]} | tojson }}"
+        "{{ {'b': 'é', 'a': 1} | tojson(ensure_ascii=True, indent=1, sort_keys=True) }}"
+        "{{ [1, 2] | tojson(separators=(',', ':')) }}{% endif %}\n"
+    )
+    write_folder(tmp_path, FAMILIES["qwen2.5"], template)
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(tmp_path)
+    turns = messages_of([Message("user", "skip"), FIRST])
+    wanted = reference.apply_chat_template(turns, tokenize=False)
+    assert wanted.endswith('{"b": "<é&>", "a": [1]}{\n "a": 1,\n "b": "\\u00e9"\n}[1,2]')
+    compiled = _environment().from_string(template)
+    assert compiled.render(messages=turns, tools=None, documents=None) == wanted
+    now = "{{ strftime_now('%Y-%m') }}"
+    assert _environment().from_string(now).render() == datetime.now().strftime("%Y-%m")
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [("{{ m.content | upper }}", "drops or changes the user message"), ("", "drops or changes")],
+)
+def test_a_changed_prompt_is_noticed(tmp_path: Path, written: str, told: str) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        f"{{% if m.role == 'user' and 'fever' in m.content %}}{written}"
+        "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    chat = Chat.load(write_folder(tmp_path, FAMILIES["qwen2.5"], template))
+    chat.encode(make_example((Message("user", "A cough."),), ANSWER, part=None, where=""))
+    with pytest.raises(Unencodable, match=told):
+        chat.encode(make_example((FIRST,), ANSWER, part=None, where=""))
+
+
+def test_a_changed_answer_is_noticed_and_shown(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content | replace('fever', 'FEVER') }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    chat = Chat.load(write_folder(tmp_path, FAMILIES["qwen2.5"], template))
+    question = (Message("user", "A cough."),)
+    with pytest.raises(Unencodable) as caught:
+        chat.encode(make_example(question, "fever " * 20, part=None, where=""))
+    shown = ("FEVER " * 20)[:60]
+    assert str(caught.value) == f"the chat template changes the answer: it writes {shown!r}"
 
 
 def test_template_in_tokenizer_config_as_named_list(tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ def test_names_that_lead_nowhere() -> None:
 
 
 def test_offline(tmp_path: Path) -> None:
-    told = ask_for("picture_base", "http://127.0.0.1:9", tmp_path, HF_HUB_OFFLINE="1")
+    told = ask_for("image", "http://127.0.0.1:9", tmp_path, HF_HUB_OFFLINE="1")
     assert "not in the local cache" in told
     assert "--set base=tiny" in told
 
@@ -344,7 +344,7 @@ def test_a_cached_base_is_found_offline(tmp_path: Path) -> None:
     write_folder(cached / "snapshots" / commit, "sdxl", variant=".fp16")
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
-    told = ask_for("picture_base", "http://127.0.0.1:9", tmp_path, HF_HUB_OFFLINE="1")
+    told = ask_for("image", "http://127.0.0.1:9", tmp_path, HF_HUB_OFFLINE="1")
     assert f"revision='{commit}'" in told
     assert "family='sdxl'" in told and "variant='fp16'" in told
 
@@ -361,7 +361,7 @@ def test_text_models_say_that_a_base_paints(folder: Path) -> None:
 
 def test_resolving_loads_nothing_heavy(folder: Path) -> None:
     code = (
-        "import sys\nfrom llm_lora import picture_base\n"
+        "import sys\nfrom llm_lora.base import image as picture_base\n"
         f"picture_base.resolve({str(folder)!r})\n"
         "print(sorted({'torch', 'transformers', 'diffusers', 'numpy'} & set(sys.modules)))"
     )

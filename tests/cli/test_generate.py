@@ -26,7 +26,7 @@ from llm_lora.engines.image import painting as engine_painting
 from llm_lora.engines.image.painting import Settings
 from llm_lora.errors import UserError
 from llm_lora.run import Run
-from llm_lora.tasks import image as image_task
+from llm_lora.tasks.image import task as image_task
 from llm_lora.weights import arrays
 
 pytestmark = pytest.mark.slow

@@ -203,7 +203,7 @@ def test_a_name_is_taken_out_of_service_and_back(run: Path) -> None:
         call(publishing.remove, NAME, 1)
     state = json.loads(call(publishing.retire, NAME, "--why", "wrong", "--json"))
     assert (state["live"], state["previous"], state["canary"]) == (None, 1, None)
-    assert state["changed"] == Store(Path("store")).history(NAME)[-1]["at"]
+    assert state["changed"] == Store(Path("store")).history(NAME)[-1].at
     call(publishing.rollback, NAME)
     printed = call(publishing.retire, NAME)
     assert "nothing is live" in printed and "llm-lora rollback medical-qa" in printed
@@ -227,13 +227,16 @@ def test_a_running_server_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> N
             "requests": 1234,
             "valid_rate": 0.998,
             "loaded": True,
+            "adapter_digest": "e" * 64,
+            "schema": None,
         }
     ]
 
     def answer(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
         asked.append((request.method, request.url.path, body))
-        state = {"name": NAME, "live": 3, "previous": 2, "canary": None, "problem": "rank 99"}
+        state = {"name": NAME, "live": 3, "previous": 2, "canary": None, "changed": None}
+        state["problem"] = "rank 99"
         data: list[dict[str, Any]] = [state | {"versions": versions}]
         if request.url.path == "/admin/history":
             data = [
@@ -278,4 +281,4 @@ def test_a_really_trained_run_goes_live(small_run: Path) -> None:
     call(publishing.promote, "small", 1, "--force")
     version = Store(Path("store")).version("small")
     assert version.number == 1
-    assert version.manifest["scores"] is not None
+    assert version.manifest.scores is not None

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,9 @@ def test_the_base_of_an_adapter_is_found_by_what_it_is_for(tmp_path: Path) -> No
     assert any_base.at_hand(manifest) == TINY
     text = any_base.at_hand(adapters.read(write_adapter(tmp_path / "text")).manifest)
     assert text is not None and text.digest != TINY.digest
-    assert any_base.at_hand(manifest | {"base": manifest["base"] | {"digest": "0" * 64}}) is None
-    gone = manifest | {"base": manifest["base"] | {"name": str(tmp_path / "gone")}}
-    assert any_base.at_hand(gone) is None
+    for change in ({"digest": "0" * 64}, {"name": str(tmp_path / "gone")}):
+        other = replace(manifest, base=replace(manifest.base, **change))
+        assert any_base.at_hand(other) is None
 
 
 def test_an_adapter_of_an_unknown_task_is_refused(tmp_path: Path) -> None:

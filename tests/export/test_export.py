@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from support.commands import Command
 from support.model_folders import FAMILIES, write_family
 
 from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.manifest import Manifest, Origin
 from llm_lora.base import text as bases
 from llm_lora.base.chat import Chat
 from llm_lora.errors import UserError
@@ -186,7 +188,9 @@ def test_a_modelfile_says_everything_that_ollama_would_guess(tmp_path: Path) -> 
         "context": 2048,
         "where": tmp_path,
     }
-    manifest = {"system": "Two\nlines.", "sampling": sampling}
+    manifest = Manifest(
+        digest="d", base=Origin("tiny", "d"), system="Two\nlines.", sampling=sampling
+    )
     text = modelfile.write(manifest=manifest, **options)
     assert text.startswith('FROM ./base.gguf\nADAPTER ./adapter.gguf\nTEMPLATE """{{ range')
     assert text.split('"""\n', 1)[1] == (
@@ -196,7 +200,7 @@ def test_a_modelfile_says_everything_that_ollama_would_guess(tmp_path: Path) -> 
         'PARAMETER stop "<|im_end|>"\n'
     )
     with pytest.raises(UserError, match="which a Modelfile cannot"):
-        modelfile.write(manifest={"system": 'a """ b', "sampling": sampling}, **options)
+        modelfile.write(manifest=replace(manifest, system='a """ b'), **options)
 
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen2", "llama"])

@@ -19,6 +19,7 @@ from support.places import TESTS
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
 from llm_lora.adapter.folder import Adapter
+from llm_lora.adapter.manifest import Manifest, Origin
 from llm_lora.base import text as bases
 from llm_lora.errors import UserError
 from llm_lora.export import merge as merging
@@ -108,7 +109,8 @@ def test_examples_are_spread_over_all() -> None:
 
 
 def test_other_things_than_plain_lora_are_refused(tmp_path: Path) -> None:
-    adapter = Adapter(tmp_path, "d", rank=16, alpha=8, modules=(), manifest={})
+    manifest = Manifest(digest="d", base=Origin("tiny", "d"))
+    adapter = Adapter(tmp_path, "d", rank=16, alpha=8, modules=(), manifest=manifest)
 
     def scale(**config: object) -> float:
         files.write_json(tmp_path / adapters.CONFIG, {"bias": "none", **config})
@@ -146,6 +148,78 @@ def merge(base: Path, adapter: Path, out: Path, into: str = "original", **option
         config = {**bases.read_config(base), "tie_word_embeddings": False}
         files.write_json(out / "config.json", config)
     return out
+
+
+def test_a_merged_weight_is_the_base_plus_scale_times_b_a(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from llm_lora.engines.text import merging as engine
+
+    # Two rows at a time; small whole numbers, so that every sum is exact.
+    monkeypatch.setattr(engine, "_PART", 8)
+    random = np.random.default_rng(1)
+    weight, a, b = (
+        random.integers(-4, 5, shape).astype(np.float32) for shape in ((7, 4), (2, 4), (7, 2))
+    )
+    save_file({"layers.0.q_proj.weight": weight}, tmp_path / tensors.WEIGHTS)
+    prefix = "base_model.model.layers.0.q_proj"
+    save_file(
+        {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}, tmp_path / adapters.WEIGHTS
+    )
+    files.write_json(tmp_path / adapters.CONFIG, {"bias": "none"})
+    adapter = Adapter(tmp_path, "d", 2, 6, ("layers.0.q_proj",), {})
+    ((name, update),) = engine._updates(adapter).items()
+    (source,) = tensors.of_file(tmp_path / tensors.WEIGHTS).values()
+    assert name == source.name
+    merged = engine._merged(source, update, None, torch.float32)
+    found = np.frombuffer(merged, np.float32).reshape(7, 4)
+    assert np.array_equal(found, weight + 6 / 2 * (b @ a))
+    kept = engine._merged(source, None, None, torch.float32)
+    assert bytes(kept) == weight.tobytes()
+
+
+NF4 = (
+    "-1.0 -0.6961928 -0.52507305 -0.3949175 -0.28444138 -0.18477343 -0.091050036 0.0 "
+    "0.0795803 0.1609302 0.2461123 0.33791524 0.44070983 0.562617 0.72295684 1.0"
+)
+"""The 16 values of NF4 (Dettmers et al. 2023, appendix E)."""
+
+
+def test_what_nf4_makes_of_a_weight_is_the_nearest_of_its_16_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    from bitsandbytes import functional as bnb
+    from transformers import BitsAndBytesConfig
+
+    from llm_lora.engines.text import merging as engine
+
+    def through(weight: torch.Tensor, double: bool) -> torch.Tensor:
+        options = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double}
+        config = BitsAndBytesConfig(load_in_4bit=True, **options)
+        found = weight.clone()
+        engine._through_nf4(found, config, torch.float32, torch.device("cpu"))
+        return found
+
+    monkeypatch.setattr(engine, "_PART", 1024)
+    # 320 blocks of 64, more than share one scale of scales; each block has a scale of its own.
+    weight = torch.randn(40, 512, generator=torch.Generator().manual_seed(3))
+    weight *= torch.linspace(0.5, 4, 40)[:, None]
+    blocks = weight.view(-1, 64)
+    scales = blocks.abs().amax(dim=1, keepdim=True)
+    values = torch.tensor([float(one) for one in NF4.split()])
+    nearest = ((blocks / scales)[..., None] - values).abs().argmin(dim=-1)
+    wanted = (values[nearest] * scales).view(40, 512)
+    assert torch.allclose(through(weight, double=False), wanted, rtol=1e-5)
+    # Double quantisation rounds the scales to 8 bits, as the library does with a whole tensor.
+    doubled = through(weight, double=True)
+    packed, state = bnb.quantize_4bit(
+        weight.view(-1), blocksize=64, compress_statistics=True, quant_type="nf4"
+    )
+    assert torch.equal(doubled, bnb.dequantize_4bit(packed, state).view(40, 512))
+    assert (doubled - wanted).abs().max() < 0.02 * scales.max()
 
 
 @pytest.mark.slow

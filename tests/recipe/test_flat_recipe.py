@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.made_runs import FINISHED
 from support.places import TESTS
 from test_recipe import GOLDEN, plain_values, write
 
@@ -21,9 +22,10 @@ from llm_lora.cli.recipes import recipe
 from llm_lora.errors import UserError
 from llm_lora.recipe import yaml as yaml_source
 from llm_lora.recipe.image.recipe import ImageRecipe
-from llm_lora.recipe.loading import Recipe, convert, load, read
+from llm_lora.recipe.loading import convert, load, read
 from llm_lora.recipe.lora_scripts import reading as flat_recipe
-from llm_lora.tasks import task as tasks
+from llm_lora.recipe.text.recipe import Recipe
+from llm_lora.tasks import steps
 
 FLAT = TESTS / "flat_recipes"
 
@@ -145,10 +147,10 @@ def test_a_finished_run_is_not_resumed_and_the_key_is_blamed(
 ) -> None:
     here = run.create(Path("runs"), "x", lambda _: "task: image\n")
     write(str(here.inputs), "{}")
-    here.finish({})
+    here.finish(FINISHED)
     text = "train_data_dir: a\nbase_model: tiny\nresume_from_checkpoint:"
     found = read(write("x.yaml", f"{text} {here.folder}\n"))
-    monkeypatch.setattr(tasks, "of", MagicMock())
+    monkeypatch.setattr(steps, "of", MagicMock())
     with pytest.raises(UserError, match="run of x; leave out resume_from_checkpoint"):
         pipeline.train(found.recipe, MagicMock(), resume=True, only=found.resume)
 

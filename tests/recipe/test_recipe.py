@@ -21,7 +21,9 @@ from support.places import GOLDEN, ROOT, TESTS
 from llm_lora.errors import UserError
 from llm_lora.recipe import mistakes as mistakes_module
 from llm_lora.recipe import yaml as yaml_source
-from llm_lora.recipe.loading import PROFILES, Recipe, json_schema, load
+from llm_lora.recipe.loading import json_schema, load
+from llm_lora.recipe.scalars import PROFILES
+from llm_lora.recipe.text.recipe import Recipe
 
 BROKEN = TESTS / "broken_recipes"
 GROUPS = ("syntax", "settings", "sense", "profiles", "extends", "image")
@@ -521,7 +523,7 @@ def test_shipped_recipes_point_editors_to_the_schema_and_tell_the_command() -> N
 
 def test_committed_editor_schema_is_true() -> None:
     committed = json.loads((ROOT / "recipes" / "recipe.schema.json").read_text())
-    assert committed == json_schema(), "run python -m llm_lora.recipe.loading"
+    assert committed == json_schema(), "run python -m llm_lora.recipe"
 
 
 def test_editor_schema_accepts_what_load_accepts() -> None:

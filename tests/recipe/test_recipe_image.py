@@ -15,7 +15,9 @@ from test_recipe import BROKEN, blocks, file_names, mistakes, printable, tricky,
 
 from llm_lora.recipe import yaml as yaml_source
 from llm_lora.recipe.image.recipe import ImageRecipe
-from llm_lora.recipe.loading import PROFILES, Recipe, json_schema, load
+from llm_lora.recipe.loading import json_schema, load
+from llm_lora.recipe.scalars import PROFILES
+from llm_lora.recipe.text.recipe import Recipe
 
 MINIMAL = "task: image\nbase: tiny\ndata: {train: pictures}\n"
 

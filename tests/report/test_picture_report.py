@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from llm_lora.report.image.document import AdapterIdentity, BaseIdentity, ImageR
 from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.image.gates import DIMENSIONS, Measurements
-from llm_lora.tasks import task as tasks
+from llm_lora.store.listing import Listed, Standing, StoredRow
+from llm_lora.tasks import steps
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -481,16 +483,16 @@ def test_runs_of_two_tasks_are_not_compared(tmp_path: Path) -> None:
         run.folder.mkdir()
         run.recipe.write_text(f"task: {run.folder.name}\n")
     with pytest.raises(UserError, match="the runs have different tasks: image and text"):
-        tasks.compare(ours, theirs)
+        steps.compare(ours, theirs)
 
 
-def shelf(task: str, scores: dict[str, Any]) -> dict[str, Any]:
+def shelf(task: str, scores: dict[str, Any]) -> Listed:
     """A published adapter as `llm-lora adapters` reports it."""
-    row = {
-        "number": 1, "id": f"{task}@1", "task": task, "base": "tiny", "rank": 8, "passed": True,
-        "age_seconds": 60, "scores": scores, "field_f1": None, "schema_valid": None,
-    }  # fmt: skip
-    return {"name": task, "live": 1, "previous": None, "versions": [row]}
+    row = StoredRow(
+        number=1, id=f"{task}@1", served=f"{task}@f", task=task, base="tiny", rank=8, passed=True,
+        published="", age_seconds=60, refused=None, scores=scores, field_f1=None, schema_valid=None,
+    )  # fmt: skip
+    return Listed(Standing(task, 1, None, None, None), None, [row])
 
 
 def test_published_adapters_are_listed_with_the_figures_of_their_task(
@@ -503,5 +505,5 @@ def test_published_adapters_are_listed_with_the_figures_of_their_task(
     shelves.adapters([pictures_only, shelf("text", {})], "store")
     out = capsys.readouterr().out
     assert "for" in out.split() and "pictures" in out and "0.710" not in out
-    shelves.adapters([{**pictures_only, "versions": []}], "store")
+    shelves.adapters([replace(pictures_only, versions=[])], "store")
     assert "0.710" not in capsys.readouterr().out

@@ -143,6 +143,128 @@ def test_every_beginning_of_an_answer_is_truncated(indent: int | None, ascii_onl
         assert [flaw.keyword for flaw in caught.value.flaws] == ["truncated"], whole[:end]
 
 
+DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
+
+
+@pytest.mark.parametrize(
+    ("document", "answer", "message"),
+    [
+        ({"exclusiveMinimum": 2}, "2", "expected more than 2, got 2"),
+        ({"exclusiveMaximum": 2}, "2", "expected less than 2, got 2"),
+        ({"minLength": 1}, '""', 'expected at least 1 character, got 0: ""'),
+        ({"minLength": 2}, '"a"', 'expected at least 2 characters, got 1: "a"'),
+        ({"const": {"a": 1}}, '"x"', 'expected {"a":1}, got "x"'),
+        ({"contains": {"type": "string"}}, "[1]", "too few or too many items that match contains"),
+        ({"minProperties": 1}, "{}", "expected at least 1 property, got 0"),
+        ({"maxProperties": 2}, '{"a":1,"b":2,"c":3}', "expected at most 2 properties, got 3"),
+        ({"propertyNames": {"maxLength": 1}}, '{"ab":1}', 'a property name does not fit: "ab" is'),
+        ({"not": {"type": "string"}}, '"x"', 'the schema rules out this value: the string "x"'),
+        ({"properties": {"a": False}}, '{"a":[]}', "a: the schema allows nothing here, got an ar"),
+        ({"prefixItems": [{}], "unevaluatedItems": False}, "[1,2]", "more items than the schema d"),
+        (
+            DRAFT_7 | {"items": [{}], "additionalItems": False},
+            "[1,2]",
+            "expected at most 1 item, g",
+        ),
+        ({"uniqueItems": True}, '[1,{"a":1,"b":2},{"b":2,"a":1}]', 'but {"a":1,"b":2} occurs more'),
+        ({"format": "ipv4"}, '"x"', 'expected the format ipv4, got "x"'),
+        (
+            {"type": ["null", "integer"]},
+            "true",
+            "expected an integer or null, got the boolean true",
+        ),
+        ({"type": "string"}, "null", "expected a string, got null"),
+        ({"dependentRequired": {"a": ["b"]}}, '{"a":1}', "b: missing, but required"),
+        ({"oneOf": [{}, {"type": "number"}]}, "1", "fits several alternatives, not exactly one: t"),
+        ({"anyOf": [{"const": 1}, {"const": "a"}]}, "2", 'expected 1 or "a", got the number 2'),
+        (
+            {"anyOf": [{"type": "null"}, {"type": "string"}]},
+            "2",
+            "expected null or a string, got t",
+        ),
+    ],
+)
+def test_every_keyword_says_what_it_wants(
+    document: dict[str, Any], answer: str, message: str
+) -> None:
+    verdict = make(document).judge(answer)
+    assert (verdict.kind, len(verdict.reasons)) == ("invalid", 1)
+    assert message in str(verdict)
+    (reason,) = verdict.reasons
+    if message.startswith("expected "):
+        assert reason.message == f"expected {reason.expected}, got {reason.got}"
+    elif not message.startswith("b: missing"):
+        assert (reason.expected, reason.got) == ("", "")
+
+
+def test_a_long_list_of_values_is_cut() -> None:
+    def said(count: int) -> str:
+        return make({"enum": list(range(count))}).judge("99").reasons[0].expected
+
+    assert said(2) == "0 or 1"
+    assert said(12) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 or 11"
+    assert said(13) == said(40) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …"
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ('"Mild "', '; did you mean "Mild"?'),
+        ('"severly"', '; did you mean "severe"?'),
+        ('"unlike any"', ""),
+        ("8", ""),
+        ('"7"', ""),
+    ],
+)
+def test_a_value_that_is_nearly_one_of_those_allowed_is_named(answer: str, hint: str) -> None:
+    (reason,) = make({"enum": ["Mild", "severe", 7]}).judge(answer).reasons
+    assert reason.message == f'expected "Mild", "severe" or 7, got {answer}{hint}'
+
+
+def test_of_alternatives_the_one_with_the_fewest_faults_is_explained() -> None:
+    def shaped(**kinds: str) -> dict[str, Any]:
+        return {"type": "object", "properties": {key: {"type": t} for key, t in kinds.items()}}
+
+    far, near = shaped(a="string", b="string"), shaped(a="integer", b="string")
+    for order in ([far, near], [near, far]):
+        (reason,) = make({"anyOf": order}).judge('{"a":1,"b":2}').reasons
+        assert str(reason) == "b: expected a string, got the number 2"
+    # Of equals it is the first; one that refuses the value itself is none of them.
+    for order, kind in (([far, near], "a string"), ([near, far], "an integer")):
+        (reason,) = make({"anyOf": [{"type": "array"}, *order]}).judge('{"a":[],"b":""}').reasons
+        assert str(reason) == f"a: expected {kind}, got an array"
+
+
+def test_a_verdict_as_data() -> None:
+    def data(document: dict[str, Any], answer: str) -> dict[str, Any]:
+        return make(document).judge(answer).to_dict()
+
+    assert data({}, "1") == {"kind": "valid", "reasons": []}
+    assert data({"properties": {"a": {"type": "null"}, "b": {"not": {}}}}, '{"a":1,"b":2}') == {
+        "kind": "invalid",
+        "reasons": [
+            {
+                "path": "a",
+                "keyword": "type",
+                "message": "expected null, got the number 1",
+                "expected": "null",
+                "got": "the number 1",
+            },
+            {
+                "path": "b",
+                "keyword": "not",
+                "message": "the schema rules out this value: the number 2",
+            },
+        ],
+    }
+    (reason,) = data({}, '{"a":1,}')["reasons"]
+    assert (reason["keyword"], reason["position"]) == ("trailing_comma", 7), "at the }"
+    assert str(make({}).judge("1")) == "valid"
+    both = make({"required": ["a", "b"]}).judge("{}")
+    assert str(both) == "a: missing, but required; b: missing, but required"
+    assert both.parsed and not both.valid and not make({}).judge("{").parsed
+
+
 def test_reasons_are_counted_by_field() -> None:
     schema = AnswerSchema.load(GOLDEN / "visit.schema.json")
     answer = '{"severity":"low","age":1,"medications":[{"name":"a"},{"name":1,"dose":"b","x y":1}]}'
@@ -298,6 +420,109 @@ def test_canonical_chooses_the_alternative_that_fits() -> None:
     schema = make({"anyOf": [one, two]})
     assert schema.canonical({"b": 0, "a": 0, "kind": 1}) == '{"kind":1,"b":0,"a":0}'
     assert schema.canonical({"b": 0, "a": 0, "kind": 2}) == '{"kind":2,"a":0,"b":0}'
+
+
+def test_canonical_takes_the_branch_of_a_condition_that_the_value_meets() -> None:
+    condition = {"properties": {"kind": {"const": 1}}}
+    then = {"properties": {"kind": {}, "b": {}, "a": {}}}
+    otherwise = {"properties": {"a": {}, "kind": {}, "b": {}}}
+    both = make({"if": condition, "then": then, "else": otherwise})
+    assert both.canonical({"a": 0, "b": 0, "kind": 1}) == '{"kind":1,"b":0,"a":0}'
+    assert both.canonical({"kind": 2, "b": 0, "a": 0}) == '{"a":0,"kind":2,"b":0}'
+    # A branch that is missing says nothing of the order, and nor does the condition itself.
+    assert make({"if": condition, "then": then}).canonical({"b": 0, "kind": 2}) == (
+        '{"b":0,"kind":2}'
+    )
+    assert make({"if": condition, "else": otherwise}).canonical({"b": 0, "kind": 1}) == (
+        '{"b":0,"kind":1}'
+    )
+    # Without a condition its branches apply to nothing (JSON Schema 2020-12, 10.2.2).
+    assert make({"then": then, "else": otherwise}).canonical({"b": 0, "a": 0, "kind": 1}) == (
+        '{"b":0,"a":0,"kind":1}'
+    )
+
+
+def test_canonical_orders_each_member_by_the_schemas_that_are_for_it() -> None:
+    ba, ab = ({"properties": {key: {} for key in order}} for order in ("ba", "ab"))
+    value, turned = '{"a":1,"b":1}', '{"b":1,"a":1}'
+
+    def order(document: dict[str, Any], key: str) -> str:
+        text = make(document).canonical_text(f'{{"{key}":{value}}}')
+        return text.removeprefix(f'{{"{key}":').removesuffix("}")
+
+    # A pattern counts where it matches; a property that is named goes before.
+    patterns = {"patternProperties": {"^x": ba}}
+    assert order(patterns, "x1") == turned and order(patterns, "y") == value
+    assert order({"properties": {"x1": ab}} | patterns, "x1") == value
+    assert order({"properties": {"x1": {}}} | patterns, "x1") == turned
+    # What is for all others is for no property that was described.
+    rest = {"additionalProperties": ba}
+    assert order(rest, "x") == turned
+    assert order({"properties": {"x": {}}} | rest, "x") == value
+    assert order({"patternProperties": {"^x": {}}} | rest, "x") == value
+    assert order({"patternProperties": {"^x": {}}} | rest, "y") == turned
+    # Some patterns are none in Python; the answer is written all the same.
+    assert order({"patternProperties": {r"^\p{L}": {}}, "properties": {"x": ba}}, "x") == turned
+
+
+def test_canonical_orders_each_item_by_the_schema_of_its_place() -> None:
+    ba = {"properties": {"b": {}, "a": {}}}
+    value, turned = '{"a":1,"b":1}', '{"b":1,"a":1}'
+
+    def items(**document: Any) -> list[bool]:
+        text = make(document).canonical_text(f"[{value},{value},{value}]")
+        found = [one + "}" for one in text.strip("[]").removesuffix("}").split("},")]
+        assert set(found) <= {value, turned}
+        return [one == turned for one in found]
+
+    assert items(items=ba) == [True, True, True]
+    assert items(prefixItems=[{}, ba]) == [False, True, False]
+    assert items(prefixItems=[{}], items=ba) == [False, True, True]
+    assert items(allOf=[{"prefixItems": [{}, ba]}, {"items": {}}]) == [False, True, False]
+    assert items(**DRAFT_7, items=[ba, {}]) == [True, False, False]
+
+
+def test_canonical_takes_the_alternative_that_knows_most_where_none_fits() -> None:
+    one = {"type": "array", "properties": {"b": {}, "a": {}}}
+    more = {"type": "array", "properties": {"c": {}, "b": {}, "a": {}}}
+    answer = {"a": 1, "b": 1, "c": 1}
+    for alternatives in ([one, more], [more, one]):
+        assert make({"anyOf": alternatives}).canonical(answer) == '{"c":1,"b":1,"a":1}'
+    # Of equals the first, and names that the answer does not have are no knowledge of it.
+    other = {"type": "array", "properties": {"a": {}, "b": {}, "x": {}, "y": {}, "z": {}}}
+    assert make({"anyOf": [one, other]}).canonical(answer) == '{"b":1,"a":1,"c":1}'
+    assert make({"anyOf": [other, one]}).canonical(answer) == '{"a":1,"b":1,"c":1}'
+
+
+def test_canonical_follows_a_reference_as_its_draft_does() -> None:
+    listed = {"$ref": "#/$defs/x", "properties": {"c": {}, "a": {}}}
+    document = {**listed, "$defs": {"x": {"properties": {"b": {}}}}}
+    assert make(document).canonical({"a": 1, "b": 1, "c": 1}) == '{"b":1,"c":1,"a":1}'
+    # Beside a reference nothing counts in draft 7: the rest stays as it was written.
+    assert make(DRAFT_7 | document).canonical({"a": 1, "b": 1, "c": 1}) == '{"b":1,"a":1,"c":1}'
+    dynamic = {
+        "$dynamicRef": "#x",
+        "$defs": {"x": {"$dynamicAnchor": "x", "properties": {"b": {}}}},
+    }
+    assert make(dynamic).canonical({"a": 1, "b": 1}) == '{"b":1,"a":1}'
+
+
+def test_canonical_puts_a_branch_where_its_condition_stands() -> None:
+    condition, own, then = {"required": ["a"]}, {"a": {}}, {"properties": {"b": {}}}
+    answer = {"a": 1, "b": 1}
+    first = {"if": condition, "properties": own, "then": then}
+    assert make(first).canonical(answer) == '{"b":1,"a":1}'
+    last = {"then": then, "properties": own, "if": condition}
+    assert make(last).canonical(answer) == '{"a":1,"b":1}'
+
+
+def test_canonical_tells_alternatives_apart_by_their_formats() -> None:
+    dated = {"properties": {"day": {"format": "date"}, "b": {}, "a": {}}}
+    free = {"properties": {"a": {}, "b": {}, "day": {}}}
+    schema = make({"anyOf": [dated, free]})
+    date, word = "2026-11-21", "soon"
+    assert schema.canonical({"a": 0, "b": 0, "day": date}) == f'{{"day":"{date}","b":0,"a":0}}'
+    assert schema.canonical({"b": 0, "day": word, "a": 0}) == f'{{"a":0,"b":0,"day":"{word}"}}'
 
 
 NUMBERS = ["38.50", "1e3", "1E+2", "-0", "-0.0", "123456789012345678901234567890", "0.1e-7"]

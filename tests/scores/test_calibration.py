@@ -98,6 +98,33 @@ def test_the_error_is_the_mean_distance_from_the_diagonal() -> None:
     assert found["fields"]["b"] == {"n": 1, "confidence": 1.0, "accuracy": 1.0, "ece": 0.0}
 
 
+def test_bins_begin_at_their_lower_bound_and_the_last_holds_one() -> None:
+    said = [0.0, 0.09, 0.5, 0.59, 0.9, 1.0]
+    found = reliability([Row({"a": one}, {"a": True}) for one in said])
+    assert found is not None
+    assert [(one["low"], one["high"], one["n"]) for one in found["bins"]] == [
+        (0.0, 0.1, 2),
+        (0.5, 0.6, 2),
+        (0.9, 1.0, 2),
+    ]
+
+
+def test_a_value_that_is_partly_right_is_wrong() -> None:
+    @dataclass
+    class Partly:
+        confidence: dict[str, float]
+        fields: dict[str, FieldScore]
+
+    found = reliability([Partly({"a": 0.5}, {"a": FieldScore(0.5, "closed")})])
+    assert found is not None and found["accuracy"] == 0.0
+
+
+def test_rounding_in_an_engine_makes_nobody_more_than_sure() -> None:
+    text = '{"urgent":true}'
+    answer = Answer(text, 3, "stop", ((0, 0.0), (10, 1e-3), (14, 0.0)))
+    assert confidences(SCHEMA, answer) == {"urgent": 1.0}
+
+
 def test_without_any_probability_there_is_no_table() -> None:
     assert reliability([]) is reliability([Row({})]) is None
 

@@ -79,6 +79,43 @@ def test_a_single_field_has_a_least_score() -> None:
     assert missing == {"value": None, "passed": False, "reason": "no such field"}
 
 
+def test_a_figure_passes_at_its_threshold_and_fails_just_below() -> None:
+    assert outcome("schema_valid", 0.97) == {"value": 0.97, "passed": True}
+    assert outcome("schema_valid", 0.9701) == {"value": 0.97, "passed": False}
+    whole = figures(1.0, 1.0).all
+    parts = Parts(
+        {"seen": replace(whole, exact_match=0.5), "unseen": replace(whole, exact_match=0.25)}
+    )
+    apart = {"adapter": Forms({"unconstrained": parts})}
+    assert outcome("exact_match_unseen", 0.25, scores=apart) == {"value": 0.25, "passed": True}
+    assert outcome("exact_match_unseen", 0.26, scores=apart) == {"value": 0.25, "passed": False}
+    assert outcome("exact_match_seen", 0.26, scores=apart) == {"value": 0.5, "passed": True}
+    assert outcome("exact_match", 0.25, scores=apart) == {
+        "value": None,
+        "passed": False,
+        "reason": "no held-out example for it (part all)",
+    }
+
+
+def test_as_good_as_the_base_is_not_better() -> None:
+    for f1, passed in ((0.19, False), (0.2, False), (0.21, True)):
+        scores = SCORES | {"adapter": Forms({"unconstrained": figures(1.0, f1)})}
+        (found,) = gates.judge(
+            {"better_than_base": True}, scores, constrained=None, rival=None, latency=None
+        )
+        assert (found.threshold, found.value, found.passed) == (0.2, f1, passed)
+    (found,) = gates.judge(
+        {"better_than_base": True}, {}, constrained=None, rival=None, latency=None
+    )
+    assert found.passed is False
+
+
+def test_gates_that_are_off_judge_nothing() -> None:
+    off = {"schema_valid": 0.0, "field_f1": None, "better_than_base": False, "max_drop": None}
+    asked = off | {"max_latency_ms": None}
+    assert gates.judge(asked, SCORES, constrained=None, rival=LIVE, latency=None) == ()
+
+
 def test_the_figure_that_falls_furthest_below_the_live_version_counts() -> None:
     # Unconstrained field_f1 falls by 0.02, constrained by 0.01; schema_valid does not fall.
     assert outcome("max_drop", 0.02) == {"value": 0.02, "passed": True}
@@ -279,7 +316,7 @@ def test_promotion_wants_a_report_against_the_version_that_is_live(
     store.promote(NAME, right, by="ann")  # the live version itself, which is allowed
     store.rollback(NAME, by="ann")
     store.promote(NAME, stale, by="ann", force=True)
-    assert "is live" in str(store.history(NAME)[-1]["forced"])
+    assert "is live" in str(store.history(NAME)[-1].facts["forced"])
 
 
 def test_a_report_that_compares_with_nobody_is_no_objection(store: Store, tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from llm_lora.scores import intervals
 from llm_lora.scores.intervals import LEVEL, adjusted, differences, means
 
 SKEWED = [1.0] * 40 + [0.774, 0.439, 0.859, 0.697, 0.094, 0.976, 0.761, 0.786, 0.128]
@@ -68,6 +73,91 @@ def test_many_differences_are_tested_by_random_signs() -> None:
     (found,) = differences([ours], [theirs])
     assert found.p == pytest.approx(0.0227, abs=0.005)
     assert found.interval[0] > 0
+
+
+hundredths = st.integers(0, 100)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(hundredths, hundredths), min_size=1, max_size=9))
+def test_the_exact_test_counts_sign_patterns_as_whole_numbers_do(
+    pairs: list[tuple[int, int]],
+) -> None:
+    """Floating-point sums neither lose a tie nor count what falls a hundredth short."""
+    apart = [ours - theirs for ours, theirs in pairs]
+    patterns = list(itertools.product([-1, 1], repeat=len(apart)))
+    sums = [sum(sign * one for sign, one in zip(p, apart, strict=True)) for p in patterns]
+    reached = sum(abs(one) >= abs(sum(apart)) for one in sums)
+    (found,) = differences([[a / 100 for a, _ in pairs]], [[b / 100 for _, b in pairs]])
+    assert found.p == reached / len(patterns)
+    assert found.mean == pytest.approx(sum(apart) / len(apart) / 100)
+
+
+def test_what_falls_a_little_short_is_not_as_large() -> None:
+    # 0.79 is reached by all plus and all minus alone: the next sum is 0.71.
+    (found,) = differences([[0.5, 0.25, 0.04]], [[0.0, 0.0, 0.0]])
+    assert found.p == 2 / 8
+
+
+def test_up_to_twelve_differences_every_pattern_is_tried() -> None:
+    twelve, thirteen = [1.0] * 10 + [0.0] * 2, [1.0] * 10 + [0.0] * 3
+    # As likely as 2 heads or fewer, or 10 or more, of 12 coins: 2 * (1 + 12 + 66) / 2 ** 12.
+    (found,) = differences([twelve], [[1 - one for one in twelve]])
+    assert found.p == 158 / 2**12
+    # Of 13: 2 * (1 + 13 + 78 + 286) / 2 ** 13, but counted in 10,001 patterns.
+    (found,) = differences([thirteen], [[1 - one for one in thirteen]])
+    assert found.p == pytest.approx(756 / 2**13, abs=0.012)
+    assert found.p * 10_001 == pytest.approx(round(found.p * 10_001))
+    # A difference as large as no random pattern is still not impossible.
+    (found,) = differences([[1.0] * 40], [[0.0] * 40])
+    assert found.p == 1 / 10_001
+
+
+def test_only_differences_other_than_none_count_in_the_test() -> None:
+    # Two better, the rest equal: the chance of ++ or --, whatever the number of ties.
+    for ties in (0, 5, 50):
+        (found,) = differences([[1.0, 1.0] + [0.5] * ties], [[0.0, 0.0] + [0.5] * ties])
+        assert found.p == 0.5
+        assert found.mean == pytest.approx(2 / (2 + ties))
+
+
+def test_columns_are_tested_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [[1.0] * 18 + [0.0] * 6, [1.0] * 12 + [0.0] * 12, [1.0, 0.0] * 12]
+    zero = [0.0] * 24
+    apart = [[column, [1 - one for one in column]] for column in columns] + [[zero, zero]]
+    ours, theirs = zip(*apart, strict=True)
+    together = differences(ours, theirs)
+    assert [one.p for one in together[1:]] == [1.0, 1.0, 1.0]
+    assert together == [differences([a], [b])[0] for a, b in apart]
+    # Nor do they depend on how many numbers are held in memory.
+    monkeypatch.setattr(intervals, "_CHUNK", 24 * 7)
+    assert [one.p for one in differences(ours, theirs)] == pytest.approx(
+        [one.p for one in together], abs=0.01
+    )
+    for (low, high), (low_too, high_too) in zip(
+        means(columns), [one.interval for one in differences(columns, [zero] * 3)], strict=True
+    ):
+        assert (low, high) == pytest.approx((low_too, high_too))
+
+
+def test_random_signs_come_near_the_exact_chance() -> None:
+    """Of 20 differences in tenths; how often each sum comes is counted one by one."""
+    ours = [9, 8, 7, 9, 6, 5, 9, 4, 8, 7, 3, 2, 5, 6, 9, 1, 4, 3, 5, 6]
+    theirs = [5, 6, 8, 4, 6, 3, 7, 5, 5, 6, 4, 3, 3, 7, 6, 2, 5, 1, 4, 7]
+    sums = Counter({0: 1})
+    for one in (a - b for a, b in zip(ours, theirs, strict=True)):
+        turned: Counter[int] = Counter()
+        for total, ways in sums.items():
+            turned[total + one] += ways
+            turned[total - one] += ways
+        sums = turned
+    wanted = abs(sum(ours) - sum(theirs))
+    reached = sum(ways for total, ways in sums.items() if abs(total) >= wanted)
+    (found,) = differences([[one / 10 for one in ours]], [[one / 10 for one in theirs]])
+    exact = reached / 2**20
+    assert 0.02 < exact < 0.2
+    # Four standard errors of 10,000 draws.
+    assert found.p == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 10_000) ** 0.5)
 
 
 def test_no_difference_is_not_proven_to_be_none() -> None:

@@ -50,6 +50,28 @@ def test_over_fitting() -> None:
     assert best.kept == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.parametrize(("risen", "over_fitted"), [(0.0, False), (0.04, False), (0.06, True)])
+def test_a_rise_of_more_than_a_twentieth_of_the_fall_is_over_fitting(
+    risen: float, over_fitted: bool
+) -> None:
+    """The loss falls from 1 to 0.5, and ends above that by a share of its fall."""
+    curve = log(lambda at: 1.0 if at == 0 else 0.5 if at < 1 else 0.5 + risen * 0.5)
+    found = learning_curve.read(curve, STEPS)
+    assert found.kept == pytest.approx(1 - risen)
+    assert ("over-fitted" in " ".join(found.findings)) == over_fitted
+    # A loss that wavers by less than that is neither still falling nor rising.
+    assert found.level == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("late", "under_fitted"), [(0.14, False), (0.16, True)])
+def test_a_late_fall_of_more_than_that_is_under_fitting(late: float, under_fitted: bool) -> None:
+    """The loss falls from 1 to 0.5, by a share of that in the last third."""
+    curve = log(lambda at: 1.0 if at == 0 else 0.5 if at > 0.67 else 0.5 + late * 0.5)
+    found = learning_curve.read(curve, STEPS)
+    assert found.kept == 1 and found.level == pytest.approx(1 - late)
+    assert ("under-fitted" in " ".join(found.findings)) == under_fitted
+
+
 def test_under_fitting() -> None:
     found = learning_curve.read(log(lambda at: 0.6 - 0.3 * at), STEPS)
     assert found.kept == 1

@@ -136,14 +136,14 @@ def test_steadiness(values: list[float], expected: float) -> None:
     assert picture_figures.steadiness(values) == pytest.approx(expected)
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
+@given(st.lists(st.integers(0, 1000).map(lambda whole: whole / 1000), min_size=2, max_size=9))
 def test_only_what_never_falls_is_wholly_steady(values: list[float]) -> None:
     found = picture_figures.steadiness(values)
-    falls = [later < earlier - 1e-6 for earlier, later in pairwise(values)]
+    falls = [later < earlier for earlier, later in pairwise(values)]
     assert 0 <= found <= 1 + 1e-9
     if any(falls):
         assert found < 1
-    elif values[-1] > values[0] + 1e-6:
+    elif values[-1] > values[0]:
         assert found == pytest.approx(1)
 
 

@@ -91,6 +91,50 @@ def test_what_was_not_measured_does_not_pass() -> None:
     assert outcomes[1].reason == "learning: expected a number, got null"
 
 
+def test_a_dimension_passes_at_its_bound() -> None:
+    found = measured(fidelity=0.75)
+    for wanted, passed in ((0.75, True), (0.76, False)):
+        schema = bounds(properties={"fidelity": {"type": "number", "minimum": wanted}})
+        plain, of_schema, whole = picture_gates.judge({"fidelity": wanted}, found, schema)
+        outcome = {"threshold": wanted, "value": 0.75, "passed": passed}
+        assert plain == {"name": "fidelity"} | outcome
+        assert of_schema == {"name": "fidelity.schema"} | outcome
+        assert (whole["threshold"], whole["value"], whole["passed"]) == (1.0, passed, passed)
+
+
+def test_only_dimensions_with_a_minimum_have_a_gate_of_their_own() -> None:
+    schema = bounds(
+        properties={
+            "consistency": {"minimum": 0.1},
+            "fidelity": {"maximum": 1},
+            "alignment": True,
+            "strengths": {"minimum": 2},
+        }
+    )
+    names = [one["name"] for one in picture_gates.judge({}, measured(), schema)]
+    assert names == ["consistency.schema", "schema_valid"]
+
+
+def test_what_nobody_gave_a_reason_for_was_not_measured() -> None:
+    (outcome,) = picture_gates.judge({"learning": 0.1}, {"scores": {"learning": None}}, None)
+    assert (outcome["passed"], outcome["reason"]) == (False, "not measured")
+
+
+def test_the_record_has_every_dimension_and_what_it_rests_on() -> None:
+    assert picture_gates.record({"scores": {"fidelity": 0.5, "other": 1}}) == {
+        **dict.fromkeys(DIMENSIONS, None),
+        "fidelity": 0.5,
+        "strengths": [],
+        "facts": {},
+    }
+    found = picture_gates.record(measured())
+    assert found["facts"] == {"fidelity": {"held-out pictures": 16}}
+    assert [row["strength"] for row in found["strengths"]] == [0.0, 0.8]
+    picture_gates.require_known(
+        bounds(properties={name: {} for name in found}, required=list(found))
+    )
+
+
 def test_without_bounds_everything_passes() -> None:
     assert picture_gates.judge({}, measured(), None) == ()
 

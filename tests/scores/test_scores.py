@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llm_lora.schema.answer import AnswerSchema, Verdict
 from llm_lora.scores import fields
 from llm_lora.scores.pairing import assign
-from llm_lora.scores.scoring import FieldScore, exact_match, same, score, token_f1
+from llm_lora.scores.scoring import FieldScore, exact_match, mean_score, same, score, token_f1
 
 
 def make(document: dict[str, Any]) -> AnswerSchema:
@@ -99,10 +99,117 @@ def test_fields_come_from_the_schema() -> None:
         (record(a={"anyOf": [{"type": "null"}, record(b=SPAN)]}), {"a.b": "span"}),
         (record(child={"$ref": "#"}, a=SPAN), {"child": "exact", "a": "span"}),
         (record(**{"a.b": SPAN}), {'["a.b"]': "span"}),
+        # The kind is read off other keywords where no type is named.
+        (
+            {"properties": {"a": {"minimum": 1}, "b": {"maximum": 1}}},
+            {"a": "number", "b": "number"},
+        ),
+        (record(a={"maxLength": 9}, b={"pattern": "x"}), {"a": "span", "b": "text"}),
+        (record(a={"format": "date"}, b={"items": {}}), {"a": "exact", "b[]": "list"}),
+        # Null is no kind of its own; several others are compared as a whole.
+        (record(a={"enum": [None, "x"]}, b={"enum": [None]}), {"a": "closed", "b": "exact"}),
+        (record(a={"type": ["string", "null"]}), {"a": "text"}),
+        (record(a={"type": ["string", "number"]}), {"a": "exact"}),
+        (record(a={"type": "null"}), {"a": "exact"}),
+        # Of alternatives the loosest counts, of schemas that apply together the strictest.
+        (record(a={"anyOf": [{"type": "string"}, {"const": "x"}]}), {"a": "text"}),
+        (record(a={"oneOf": [SPAN, {"type": "string"}]}), {"a": "text"}),
+        (record(a={"anyOf": [{"const": "x"}, {"type": "boolean"}]}), {"a": "closed"}),
+        (record(a={"anyOf": [record(b=SPAN), SPAN]}), {"a": "exact"}),
+        (record(a={"allOf": [{"type": "string"}, SPAN]}), {"a": "span"}),
+        (record(a=SPAN | {"allOf": [{"format": "date", "type": "string"}]}), {"a": "exact"}),
+        (
+            {"allOf": [record(a={"type": "string"}), record(a=SPAN, b=SPAN)]},
+            {"a": "span", "b": "span"},
+        ),
+        (record() | {"then": record(a=SPAN), "else": record(b=SPAN)}, {"a": "span", "b": "span"}),
+        # So too within lists.
+        (
+            {"allOf": [{"items": record(a=SPAN)}, {"items": record(b={"type": "number"})}]},
+            {"[].a": "span", "[].b": "number"},
+        ),
+        (
+            {"anyOf": [{"items": record(a=SPAN)}, {"items": record(a={"type": "string"})}]},
+            {"[].a": "text"},
+        ),
+        ({"type": "array", "items": {"type": "array", "items": record(a=SPAN)}}, {"[]": "list"}),
+        ({"type": "array"}, {"[]": "list"}),
+        # Keywords beside a reference count, except in old drafts.
+        (
+            {"$ref": "#/$defs/x", "maxLength": 5, "$defs": {"x": {"type": "string"}}},
+            {"$": "span"},
+        ),
+        (
+            {
+                "$schema": "http://json-schema.org/draft-07/schema#",
+                "properties": {
+                    "a": {"$ref": "#/definitions/x", "maxLength": 5},
+                    "b": {"items": [{}]},
+                },
+                "definitions": {"x": {"type": "string"}},
+            },
+            {"a": "text", "b": "exact"},
+        ),
     ],
 )
 def test_shapes(document: dict[str, Any], expected: dict[str, str]) -> None:
     assert dict(fields.leaves(fields.shape(make(document)))) == expected
+
+
+def test_the_values_of_closed_fields_are_those_of_the_schema_in_its_order() -> None:
+    level = {"enum": ["mild", None, "null", 3, "mild"]}
+    document = record(
+        level=level,
+        on={"type": "boolean"},
+        note={"type": "string"},
+        deep=record(kind={"anyOf": [{"const": "b"}, {"enum": ["a", "b"]}]}),
+        rows={"type": "array", "items": record(unit={"enum": ["mg", "g"]}, n={"type": "number"})},
+    )
+    assert dict(fields.closed_values(fields.shape(make(document)))) == {
+        "level": ("mild", '"null"', "3"),
+        "on": ("true", "false"),
+        "deep.kind": ("b", "a"),
+        "rows[].unit": ("mg", "g"),
+    }
+    assert list(fields.closed_values(fields.shape(make({"enum": ["x"]})))) == [("$", ("x",))]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("mild", "mild"),
+        ("two words", "two words"),
+        ("(absent)", '"(absent)"'),
+        ('"x', '"\\"x"'),
+        (" x", '" x"'),
+        ("", '""'),
+        ("3", '"3"'),
+        (3, "3"),
+        (None, "null"),
+        (False, "false"),
+        ("é(", "é("),
+    ],
+)
+def test_a_label_is_quoted_where_it_could_be_taken_for_something_else(
+    value: object, written: str
+) -> None:
+    assert fields.label(value) == written
+
+
+def test_closed_values_are_found_in_the_canonical_text_alone() -> None:
+    unit = record(unit={"enum": ["mg", "g"]}, n={"type": "number"})
+    schema = make(record(ok={"type": "boolean"}, rows={"type": "array", "items": unit}, free={}))
+    text = '{"ok":true,"rows":[{"unit":"mg","n":1.50},{"unit":"g","n":2}],"free":{"ok":[true,{}]}}'
+    places = fields.closed_places(schema, text)
+    assert [(name, text[start:end]) for name, start, end in places] == [
+        ("ok", "true"),
+        ("rows[].unit", '"mg"'),
+        ("rows[].unit", '"g"'),
+    ]
+    assert fields.closed_spans(schema, text) == [(start, end) for _, start, end in places]
+    assert fields.closed_places(schema, text.replace(",", ", ")) == []
+    assert fields.closed_places(schema, '{"rows":[],"free":{}}') == []
+    assert fields.closed_places(make({"enum": ["x"]}), '"x"') == [("$", 0, 3)]
 
 
 # --- one answer -----------------------------------------------------------------------------------
@@ -139,6 +246,23 @@ def test_a_number_may_have_a_tolerance_of_its_own() -> None:
     assert [right(38.50000001, 0), right(38.51, 0)] == [1, 0]
 
 
+def test_numbers_are_equal_within_a_millionth() -> None:
+    number = make(record(n={"type": "number"}, other={}))
+
+    def right(reference: object, answer: object) -> tuple[float, float]:
+        found = scored(*({"n": one, "other": one} for one in (answer, reference)), number)
+        return found["n"], found["other"]
+
+    assert right(1_000_000, 1_000_000.9) == (1, 0), "only what the schema calls a number"
+    assert right(1_000_000, 1_000_001.1) == (0, 0)
+    assert right(-2.0, -2.0000019) == (1, 0)
+    assert right(1, 2 - 1e-9) == right(0, 1e-9) == (0, 0)
+    assert right(10**400, 10**400) == (1, 1)
+    assert right(10**400, 10**400 + 1) == right(10**400, 1) == (0, 0)
+    assert right(True, 1) == right(1, True) == right("1", 1) == right(1, "1") == (0, 0)
+    assert right(True, True) == right("1", "1") == (1, 1)
+
+
 def test_nulls_are_honest() -> None:
     assert changed(duration=None)["duration"] == 1
     assert changed(duration="two days")["duration"] == 0
@@ -153,6 +277,12 @@ def test_spans_and_texts_score_by_words() -> None:
     assert changed(reply="See the doctor!")["reply"] == pytest.approx(4 / 7)
     assert changed(reply="")["reply"] == 0
     assert changed(reply="SEE a  doctor, today")["reply"] == 1
+
+
+def test_a_short_text_scores_by_words_too() -> None:
+    said = REFERENCE | {"duration": "two days"}
+    assert scored(REFERENCE | {"duration": "two"}, said)["duration"] == pytest.approx(2 / 3)
+    assert scored(REFERENCE | {"duration": ["two days"]}, said)["duration"] == 0
 
 
 @pytest.mark.parametrize(
@@ -188,6 +318,24 @@ def test_lists_score_by_items() -> None:
     mixed = make({"type": "array"})
     assert scored([1, True, {"a": [1]}], [1.0, True, {"a": [1]}], mixed) == {"[]": 1.0}
     assert scored([1], [True], mixed) == {"[]": 0.0}
+
+
+def test_null_is_no_empty_list_and_no_empty_object() -> None:
+    """Each of them is right where the reference has it, and wrong in each other's place."""
+    empty: dict[str, Any] = {"symptoms[]": [], "medications[].name": [], "patient.age": {}}
+    for name, value in empty.items():
+        key = name.partition("[")[0].partition(".")[0]
+        has, null = REFERENCE | {key: value}, REFERENCE | {key: None}
+        assert scored(has, has)[name] == scored(null, null)[name] == 1, name
+        assert scored(has, null)[name] == scored(null, has)[name] == 0, name
+        assert scored(has)[name] == scored(null)[name] == scored(REFERENCE, null)[name] == 0, name
+
+
+def test_items_that_are_objects_or_lists_count_by_what_they_hold() -> None:
+    mixed = make({"type": "array"})
+    assert scored([{"a": 1}], [{"a": 2}], mixed) == scored([[1]], [[2]], mixed) == {"[]": 0.0}
+    assert scored([{"a": 1}], [{"b": 1}], mixed) == scored([["a"]], ["a"], mixed) == {"[]": 0.0}
+    assert scored([{"a": "X  y"}, [1, "Z"]], [[1, "z"], {"a": "x y"}], mixed) == {"[]": 1.0}
 
 
 def test_objects_are_paired_for_the_best_sum() -> None:
@@ -248,6 +396,17 @@ def test_missing_and_spurious_are_counted_apart() -> None:
     assert counted("no object")["symptoms[]"] == (2, 0, 2, 0)
 
 
+def test_an_empty_list_is_nothing_to_find_wherever_it_stands() -> None:
+    anything = make(record(a={}))
+    for nothing in ([], None):
+        found = score(anything, {"a": nothing}, anything.judge('{"a":[1]}'))["a"]
+        assert (found.expected, found.given, found.missing, found.spurious) == (0, 1, 0, 1)
+        assert not found.present
+    found = score(anything, {"a": [1]}, anything.judge('{"a":[]}'))["a"]
+    assert (found.expected, found.given, found.missing, found.spurious) == (1, 0, 1, 0)
+    assert found.present
+
+
 def test_members_of_objects_are_counted_over_all_objects() -> None:
     names, doses = "medications[].name", "medications[].dose"
     # The reference: two names, one dose (the other is null).
@@ -287,6 +446,23 @@ def test_exact_match_compares_values() -> None:
     for other in ('{"a":1}', '{"a":true,"b":[2]}', '{"a":1,"b":[2,3]}', '{"a":"1","b":[2]}', "{"):
         assert not exact_match({"a": 1, "b": [2]}, judge(other))
     assert not same({"a": None}, {})
+
+
+def test_an_answer_that_is_no_json_is_not_null() -> None:
+    assert exact_match(None, make({}).judge("null"))
+    assert not exact_match(None, make({}).judge("sorry"))
+
+
+def test_equal_lists_are_equal_in_every_item() -> None:
+    assert same([1, [2, {"a": 3}]], [1.0, [2, {"a": 3}]]) and same([], [])
+    for other in ([1, [2, {"a": 4}]], [1], [[2, {"a": 3}], 1], {"0": 1}):
+        assert not same([1, [2, {"a": 3}]], other) and not same(other, [1, [2, {"a": 3}]])
+
+
+def test_every_field_of_an_answer_counts_the_same() -> None:
+    scores = (1.0, 0.5, 0.0, 0.5)
+    assert mean_score({str(i): FieldScore(s, "text") for i, s in enumerate(scores)}) == 0.5
+    assert mean_score({}) == 0
 
 
 # --- assignment -----------------------------------------------------------------------------------

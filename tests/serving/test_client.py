@@ -18,6 +18,21 @@ ANSWER = {
     "usage": {"prompt_tokens": 7, "completion_tokens": 3},
     "llm_lora": {"verdict": {"kind": "invalid"}},
 }
+EVENT = {"event": "publish", "at": "2026-11-21T10", "by": "ann", "why": "", "number": 3}
+
+
+def standing(live: int, trial: int | None = None) -> dict[str, Any]:
+    """The answer to a moved alias."""
+    canary = None if trial is None else {"number": trial, "share": 0.1}
+    return {"name": "visit", "live": live, "previous": 1, "canary": canary, "changed": "now"}
+
+
+ROW = {
+    "number": 3, "id": "visit@3", "served": "visit@f", "adapter_digest": "f", "base": "tiny",
+    "rank": 4, "published": "2026-11-21T10", "age_seconds": 5, "passed": None, "refused": None,
+    "requests": 7, "valid_rate": 0.5, "loaded": True, "schema": "e",
+}  # fmt: skip
+LISTED = {**standing(3, 4), "problem": None, "versions": [ROW], "schemas": {"e": {}}}
 
 
 def test_chat_sends_messages_and_options_and_reads_the_answer() -> None:
@@ -49,11 +64,11 @@ def test_keys_for_this_machine_never_go_to_a_proxy(
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
     proxy = Application({})
-    server = Application({("POST", "/admin/promote"): lambda body: {"live": 3}})
+    server = Application({("POST", "/admin/promote"): lambda body: standing(3)})
     with serving(proxy) as elsewhere, serving(server) as url:
         monkeypatch.setenv("http_proxy", elsewhere)
         with Client(url.replace("127.0.0.1", host)) as client:
-            assert client.promote("visit", 3) == {"live": 3}
+            assert client.promote("visit", 3).live == 3
         with pytest.raises(UserError), Client("http://192.0.2.1:8000") as client:
             client.promote("visit", 3)
     assert len(server.asked) == 1
@@ -67,21 +82,21 @@ def test_each_kind_of_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyP
         {
             CHAT: lambda body: ANSWER,
             ("POST", "/tokenize"): lambda body: {"tokens": [1, 2]},
-            ("GET", "/v1/adapters"): lambda body: {"data": [{"name": "visit"}]},
-            ("POST", "/admin/promote"): lambda body: {"live": 3},
-            ("POST", "/admin/rollback"): lambda body: {"live": 2},
-            ("POST", "/admin/canary"): lambda body: {"canary": 3},
-            ("GET", "/admin/history"): lambda body: {"data": [{"event": "publish"}]},
+            ("GET", "/v1/adapters"): lambda body: {"data": [LISTED]},
+            ("POST", "/admin/promote"): lambda body: standing(3),
+            ("POST", "/admin/rollback"): lambda body: standing(2),
+            ("POST", "/admin/canary"): lambda body: standing(2, 3),
+            ("GET", "/admin/history"): lambda body: {"data": [EVENT]},
         }
     )
     with serving(application) as url, Client(url) as client:
         client.chat("visit", ASKED)
         assert client.tokenize("visit", ASKED) == [1, 2]
-        assert client.adapters() == [{"name": "visit"}]
-        assert client.promote("visit", 3, why="better") == {"live": 3}
-        assert client.rollback("visit") == {"live": 2}
-        assert client.canary("visit", 3, 0.1) == {"canary": 3}
-        assert client.history("visit") == [{"event": "publish"}]
+        assert [one.to_json() for one in client.adapters()] == [LISTED]
+        assert client.promote("visit", 3, why="better").to_json() == standing(3)
+        assert client.rollback("visit").to_json() == standing(2)
+        assert client.canary("visit", 3, 0.1).to_json() == standing(2, 3)
+        assert [event.to_json() for event in client.history("visit")] == [EVENT]
     keys = {path: headers["authorization"] for path, _, headers in application.asked}
     admin = {path for path, key in keys.items() if key == "Bearer admin"}
     assert admin == {"/admin/promote", "/admin/rollback", "/admin/canary", "/admin/history"}

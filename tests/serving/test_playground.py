@@ -20,10 +20,10 @@ from support.local_server import serving
 
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
-from llm_lora.recipe.root import TASKS
 from llm_lora.serving.layer import playground
 from llm_lora.serving.layer.layer import Layer
 from llm_lora.store.store import Store
+from llm_lora.task import TASKS
 
 SCHEMA = {
     "type": "object",

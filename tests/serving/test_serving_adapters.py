@@ -16,6 +16,7 @@ from llm_lora.serving.layer.adapters import listing
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.metrics import Metrics
 from llm_lora.store.aliases import ALIAS
+from llm_lora.store.listing import Listed
 from llm_lora.store.store import Store
 
 
@@ -63,7 +64,8 @@ def test_the_command_line_shows_what_a_server_lists(
     catalog: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     version = publish(catalog.store, tmp_path, "triage", 1, live=True)
-    shelves.adapters(listing(catalog, Metrics(), loaded={version.served_name})["data"], "here")
+    (found,) = listing(catalog, Metrics(), loaded={version.served_name})["data"]
+    shelves.adapters([Listed.from_json(found)], "here")
     _, row = capsys.readouterr().out.splitlines()
     assert row.split()[:5] == ["triage@1", "live", "tiny", str(version.rank), "passed"]
 

@@ -6,6 +6,8 @@ import json
 import os
 import stat
 import timeit
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def test_a_version_holds_everything_that_serving_needs(store: Store, folders: li
     assert version.served_name == f"medical-qa@{version.digest[:12]}"
     assert (version.rank, version.modules, version.base_name) == (4, 12, "tiny")
     assert (version.adapter_digest, version.passed) == (digest, True)
-    assert version.manifest["system"] == "Answer with JSON."
+    assert version.manifest.system == "Answer with JSON."
     assert version.folder == store.root / NAME / "versions" / "1"
     read = adapters.read(version.folder)
     assert (read.digest, read.schema_path) == (digest, version.folder / "answer.schema.json")
@@ -159,8 +161,8 @@ def test_a_failed_gate_bars_the_way_unless_forced(store: Store) -> None:
     store.promote(NAME, 3, by="ann", why="demo at noon", force=True)
     assert store.alias(NAME).live == 3
     last = store.history(NAME)[-1]
-    assert (last["by"], last["why"]) == ("ann", "demo at noon")
-    assert last["forced"] == ["gate field_f1 failed: 0.5, wanted 0.6"]
+    assert (last.by, last.why) == ("ann", "demo at noon")
+    assert last.facts["forced"] == ["gate field_f1 failed: 0.5, wanted 0.6"]
 
 
 def test_without_a_report_nothing_is_proven(store: Store, folders: list[Path]) -> None:
@@ -256,7 +258,7 @@ def test_a_retired_name_answers_no_more_until_a_rollback(store: Store) -> None:
         store.resolve(NAME, 0.0)
     assert store.resolve(f"{NAME}@2").number == 2, "by its number it is still to be had"
     event = store.history(NAME)[-1]
-    assert (event["event"], event["number"], event["why"]) == ("retire", 2, "wrong doses")
+    assert (event.kind, event.number, event.why) == ("retire", 2, "wrong doses")
     before = store.history(NAME)
     with pytest.raises(UserError, match="no version is live"):
         store.retire(NAME, by="ann")
@@ -274,7 +276,7 @@ def test_the_history_tells_who_when_and_why(store: Store) -> None:
     store.retire(NAME, by="server")
     store.remove(NAME, 3, by="bob\udce9", why="line\none\u2028two")
     events = store.history(NAME)
-    assert [(event["event"], event["by"]) for event in events] == [
+    assert [(event.kind, event.by) for event in events] == [
         ("publish", "ann"),
         ("publish", "ann"),
         ("publish", "ann"),
@@ -282,8 +284,8 @@ def test_the_history_tells_who_when_and_why(store: Store) -> None:
         ("retire", "server"),
         ("remove", "bob?"),
     ]
-    assert events[-1]["why"] == "line\none\u2028two"
-    assert [event["at"] for event in events] == sorted(event["at"] for event in events)
+    assert events[-1].why == "line\none\u2028two"
+    assert [event.at for event in events] == sorted(event.at for event in events)
     assert (store.root / NAME / "history.jsonl").read_bytes().count(b"\n") == 6
     with pytest.raises(UserError, match="by: empty; name the person or key that acts"):
         store.promote(NAME, 2, by="")
@@ -349,3 +351,220 @@ def test_stamps_of_an_alias_differ_even_where_clock_and_inode_do_not(tmp_path: P
     os.utime(path, ns=(late, late))
     aliases.write(path, Alias(live=2))
     assert path.stat().st_mtime_ns == late + 1
+
+
+# Aliases as values, without a store
+
+WHY = {"event": "x"}
+TRIAL = Canary(3, 0.5)
+
+
+def test_what_promotion_makes_of_every_alias() -> None:
+    refused = {1: "no", 7: "never"}
+    for before, live, previous in (
+        (Alias(), 1, None),
+        (Alias(live=1), 1, None),
+        (Alias(live=2), 1, 2),
+        (Alias(live=2, previous=1), 1, 2),
+        (Alias(live=1, previous=2), 1, 2),
+        (Alias(previous=2), 1, 2),
+        (Alias(previous=1), 1, None),
+    ):
+        found = replace(before, canary=TRIAL, refused=refused).promoted(1, WHY)
+        assert found == Alias(live, previous, None, {7: "never"}, WHY), before
+
+
+def test_what_going_back_and_retiring_make_of_an_alias() -> None:
+    before = Alias(2, 1, TRIAL, {7: "never"})
+    assert before.rolled_back(WHY) == Alias(1, 2, None, {7: "never"}, WHY)
+    assert before.retired(WHY) == Alias(None, 2, None, {7: "never"}, WHY)
+    assert before.tried(WHY) == Alias(2, 1, None, {7: "never"}, WHY)
+    again = replace(before, refused={4: "no", 7: "never"}).trying(4, 0.25, WHY)
+    assert again == Alias(2, 1, Canary(4, 0.25), {7: "never"}, WHY)
+
+
+def test_what_is_left_of_an_alias_without_a_version() -> None:
+    """The version before takes its place; a trial goes on where a live version is beside it."""
+    for before, number, after in (
+        (Alias(2, 1, TRIAL), 2, Alias(1, None, TRIAL)),
+        (Alias(2, 1, TRIAL), 1, Alias(2, None, TRIAL)),
+        (Alias(2, 1, TRIAL), 3, Alias(2, 1, None)),
+        (Alias(2, 1, TRIAL), 4, Alias(2, 1, TRIAL)),
+        (Alias(2, None, TRIAL), 2, Alias(None, None, None)),
+        (Alias(2, 3, TRIAL), 2, Alias(3, None, None)),
+        (Alias(None, 1, None), 1, Alias(None, None, None)),
+    ):
+        assert before.without(number, WHY) == replace(after, changed=WHY), (before, number)
+        known = replace(before, refused={number: "old", 7: "never"})
+        for refusal, refused in ((None, {7: "never"}), ("new", {number: "new", 7: "never"})):
+            found = known.without(number, WHY, refusal)
+            assert found == replace(after, changed=WHY, refused=refused)
+
+
+def test_an_event_has_room_for_a_thousand_characters() -> None:
+    made = aliases.event("promote", by="b" * 1000, why="w" * 1000, number=3)
+    at = datetime.fromisoformat(made.pop("at"))
+    assert at.utcoffset() == timedelta(0) and len(at.isoformat(timespec="microseconds")) == 32
+    assert made == {"event": "promote", "by": "b" * 1000, "why": "w" * 1000, "number": 3}
+    for texts, told in ((("b" * 1001, ""), "by: 1,001"), (("b", "w" * 1001), "why: 1,001")):
+        with pytest.raises(UserError, match=told):
+            aliases.event("promote", by=texts[0], why=texts[1])
+
+
+def test_a_history_is_appended_to_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    assert aliases.history(path) == []
+    aliases.append(path, [])
+    assert not path.exists()
+    aliases.append(path, [{"by": "é"}])
+    aliases.append(path, [{"n": 1}, {"n": 2}])
+    assert path.read_bytes() == '{"by": "é"}\n{"n": 1}\n{"n": 2}\n'.encode()
+    with path.open("ab") as file:
+        file.write(b'{"n": ')
+    assert aliases.history(path) == [{"by": "é"}, {"n": 1}, {"n": 2}]
+    aliases.append(path, [{"n": 3}])
+    assert path.read_bytes().endswith(b'{"n": 2}\n{"n": \n{"n": 3}\n')
+    assert aliases.history(path)[-1] == {"n": 3}
+
+
+def test_a_stamp_tells_states_of_a_file_apart(tmp_path: Path) -> None:
+    path = tmp_path / "alias.json"
+    with pytest.raises(FileNotFoundError):
+        aliases.stamp(path)
+    path.write_text("one")
+    seen = [aliases.stamp(path)]
+    os.utime(path, ns=(5, 5))
+    seen.append(aliases.stamp(path))
+    path.write_text("three")
+    os.utime(path, ns=(5, 5))
+    seen.append(aliases.stamp(path))
+    path.rename(tmp_path / "old.json")
+    path.write_text("three")
+    os.utime(path, ns=(5, 5))
+    seen.append(aliases.stamp(str(path)))
+    assert len(set(seen)) == 4
+    assert aliases.stamp(path) == seen[-1]
+
+
+def test_a_written_alias_reads_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "alias.json"
+    made = Alias(3, 2, Canary(4, 0.25), {1: "no effect"}, {"event": "canary", "share": 0.25})
+    aliases.write(path, made)
+    assert aliases.read(path) == made and path.read_bytes().endswith(b"}\n")
+    before = path.stat().st_mtime_ns
+    aliases.write(path, made)
+    # A clock that goes on needs no help.
+    assert before < path.stat().st_mtime_ns < before + 10**12
+
+
+def test_an_old_alias_is_not_dated_back(tmp_path: Path) -> None:
+    path = tmp_path / "alias.json"
+    aliases.write(path, Alias(live=1))
+    os.utime(path, ns=(5, 5))
+    aliases.write(path, Alias(live=2))
+    assert path.stat().st_mtime_ns > 10**18
+
+
+# What else a store is asked
+
+
+def test_a_digest_needs_twelve_digits_and_an_answer_is_the_newest(store: Store) -> None:
+    digest = store.version(NAME, 3).digest
+    assert store.resolve(f"{NAME}@{digest[:12]}").number == 3
+    for which in (digest[:11], digest[:12].upper(), digest + "0", digest[1:13]):
+        with pytest.raises(UnknownAdapter, match="no version"):
+            store.resolve(f"{NAME}@{which}")
+
+
+def test_a_damaged_version_is_not_among_those_to_be_had(store: Store) -> None:
+    path = store.version(NAME, 2).folder / "version.json"
+    path.chmod(0o644)
+    path.write_text("{}")
+    assert [version.number for version in store.versions(NAME)] == [1, 3]
+    assert store.numbers(NAME) == [1, 2, 3]
+    # A live version that is damaged stands in nobody's way.
+    store.promote(NAME, 1, by="ann")
+    path = store.version(NAME, 1).folder / "version.json"
+    path.chmod(0o644)
+    path.write_text("{}")
+    assert state(store.promote(NAME, 3, by="ann", force=True)) == (3, 1, None)
+    with pytest.raises(UserError, match="damaged"):
+        store.rollback(NAME, by="ann")
+    assert state(store.alias(NAME)) == (3, 1, None)
+
+
+def test_every_event_names_who_why_and_which(store: Store) -> None:
+    store.promote(NAME, 1, by="ann", why="first")
+    store.promote(NAME, 2, by="bob", why="better")
+    store.canary(NAME, 3, 0.25, by="cy", why="brave", force=True)
+    store.canary(NAME, 3, 0, by="cy", why="worse")
+    store.rollback(NAME, by="dan", why="back")
+    store.retire(NAME, by="eve", why="off")
+    store.refuse(NAME, 3, "broken", by="srv")
+    store.refuse(NAME, 2, "broken")
+    store.remove(NAME, 3, by="fay", why="old")
+    told = [{key: one[key] for key in one if key != "at"} for one in store.history(NAME)[3:]]
+    failed = ["gate field_f1 failed: 0.5, wanted 0.6"]
+    assert told == [
+        {"event": "promote", "by": "ann", "why": "first", "number": 1, "before": None},
+        {"event": "promote", "by": "bob", "why": "better", "number": 2, "before": 1},
+        {"event": "canary", "by": "cy", "why": "brave", "number": 3, "share": 0.25}
+        | {"forced": failed},
+        {"event": "canary", "by": "cy", "why": "worse", "number": 3, "share": 0},
+        {"event": "rollback", "by": "dan", "why": "back", "number": 1, "before": 2},
+        {"event": "retire", "by": "eve", "why": "off", "number": 1},
+        {"event": "refused", "by": "srv", "why": "broken", "number": 3, "before": None},
+        {"event": "refused", "by": "server", "why": "broken", "number": 2, "before": None},
+        {"event": "remove", "by": "fay", "why": "old", "number": 3},
+    ]
+
+
+def test_a_refused_version_is_let_go_of_when_it_is_removed(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    store.refuse(NAME, 3, "broken")
+    assert store.alias(NAME).refused == {3: "broken"}
+    store.remove(NAME, 3, by="ann")
+    assert store.alias(NAME).refused == {}
+    # One that the alias does not know leaves it as it is.
+    before = store.alias(NAME)
+    store.remove(NAME, 2, by="ann")
+    assert store.alias(NAME) == before
+    for call in (
+        lambda: store.remove(NAME, 2, by="ann"),
+        lambda: store.refuse(NAME, 2, "broken"),
+        lambda: store.promote(NAME, 2, by="ann"),
+    ):
+        with pytest.raises(UnknownAdapter, match="no version 2; choose one of 1"):
+            call()
+    assert store.alias(NAME) == before
+
+
+def test_a_name_that_nobody_published_cannot_be_moved(store: Store) -> None:
+    for call in (
+        lambda: store.promote("nobody", 1, by="ann"),
+        lambda: store.rollback("nobody", by="ann"),
+        lambda: store.retire("nobody", by="ann"),
+        lambda: store.canary("nobody", 1, 0.5, by="ann"),
+        lambda: store.remove("nobody", 1, by="ann"),
+        lambda: store.refuse("nobody", 1, "no"),
+    ):
+        with pytest.raises(UnknownAdapter, match="unknown adapter; choose one of medical-qa"):
+            call()
+    assert not (store.root / "nobody").exists()
+    with pytest.raises(UnknownAdapter, match="publish it: llm-lora publish RUN --as NAME"):
+        Store(store.root / "empty").alias("nobody")
+
+
+def test_a_folder_without_a_version_is_no_name(store: Store) -> None:
+    (store.root / "empty" / "versions").mkdir(parents=True)
+    (store.root / "Not a name").mkdir()
+    assert store.names() == [NAME]
+
+
+def test_the_end_of_a_trial_names_the_version_that_is_tried(store: Store) -> None:
+    store.promote(NAME, 1, by="ann")
+    store.canary(NAME, 2, 0.5, by="ann")
+    with pytest.raises(UserError, match=r"medical-qa@1: not on trial"):
+        store.canary(NAME, 1, 0, by="ann")
+    # The live version may be promoted once more, which ends the trial of the other.
+    assert state(store.promote(NAME, 1, by="ann")) == (1, None, None)

@@ -163,6 +163,6 @@ def test_a_damaged_alias_says_what_to_do(store: Store) -> None:
     for call in (lambda: store.alias(NAME), lambda: store.promote(NAME, 2, by="ann")):
         with pytest.raises(UserError, match="damaged, so the live version is unknown; delete it"):
             call()
-    assert store.history(NAME)[-1]["event"] == "promote"
+    assert store.history(NAME)[-1].kind == "promote"
     path.unlink()
     assert live_and_previous(store.promote(NAME, 2, by="ann")) == (2, None)

@@ -170,7 +170,7 @@ class Machine(RuleBasedStateMachine):
         model = self.model
         for store in (self.store, self.reader, Store(self.store.root)):
             assert store.numbers(NAME) == sorted(model.contents)
-            events = [(event["event"], event["number"]) for event in store.history(NAME)]
+            events = [(event.kind, event.number) for event in store.history(NAME)]
             assert events == model.events
             if not model.events:
                 continue

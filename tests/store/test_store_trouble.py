@@ -21,6 +21,7 @@ from support.adapter_folders import NAME, put, report_of, write_adapter
 
 from llm_lora.errors import UserError
 from llm_lora.store import aliases, published
+from llm_lora.store.aliases import Event
 from llm_lora.store.store import Store
 
 
@@ -89,7 +90,7 @@ def check(root: Path, folder: Path) -> Store:
     assert not [path for path in root.rglob(".*") if path.name != ".lock"]
     written = (root / NAME / "history.jsonl").read_text().splitlines()
     assert len(written) == len(store.history(NAME)) == len(set(written))
-    published_numbers = [e["number"] for e in store.history(NAME) if e["event"] == "publish"]
+    published_numbers = [e.number for e in store.history(NAME) if e.kind == "publish"]
     assert sorted(published_numbers) == list(range(1, new + 1))
     return store
 
@@ -212,8 +213,8 @@ def test_writers_take_turns_and_readers_never_see_half(tmp_path: Path, folders: 
     assert reader.numbers(NAME) == list(range(1, 13))
     assert len({version.digest for version in reader.versions(NAME)}) == 12
     events = reader.history(NAME)
-    assert sorted(e["number"] for e in events if e["event"] == "publish") == list(range(1, 13))
-    promoted = [event for event in events if event["event"] == "promote"]
+    assert sorted(e.number for e in events if e.kind == "publish") == list(range(1, 13))
+    promoted = [event for event in events if event.kind == "promote"]
     # In turn: each found live the version that the one before made live.
     assert [e["before"] for e in promoted] == [None, *(e["number"] for e in promoted[:-1])]
     assert reader.alias(NAME).changed == promoted[-1]
@@ -317,23 +318,23 @@ def test_a_line_that_was_cut_off_harms_no_other(pattern: Path, tmp_path: Path) -
     path.write_bytes(path.read_bytes()[:-30])
     store = Store(root)
     kinds = ["publish"] * 3 + ["promote"] * 2
-    assert [event["event"] for event in store.history(NAME)] == kinds
+    assert [event.kind for event in store.history(NAME)] == kinds
     store.promote(NAME, 3, by="ann")
-    assert [event["event"] for event in store.history(NAME)] == [*kinds, "promote"]
+    assert [event.kind for event in store.history(NAME)] == [*kinds, "promote"]
     assert b"\n\n" not in path.read_bytes()
 
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_none_of_it(tmp_path: Path) -> None:
     """With a limit on file size the system writes a part, as on a nearly full disk."""
     path = tmp_path / "history.jsonl"
-    aliases.append(path, [{"event": "publish"}])
+    aliases.append(path, [Event("publish", "now", "ann", "")])
     before = path.read_bytes()
 
     def append() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, resource.RLIM_INFINITY))
         with pytest.raises(OSError, match="No space left"):
-            aliases.append(path, [{"event": "promote"}])
+            aliases.append(path, [Event("promote", "now", "ann", "")])
 
     assert not was_killed(start(append))
     assert path.read_bytes() == before

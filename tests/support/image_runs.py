@@ -24,7 +24,8 @@ from llm_lora.engines.image.loading import Loaded
 from llm_lora.engines.image.painting import Settings
 from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit, Progress
-from llm_lora.tasks import image as image_task
+from llm_lora.run import Run
+from llm_lora.tasks.image import task as image_task
 
 # Tests neither read nor fill the user's cache.
 _CACHE = tempfile.mkdtemp(prefix="llm-lora-cache-")
@@ -72,12 +73,7 @@ def train(recipe: Path, out: Path, *overrides: str, **options: Any) -> Fit:
         prepared.recipe,
         prepared.dataset,
         prepared.base,
-        adapter=out / "adapter",
-        checkpoints=out / "checkpoints",
-        metrics=out / "metrics.jsonl",
-        tensorboard=out / "tensorboard",
-        samples=out / "samples",
-        steps=out / "steps",
+        Run(out).places,
         **options,
     )
 

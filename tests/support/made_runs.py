@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
 from llm_lora.base import text as bases
+from llm_lora.run import Manifest
 
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -65,6 +66,14 @@ def make_adapter(
         },
     )
     return folder
+
+
+FINISHED = Manifest(
+    name="demo", recipe_digest="a", profile=None, seed=1, base_name="tiny", base_digest="b",
+    dataset_fingerprint="c", adapter_digest="d", steps=1, passed=True, seconds=1.0,
+    peak_memory_bytes=1, versions={}, files={},
+)  # fmt: skip
+"""What a finished run says of itself."""
 
 
 def make_run(folder: Path, *, passed: bool = True, **adapter: Any) -> Path:

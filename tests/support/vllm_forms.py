@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm_lora.adapter.manifest import Manifest, Origin
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.layer.exchange import Exchange
 from llm_lora.store.store import Version
@@ -42,7 +43,7 @@ def version(name: str = "medical-qa", number: int = 3, digest: str = "0" * 64) -
         rank=8,
         modules=42,
         published={"event": "publish", "at": "2026-11-01T10:00:00+00:00", "by": "me", "why": ""},
-        manifest={},
+        manifest=Manifest(digest="d" * 64, base=Origin("tiny", "b" * 64)),
         report=None,
     )
 

@@ -23,10 +23,10 @@ from llm_lora.data.image.dataset import PictureDataset
 from llm_lora.errors import UserError
 from llm_lora.recipe import loading as recipe
 from llm_lora.recipe.image.recipe import ImageRecipe
-from llm_lora.report.image.document import DIMENSIONS
 from llm_lora.run import Run
-from llm_lora.tasks import image as image_task
-from llm_lora.tasks.image import Prepared
+from llm_lora.scores.image.gates import DIMENSIONS
+from llm_lora.tasks.image import task as image_task
+from llm_lora.tasks.image.prepared import Prepared
 from llm_lora.tasks.text import task as text_task
 
 STYLE = ROOT / "recipes" / "style_lora.yaml"
@@ -88,9 +88,9 @@ def test_the_adapter_carries_what_painting_needs(made: tuple[Run, Prepared]) -> 
     adapters.require_base(adapter, prepared.base)
     assert (adapter.rank, adapter.alpha, adapter.modules) == (4, 8, (MODULE,))
     manifest = adapter.manifest
-    assert (manifest["task"], manifest["trigger"]) == ("image", "ink sketch style")
-    assert manifest["base"]["architecture"] == "sd1"
-    assert manifest["sampling"] == {
+    assert (manifest.task, manifest.trigger) == ("image", "ink sketch style")
+    assert manifest.base.architecture == "sd1"
+    assert manifest.sampling == {
         "steps": 20,
         "guidance": 3.0,
         "negative_prompt": "",
@@ -100,9 +100,9 @@ def test_the_adapter_carries_what_painting_needs(made: tuple[Run, Prepared]) -> 
     }
     assert prepared.schema is not None and adapter.schema_path is not None
     assert adapter.schema_path.read_text() == prepared.schema.text
-    assert manifest["dataset_fingerprint"] == prepared.dataset.fingerprint
-    assert manifest["recipe_digest"] == prepared.recipe.digest()
-    assert manifest["scores"] == {"strength": 1.0}
+    assert manifest.dataset_fingerprint == prepared.dataset.fingerprint
+    assert manifest.recipe_digest == prepared.recipe.digest()
+    assert manifest.scores == {"strength": 1.0}
 
 
 def test_keys_of_text_are_no_keys_of_pictures(made: tuple[Run, Prepared]) -> None:
@@ -297,7 +297,7 @@ def test_a_run_leaves_everything_that_was_promised(quick_run: Path) -> None:
     # A sheet for each dimension, and a few training pictures.
     page = (quick_run / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= len(DIMENSIONS) + 12
-    assert adapters.read(quick_run / "adapter").manifest["scores"] == report["scores"]
+    assert adapters.read(quick_run / "adapter").manifest.scores == report["scores"]
 
 
 @pytest.mark.slow
@@ -312,7 +312,7 @@ def test_commands_on_a_run_of_pictures(quick_run: Path) -> None:
         {"name": "schema_valid", "threshold": 1.0, "value": 1.0, "passed": True}
     ]
     # Nothing is trained again, and the pictures painted again are the same.
-    assert document["scores"] == adapters.read(quick_run / "adapter").manifest["scores"]
+    assert document["scores"] == adapters.read(quick_run / "adapter").manifest.scores
     measured = quick_run / "measurements.json"
     for schema, expected in ((quick_run / "adapter" / adapters.SCHEMA, 0), (SHIPPED, 1)):
         code, output = Command("validate", measured, "--schema", schema).finish()

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm_lora.adapter.folder import CONFIG, WEIGHTS, Adapter, more_than_products
+from llm_lora.adapter.folder import CONFIG, Adapter, more_than_products
+from llm_lora.adapter.mapping.misfits import misfits
 from llm_lora.adapter.webui import stem
 from llm_lora.base import PictureBase
 from llm_lora.errors import Problem
@@ -62,22 +63,14 @@ def mapped(
             missing.append(module)
         elif own != [shape[0], math.prod(shape[1:])]:
             unlike.append(f"{module} ({own} on {shape})")
-    total, where = len(adapter.modules), str(adapter.path / WEIGHTS)
-    fix = f"use it with {adapter.base_name}, the base it was trained on"
-    if missing:
-        yield Problem(
-            f"{len(missing)} of {total} adapted modules are not in {base.name}, "
-            f"the first: {missing[0]}",
-            where,
-            fix,
-        )
-    if unlike:
-        yield Problem(
-            f"{len(unlike)} of {total} adapted modules have another shape in {base.name}, "
-            f"the first: {unlike[0]}",
-            where,
-            fix,
-        )
+    yield from misfits(
+        adapter,
+        base,
+        missing,
+        unlike,
+        lacking="are not in",
+        fix=f"use it with {adapter.base_name}, the base it was trained on",
+    )
 
 
 def _of_family(module: str, base: PictureBase) -> bool:

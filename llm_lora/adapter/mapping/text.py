@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from llm_lora.adapter.base import AnyBase
 from llm_lora.adapter.folder import CONFIG, WEIGHTS, Adapter, more_than_products
 from llm_lora.adapter.mapping import image as picture_mapping
+from llm_lora.adapter.mapping.misfits import misfits
 from llm_lora.base import Base, PictureBase
 from llm_lora.errors import Problem, UserError
 from llm_lora.files import read_object
@@ -179,8 +180,6 @@ def _bits(path: Path, tensors: dict[str, Any]) -> Iterator[tuple[str, Any, int]]
 
 def _mapped(adapter: Adapter, base: Base, tensors: dict[str, Any]) -> Iterator[Problem]:
     """Keys that match no weight of the base, or one of another shape."""
-    where = str(adapter.path / WEIGHTS)
-    fix = _home(adapter)
     weights = _linear_weights(base)
     missing, unlike = [], []
     for module in adapter.modules:
@@ -191,21 +190,15 @@ def _mapped(adapter: Adapter, base: Base, tensors: dict[str, Any]) -> Iterator[P
             missing.append(module)
         elif shape != halves:
             unlike.append(f"{module} ({halves} on {shape})")
-    total = len(adapter.modules)
-    if missing:
-        yield Problem(
-            f"{len(missing)} of {total} adapted modules are not linear weights of {base.name}, "
-            f"the first: {missing[0]}; a server would ignore them",
-            where,
-            fix,
-        )
-    if unlike:
-        yield Problem(
-            f"{len(unlike)} of {total} adapted modules have another shape in {base.name}, "
-            f"the first: {unlike[0]}",
-            where,
-            fix,
-        )
+    yield from misfits(
+        adapter,
+        base,
+        missing,
+        unlike,
+        lacking="are not linear weights of",
+        effect="; a server would ignore them",
+        fix=_home(adapter),
+    )
 
 
 def _linear_weights(base: Base) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from llm_lora import files
 from llm_lora.adapter.webui.modules import module, stem
@@ -120,6 +120,14 @@ Alphas = Callable[[str, int], float | None]
 """Alpha by module and rank; None if it is not stated."""
 
 
+class _PeftConfig(TypedDict, total=False):
+    """What is read of PEFT's configuration; `_alphas` refuses other types."""
+
+    lora_alpha: float | None
+    alpha_pattern: dict[str, float] | None
+    use_rslora: bool
+
+
 def _alphas(text: str | bytes, read_from: Callable[[Any], Alphas], where: Path) -> Alphas:
     """Read alphas from a configuration.
 
@@ -134,7 +142,7 @@ def _alphas(text: str | bytes, read_from: Callable[[Any], Alphas], where: Path) 
         ) from None
 
 
-def _peft_alphas(config: Mapping[str, Any]) -> Alphas:
+def _peft_alphas(config: _PeftConfig) -> Alphas:
     """Alpha from PEFT's configuration.
 
     With `use_rslora` PEFT divides alpha by the square root of the rank (arXiv 2312.03732); here it
@@ -152,13 +160,13 @@ def _peft_alphas(config: Mapping[str, Any]) -> Alphas:
     return alpha
 
 
-def _diffusers_alphas(config: Mapping[str, Any]) -> Alphas:
+def _diffusers_alphas(config: Mapping[str, object]) -> Alphas:
     """Alpha from diffusers' metadata: PEFT's keys, each prefixed with its component."""
-    parts: dict[str, dict[str, Any]] = {}
+    parts: dict[str, dict[str, object]] = {}
     for key, value in config.items():
         component, _, name = key.partition(".")
         parts.setdefault(component, {})[name] = value
-    alphas = {component: _peft_alphas(part) for component, part in parts.items()}
+    alphas = {component: _peft_alphas(cast(_PeftConfig, part)) for component, part in parts.items()}
 
     def alpha(module: str, rank: int) -> float | None:
         component, _, path = module.partition(".")

@@ -20,13 +20,7 @@ from __future__ import annotations
 
 import re
 
-from llm_lora.base import Family
-
-_PREFIXES: dict[Family, dict[str, str]] = {
-    "sd1": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sd2": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sdxl": {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
-}
+from llm_lora.base import FAMILIES, Family
 
 # Valid module names, to detect typing mistakes and adapters of other models.
 _INNER = (
@@ -74,9 +68,9 @@ def stem(module: str, family: Family) -> str:
     component, _, path = module.partition(".")
     if not _exists(component, path, family):
         raise ValueError(module)
-    if component == "unet" and family == "sdxl":
+    if component == "unet" and FAMILIES[family].original_names:
         path = _original(path)
-    return f"{_PREFIXES[family][component]}_{path.replace('.', '_')}"
+    return f"{FAMILIES[family].prefixes[component]}_{path.replace('.', '_')}"
 
 
 def module(stem: str, family: Family) -> str:
@@ -85,14 +79,14 @@ def module(stem: str, family: Family) -> str:
     Raises:
         ValueError: this family has no such module.
     """
-    for component, prefix in _PREFIXES[family].items():
+    for component, prefix in FAMILIES[family].prefixes.items():
         if not stem.startswith(f"{prefix}_"):
             continue
         rest = stem[len(prefix) + 1 :]
         path = ".".join(_WORDS.findall(rest))
         if path.replace(".", "_") != rest:
             break
-        if component == "unet" and family == "sdxl":
+        if component == "unet" and FAMILIES[family].original_names:
             path = _from_original(path)
         if _exists(component, path, family):
             return f"{component}.{path}"
@@ -100,11 +94,12 @@ def module(stem: str, family: Family) -> str:
 
 
 def _exists(component: str, path: str, family: Family) -> bool:
-    if component not in _PREFIXES[family]:
+    if component not in FAMILIES[family].prefixes:
         return False
     if component != "unet":
         return _TEXT.fullmatch(path) is not None
-    return _UNET.fullmatch(path) is not None and (family == "sdxl" or not path.startswith("add_"))
+    known = FAMILIES[family].takes_sizes or not path.startswith("add_")
+    return known and _UNET.fullmatch(path) is not None
 
 
 def _original(path: str) -> str:

@@ -44,7 +44,7 @@ def note(finding: Finding) -> str:
 def extent(dataset: PictureDataset) -> Table:
     """The pictures by bucket."""
     table = Table("bucket", "pictures", box=None, padding=(0, 2, 0, 2))
-    for bucket in dataset.stats["buckets"]:
+    for bucket in dataset.stats.buckets:
         table.add_row(f"{bucket['width']} x {bucket['height']}", str(bucket["pictures"]))
     return table
 

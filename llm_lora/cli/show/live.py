@@ -5,7 +5,6 @@ The modules `text` and `image` draw whatever depends on the task.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,13 @@ from llm_lora.progress import Interrupted
 from llm_lora.progress import Progress as Moment
 from llm_lora.record import INLINE, OMITTED, Record
 from llm_lora.report import Report, read_report
+from llm_lora.task import TASKS, load
 
 if TYPE_CHECKING:
     from llm_lora.data import Finding
     from llm_lora.example import Rejected
     from llm_lora.recipe import AnyRecipe
     from llm_lora.run import Run
-
-_MODULES = {"text": "llm_lora.cli.show.text", "image": "llm_lora.cli.show.image"}
 
 
 class Showing(Protocol):
@@ -74,14 +72,21 @@ class Showing(Protocol):
 
 def of(task: str) -> Showing:
     """The module that draws a task."""
-    return cast(Showing, importlib.import_module(_MODULES[task]))
+    return cast(Showing, load(TASKS[task].showing))
 
 
 if TYPE_CHECKING:
     from llm_lora.cli.show import image as show_image
     from llm_lora.cli.show import text as show_text
+    from llm_lora.tasks import Steps
+    from llm_lora.tasks.image import task as image_task
+    from llm_lora.tasks.text import task as text_task
 
-    _SHOWN: tuple[Showing, ...] = (show_text, show_image)
+    # `TASKS` names modules in text; here the type checker sees whether they are what is asked for.
+    _TASKS: tuple[tuple[Steps, Showing], ...] = (
+        (text_task, show_text),
+        (image_task, show_image),
+    )
 
 
 _LISTED = 20

@@ -46,7 +46,7 @@ def note(finding: Finding) -> str:
 def extent(dataset: Dataset) -> Table:
     """The lengths of records in tokens."""
     table = Table("tokens", "shortest", "median", "longest", box=None, padding=(0, 2, 0, 2))
-    for what, lengths in dataset.stats["tokens"].items():
+    for what, lengths in dataset.stats.tokens.items():
         ordered = sorted(lengths)
         if ordered:
             middle = ordered[len(ordered) // 2]

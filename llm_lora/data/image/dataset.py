@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_lora import files
-from llm_lora.data import finding
-from llm_lora.data.finding import Finding
+from llm_lora.data import written
+from llm_lora.data.finding import Finding, main_reasons
 from llm_lora.data.image import buckets, caption_lint
 from llm_lora.data.image import findings as picture_findings
 from llm_lora.data.image import folder as picture_folder
 from llm_lora.data.image.captions import with_trigger
 from llm_lora.data.image.folder import Folder, Found
 from llm_lora.data.image.split import SIDES, Side, split
+from llm_lora.data.written import Check, Fields
 from llm_lora.errors import Problem, UserError
 from llm_lora.example import Rejected, TooFewLeft
 
@@ -27,11 +27,7 @@ if TYPE_CHECKING:
     from llm_lora.data.image.buckets import Bucket
     from llm_lora.recipe.image import ImageData, ImageRecipe
 
-CHECK = "check.json"
-QUARANTINE = "quarantine.jsonl"
-
 _LEAST_LIKENESS = 0.5
-_SHOWN_REASONS = 5
 _SHOWN_CHANGES = 20
 
 
@@ -56,6 +52,27 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Sizes of the training pictures: width and height of two of them, and the median area."""
+
+    smallest: list[int]
+    largest: list[int]
+    median_pixels: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of a dataset; `buckets` of its training pictures, the fullest first."""
+
+    counts: dict[str, int]
+    resolution: int
+    sizes: Sizes
+    buckets: list[dict[str, int]]
+    captions: dict[str, int]
+    near_duplicates: dict[str, int]
+
+
+@dataclass(frozen=True)
 class PictureDataset:
     """Checked pictures by side, rejected pictures, and findings.
 
@@ -70,7 +87,7 @@ class PictureDataset:
     quarantine: tuple[Rejected, ...]
     findings: tuple[Finding, ...]
     fingerprint: str
-    stats: dict[str, Any]
+    stats: Stats
 
     def side(self, side: Side) -> tuple[Picture, ...]:
         """The pictures of one side."""
@@ -83,14 +100,12 @@ class PictureDataset:
         rows = (f"{side} {one.sha256}" for side in SIDES for one in self.side(side))
         return files.sha256("\n".join(rows))
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Fields:
         """The result of the data check, as JSON: counts, sizes, buckets, reasons, findings."""
-        return {
-            "fingerprint": self.fingerprint,
-            **self.stats,
-            "rejected_by_reason": by_reason(self.quarantine),
-            "findings": [asdict(finding) for finding in self.findings],
-        }
+        return self._check().to_json()
+
+    def _check(self) -> Check:
+        return Check(self.fingerprint, self.quarantine, self.findings, asdict(self.stats))
 
     def write(self, folder: Path) -> None:
         """Write train, held_out, regularisation and quarantine (.jsonl), then check.json.
@@ -101,14 +116,8 @@ class PictureDataset:
             UserError: the disk is full or the folder may not be written.
         """
         home = folder.resolve()
-        for side in SIDES:
-            rows = (
-                {**asdict(picture), "path": os.path.relpath(picture.path, home)}
-                for picture in self.side(side)
-            )
-            files.write_jsonl(folder / f"{side}.jsonl", rows)
-        files.write_jsonl(folder / QUARANTINE, map(asdict, self.quarantine))
-        files.write_json(folder / CHECK, self.summary())
+        rows = {side: (_row(picture, home) for picture in self.side(side)) for side in SIDES}
+        written.write(folder, rows, self._check())
 
     @classmethod
     def read(cls, folder: Path, *, unchanged: bool = True) -> PictureDataset:
@@ -121,35 +130,20 @@ class PictureDataset:
         Raises:
             UserError: a file is missing or damaged, or a picture was changed or removed since.
         """
-        try:
-            check = json.loads(files.read_text(folder / CHECK))
-            sides = {
-                side: tuple(_picture(row, folder) for row in _rows(folder / f"{side}.jsonl"))
-                for side in SIDES
-            }
-            quarantine = tuple(Rejected(**row) for row in _rows(folder / QUARANTINE))
-            findings = tuple(Finding(**row) for row in check.pop("findings"))
-            written = check.pop("fingerprint")
-            del check["rejected_by_reason"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"the dataset folder is damaged: {error!r}", where=str(folder), fix="train again"
-            ) from None
-        if written != fingerprint(sides):
-            raise UserError(
-                "the dataset was changed after it was checked", where=str(folder), fix="train again"
-            )
+        with written.undamaged(folder):
+            rows, check = written.read(folder, SIDES)
+            sides = {side: tuple(_picture(row, folder) for row in rows[side]) for side in SIDES}
+            stats = Stats(**{**check.stats, "sizes": Sizes(**check.stats["sizes"])})
+        written.require_unchanged(folder, check.fingerprint, fingerprint(sides))
         if unchanged:
             _require_unchanged(picture for side in SIDES for picture in sides[side])
         return cls(
-            **sides, quarantine=quarantine, findings=findings, fingerprint=written, stats=check
+            **sides,
+            quarantine=check.rejected,
+            findings=check.findings,
+            fingerprint=check.fingerprint,
+            stats=stats,
         )
-
-
-def by_reason(rejected: Iterable[Rejected]) -> list[dict[str, Any]]:
-    """Reasons with their counts, in the format of the text path."""
-
-    return finding.by_reason(rejected)
 
 
 def fingerprint(sides: Mapping[Side, Iterable[Picture]]) -> str:
@@ -215,21 +209,21 @@ def prepare(
         quarantine=tuple(rejected),
         findings=findings,
         fingerprint=fingerprint(sides),
-        stats={
-            "counts": {
+        stats=Stats(
+            counts={
                 "read": sum(folder.files for folder in folders.values()),
                 **{side: len(sides[side]) for side in SIDES},
                 "rejected": len(rejected),
             },
-            "resolution": resolution,
-            "sizes": _sizes(sides["train"]),
-            "buckets": _counted(shapes.values()),
-            "captions": {"different": len({one.caption for one in sides["train"]})},
-            "near_duplicates": {
+            resolution=resolution,
+            sizes=_sizes(sides["train"]),
+            buckets=_counted(shapes.values()),
+            captions={"different": len({one.caption for one in sides["train"]})},
+            near_duplicates={
                 "pictures": sum(map(len, parted.alike)),
                 "clusters": len(parted.alike),
             },
-        },
+        ),
     )
 
 
@@ -307,20 +301,13 @@ def _require_enough(
         else:
             problems.append(Problem(what, str(data.held_out), "fix the pictures of that folder"))
     if problems:
-        for group in by_reason(rejected)[:_SHOWN_REASONS]:
-            more = f" (and {group['count'] - 1} more like it)" if group["count"] > 1 else ""
-            problems.append(Problem(group["reason"] + more, group["where"]))
-        raise TooFewLeft(problems, rejected)
+        raise TooFewLeft([*problems, *main_reasons(rejected)], rejected)
 
 
-def _sizes(pictures: Sequence[Picture]) -> dict[str, Any]:
+def _sizes(pictures: Sequence[Picture]) -> Sizes:
     ordered = sorted((one.size for one in pictures), key=lambda size: size[0] * size[1])
     areas = [width * height for width, height in ordered]
-    return {
-        "smallest": list(ordered[0]),
-        "largest": list(ordered[-1]),
-        "median_pixels": int(median(areas)),
-    }
+    return Sizes(list(ordered[0]), list(ordered[-1]), int(median(areas)))
 
 
 def _counted(shapes: Iterable[Bucket]) -> list[dict[str, int]]:
@@ -335,12 +322,11 @@ def _counted(shapes: Iterable[Bucket]) -> list[dict[str, int]]:
 # Written files
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    # Lines end with "\n" only: captions may contain other line breaks, where splitlines would cut.
-    return [json.loads(line) for line in files.read_text(path).split("\n") if line]
+def _row(picture: Picture, home: Path) -> Fields:
+    return {**asdict(picture), "path": os.path.relpath(picture.path, home)}
 
 
-def _picture(row: Mapping[str, Any], folder: Path) -> Picture:
+def _picture(row: Fields, folder: Path) -> Picture:
     return Picture(**{**row, "path": (folder / row["path"]).resolve()})
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llm_lora import files
-from llm_lora.data.finding import Finding, by_reason
+from llm_lora.data import written
+from llm_lora.data.finding import Finding, main_reasons
 from llm_lora.data.text.findings import notice
 from llm_lora.data.text.sieve import Sieve
 from llm_lora.data.text.split import SIDES, Side, Split, fingerprint, split
+from llm_lora.data.written import Check, Fields
 from llm_lora.errors import Problem, UserError
 from llm_lora.example import Example, Message, Rejected, TooFewLeft, make_example
 
@@ -23,24 +23,34 @@ if TYPE_CHECKING:
     from llm_lora.recipe.text import DataRecipe, Recipe
     from llm_lora.schema import AnswerSchema
 
-CHECK = "check.json"
-QUARANTINE = "quarantine.jsonl"
-
 LEAST_TRAIN = 8
 """Minimum number of training examples: one common batch."""
 
 _LEAST_SIMILARITY = 0.5
-_SHOWN_REASONS = 5
 _BINS = 20
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of a dataset.
+
+    `tokens` holds the lengths in tokens of prompts and answers of train, validation and held-out
+    in that order (empty without a tokenizer).
+    """
+
+    counts: dict[str, int]
+    parts: dict[str, dict[str, int]]
+    formats: dict[str, str]
+    answers_changed: int
+    near_duplicates: dict[str, int]
+    tokens: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Checked examples by side, rows set aside, and findings.
 
-    `fingerprint` identifies which examples are on which side, in any order. `stats` holds counts
-    and, under "tokens", the lengths in tokens of prompts and answers of train, validation and
-    held-out in that order (empty without a tokenizer).
+    `fingerprint` identifies which examples are on which side, in any order.
     """
 
     train: tuple[Example, ...]
@@ -49,22 +59,21 @@ class Dataset:
     rejected: tuple[Rejected, ...]
     findings: tuple[Finding, ...]
     fingerprint: str
-    stats: dict[str, Any]
+    stats: Stats
 
     def side(self, side: Side) -> tuple[Example, ...]:
         """The examples of one side."""
         examples: tuple[Example, ...] = getattr(self, side)
         return examples
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Fields:
         """The results of the data check as JSON: counts, parts, lengths, reasons, findings."""
-        return {
-            "fingerprint": self.fingerprint,
-            **self.stats,
-            "tokens": {name: _spread(lengths) for name, lengths in self.stats["tokens"].items()},
-            "rejected_by_reason": by_reason(self.rejected),
-            "findings": [asdict(finding) for finding in self.findings],
-        }
+        return self._check().to_json()
+
+    def _check(self) -> Check:
+        tokens = {name: asdict(_spread(each)) for name, each in self.stats.tokens.items()}
+        stats = {**vars(self.stats), "tokens": tokens}
+        return Check(self.fingerprint, self.rejected, self.findings, stats)
 
     def write(self, folder: Path) -> None:
         """Write train, validation, held_out and quarantine (.jsonl), then check.json.
@@ -72,15 +81,11 @@ class Dataset:
         Raises:
             UserError: the disk is full or the folder is not writable.
         """
-        tokens = self.stats["tokens"]
-        place = 0
-        for side in SIDES:
-            examples = self.side(side)
-            lengths = ({name: tokens[name][i] for name in tokens} for i in count(place))
-            files.write_jsonl(folder / f"{side}.jsonl", map(_row, examples, lengths))
-            place += len(examples)
-        files.write_jsonl(folder / QUARANTINE, (asdict(row) for row in self.rejected))
-        files.write_json(folder / CHECK, self.summary())
+        tokens = self.stats.tokens
+        lengths = ({name: tokens[name][i] for name in tokens} for i in count())
+        # The lengths go on from side to side.
+        rows = {side: (_row(one, next(lengths)) for one in self.side(side)) for side in SIDES}
+        written.write(folder, rows, self._check())
 
     @classmethod
     def read(cls, folder: Path) -> Dataset:
@@ -89,32 +94,22 @@ class Dataset:
         Raises:
             UserError: a file is missing or damaged, or its examples were changed.
         """
-        try:
-            check = json.loads(files.read_text(folder / CHECK))
-            rows = {side: _rows(folder / f"{side}.jsonl") for side in SIDES}
+        with written.undamaged(folder):
+            rows, check = written.read(folder, SIDES)
             examples = {side: tuple(map(_example, rows[side])) for side in SIDES}
-            rejected = tuple(Rejected(**row) for row in _rows(folder / QUARANTINE))
-            findings = tuple(Finding(**row) for row in check.pop("findings"))
-            written = check.pop("fingerprint")
-            del check["rejected_by_reason"]
             every = [row for side in SIDES for row in rows[side]]
-            check["tokens"] = {name: [r["tokens"][name] for r in every] for name in check["tokens"]}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"the dataset folder is damaged: {error!r}", where=str(folder), fix="train again"
-            ) from None
-        if written != fingerprint(examples):
-            raise UserError(
-                "the dataset was changed after it was checked", where=str(folder), fix="train again"
-            )
+            names = check.stats["tokens"]
+            tokens = {name: [row["tokens"][name] for row in every] for name in names}
+            stats = Stats(**{**check.stats, "tokens": tokens})
+        written.require_unchanged(folder, check.fingerprint, fingerprint(examples))
         return cls(
             train=examples["train"],
             validation=examples["validation"],
             held_out=examples["held_out"],
-            rejected=rejected,
-            findings=findings,
-            fingerprint=written,
-            stats=check,
+            rejected=check.rejected,
+            findings=check.findings,
+            fingerprint=check.fingerprint,
+            stats=stats,
         )
 
 
@@ -167,29 +162,29 @@ def prepare(recipe: Recipe, schema: AnswerSchema | None, chat: Chat | None) -> D
     )
 
 
-def _stats(sieve: Sieve, parted: Split) -> dict[str, Any]:
+def _stats(sieve: Sieve, parted: Split) -> Stats:
     kept = [example for side in SIDES for example in parted.sides[side]]
     names = ("prompt", "answer") if sieve.tokens else ()
-    return {
-        "counts": {
+    return Stats(
+        counts={
             "read": sieve.rows,
             **{side: len(parted.sides[side]) for side in SIDES},
             "rejected": len(sieve.rejected),
             "equal": len(sieve.equal),
         },
-        "parts": {
+        parts={
             side: dict(Counter(e.part for e in parted.sides[side] if e.part is not None))
             for side in SIDES
         },
-        "formats": dict(sieve.shapes),
-        "answers_changed": len(sieve.changed),
-        "near_duplicates": {
+        formats=dict(sieve.shapes),
+        answers_changed=len(sieve.changed),
+        near_duplicates={
             "rows": sum(map(len, parted.clusters)),
             "clusters": len(parted.clusters),
             "set_aside": len(parted.aside),
         },
-        "tokens": {name: [sieve.tokens[e.id][i] for e in kept] for i, name in enumerate(names)},
-    }
+        tokens={name: [sieve.tokens[e.id][i] for e in kept] for i, name in enumerate(names)},
+    )
 
 
 def _require_enough(
@@ -216,10 +211,7 @@ def _require_enough(
             named = ", ".join(map(str, data.held_out))
             problems.append(Problem(what, named, "correct the rows of the held-out file"))
     if problems:
-        for group in by_reason(rejected)[:_SHOWN_REASONS]:
-            more = f" (and {group['count'] - 1} more like it)" if group["count"] > 1 else ""
-            problems.append(Problem(group["reason"] + more, group["where"]))
-        raise TooFewLeft(problems, rejected)
+        raise TooFewLeft([*problems, *main_reasons(rejected)], rejected)
 
 
 def _place(row: Rejected) -> tuple[str, int]:
@@ -227,28 +219,44 @@ def _place(row: Rejected) -> tuple[str, int]:
     return name, int(line)
 
 
-def _spread(lengths: Sequence[int]) -> dict[str, Any]:
-    """Quantiles of lengths in tokens, and a histogram with bins of equal width from 0."""
+@dataclass(frozen=True)
+class _Histogram:
+    """Counts in bins of equal width, the first of which begins at 0."""
+
+    width: int
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Quantiles of lengths in tokens, and their histogram."""
+
+    least: int
+    median: int
+    p95: int
+    most: int
+    total: int
+    histogram: _Histogram
+
+
+def _spread(lengths: Sequence[int]) -> _Spread:
     ordered = sorted(lengths)
     width = -(-(ordered[-1] + 1) // _BINS)
     counts = Counter(length // width for length in ordered)
-    return {
-        "least": ordered[0],
-        "median": ordered[len(ordered) // 2],
-        "p95": ordered[len(ordered) * 95 // 100],
-        "most": ordered[-1],
-        "total": sum(ordered),
-        "histogram": {
-            "width": width,
-            "counts": [counts[i] for i in range(ordered[-1] // width + 1)],
-        },
-    }
+    return _Spread(
+        least=ordered[0],
+        median=ordered[len(ordered) // 2],
+        p95=ordered[len(ordered) * 95 // 100],
+        most=ordered[-1],
+        total=sum(ordered),
+        histogram=_Histogram(width, [counts[i] for i in range(ordered[-1] // width + 1)]),
+    )
 
 
 # Rows of the written files
 
 
-def _row(example: Example, tokens: Mapping[str, int]) -> dict[str, Any]:
+def _row(example: Example, tokens: Mapping[str, int]) -> Fields:
     return {
         "id": example.id,
         "messages": [asdict(message) for message in example.prompt],
@@ -259,14 +267,9 @@ def _row(example: Example, tokens: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _example(row: Mapping[str, Any]) -> Example:
+def _example(row: Fields) -> Example:
     prompt = tuple(Message(**message) for message in row["messages"])
     example = make_example(prompt, row["answer"], part=row["part"], where=row["where"])
     if example.id != row["id"]:
         raise ValueError(f"the example of {example.where} was changed")
     return example
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    # Split at "\n" only: splitlines would also split at other line breaks inside texts.
-    return [json.loads(line) for line in files.read_text(path).split("\n") if line]

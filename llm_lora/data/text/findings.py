@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_lora.data.finding import Finding
 from llm_lora.data.text.split import Split
@@ -95,7 +95,7 @@ def _contradictions(train: Sequence[Example]) -> Iterator[Finding]:
         yield Finding("contradictions", message, len(torn), torn[0].where)
 
 
-def _closed_fields(train: Sequence[Example], document: Mapping[str, Any]) -> Iterator[Finding]:
+def _closed_fields(train: Sequence[Example], document: Mapping[str, object]) -> Iterator[Finding]:
     """Closed top-level fields whose training answers have only one value, or lack some values."""
     properties = document.get("properties")
     answers = [json.loads(example.answer) for example in train]

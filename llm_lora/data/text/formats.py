@@ -18,7 +18,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,9 @@ _ROLES: dict[str, Role] = {
     "gpt": "assistant",
 }
 _DETECT_ROWS = 20
+
+_Fields = Mapping[str, object]
+"""A row that is a JSON object."""
 
 
 class _Unusable(Exception):
@@ -94,8 +98,7 @@ def with_answer(row: dict[str, Any], shape: Shape, answer: str) -> dict[str, Any
 
     An answer that was JSON rather than text stays JSON if that does not change it.
     """
-    if shape in ("messages", "sharegpt"):
-        turns = "messages" if shape == "messages" else "conversations"
+    if turns := _FORMS[shape].conversation:
         last = row[turns][-1]
         key = "content" if "content" in last else "value"
         return row | {turns: [*row[turns][:-1], last | {key: _in_form_of(last[key], answer)}]}
@@ -152,27 +155,21 @@ def _detect(path: Path, first: Sequence[Row]) -> Shape:
     )
 
 
-def _shape(row: dict[str, Any]) -> Shape | None:
-    if "messages" in row:
-        return "messages"
-    if "conversations" in row:
-        return "sharegpt"
-    if "instruction" in row:
-        return "alpaca"
-    return "prompt-response" if row.keys() & {*_PROMPT_KEYS, *_ANSWER_KEYS} else None
+def _shape(row: _Fields) -> Shape | None:
+    return next((shape for shape, form in _FORMS.items() if row.keys() & form.keys), None)
 
 
 _Turn = tuple[Role, object]
 
 
-def _prompt_response(row: dict[str, Any]) -> list[_Turn]:
+def _prompt_response(row: _Fields) -> list[_Turn]:
     return [
         ("user", row[_one_of(row, _PROMPT_KEYS, "prompt")]),
         ("assistant", _as_text(row[_one_of(row, _ANSWER_KEYS, "response")])),
     ]
 
 
-def _alpaca(row: dict[str, Any]) -> list[_Turn]:
+def _alpaca(row: _Fields) -> list[_Turn]:
     if row.get("history"):
         raise _Unusable("'history' is not supported: write the turns as messages")
     task = _text(row[_one_of(row, ("instruction",), "instruction")], "the instruction")
@@ -181,11 +178,11 @@ def _alpaca(row: dict[str, Any]) -> list[_Turn]:
     return [("user", f"{task}\n\n{more}" if more else task), ("assistant", answer)]
 
 
-def _messages(row: dict[str, Any]) -> list[_Turn]:
+def _messages(row: _Fields) -> list[_Turn]:
     return _turns(row[_one_of(row, ("messages",), "messages")])
 
 
-def _sharegpt(row: dict[str, Any]) -> list[_Turn]:
+def _sharegpt(row: _Fields) -> list[_Turn]:
     return _turns(row[_one_of(row, ("conversations",), "conversations")])
 
 
@@ -210,12 +207,28 @@ def _turns(items: object) -> list[_Turn]:
     return turns
 
 
-_READERS: dict[Shape, Callable[[dict[str, Any]], list[_Turn]]] = {
-    "prompt-response": _prompt_response,
-    "alpaca": _alpaca,
-    "messages": _messages,
-    "sharegpt": _sharegpt,
+@dataclass(frozen=True)
+class _Form:
+    """A format of rows.
+
+    Attributes:
+        keys: a row with one of them has this format, unless an earlier one fits.
+        turns: reads a row.
+        conversation: the key of the list of turns, if there is one.
+    """
+
+    keys: frozenset[str]
+    turns: Callable[[_Fields], list[_Turn]]
+    conversation: str | None = None
+
+
+_FORMS: dict[Shape, _Form] = {
+    "messages": _Form(frozenset({"messages"}), _messages, "messages"),
+    "sharegpt": _Form(frozenset({"conversations"}), _sharegpt, "conversations"),
+    "alpaca": _Form(frozenset({"instruction"}), _alpaca),
+    "prompt-response": _Form(frozenset({*_PROMPT_KEYS, *_ANSWER_KEYS}), _prompt_response),
 }
+"""Every format, in the order in which rows are tried."""
 
 
 def _as_text(answer: object) -> object:
@@ -225,7 +238,7 @@ def _as_text(answer: object) -> object:
     return json.dumps(answer, ensure_ascii=False)
 
 
-def _one_of(row: dict[str, Any], keys: tuple[str, ...], what: str) -> str:
+def _one_of(row: _Fields, keys: tuple[str, ...], what: str) -> str:
     found = [key for key in keys if key in row]
     if not found:
         raise _Unusable(f"no {what}: expected {' or '.join(keys)}; keys found: {_names(row)}")
@@ -240,7 +253,7 @@ def _one_of(row: dict[str, Any], keys: tuple[str, ...], what: str) -> str:
 def _example(row: object, shape: Shape, system: str | None, where: str) -> Example:
     if not isinstance(row, dict):
         raise _Unusable(f"the row is {_kind(row)}, expected an object")
-    turns = _READERS[shape](row)
+    turns = _FORMS[shape].turns(row)
     own = row.get("system")
     if own is not None:
         system = _text(own, "the system text")
@@ -308,5 +321,5 @@ def _kind(value: object) -> str:
     return "an object"
 
 
-def _names(row: dict[str, Any]) -> str:
+def _names(row: _Fields) -> str:
     return ", ".join(islice(row, 8)) or "none"

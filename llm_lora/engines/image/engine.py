@@ -34,6 +34,7 @@ from llm_lora.engines.shared import (
 )
 from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe.image import ImageRecipe
+from llm_lora.run import Places
 from llm_lora.weights import header
 
 __all__ = [
@@ -57,24 +58,19 @@ def fit(
     recipe: ImageRecipe,
     dataset: PictureDataset,
     base: PictureBase,
+    places: Places,
     *,
-    adapter: Path,
-    checkpoints: Path,
-    metrics: Path,
-    tensorboard: Path,
-    samples: Path,
-    steps: Path,
     resume: bool = False,
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train a LoRA adapter and write it to the folder `adapter`.
+    """Train a LoRA adapter and write it to `places.adapter`.
 
     Args:
         recipe: all settings except paths.
         dataset: checked pictures for training, for the held-out loss and for regularisation.
         base: the frozen pipeline.
-        adapter, checkpoints, metrics, tensorboard, samples, steps: where to write.
+        places: where to write.
         resume: continue from the newest complete checkpoint.
         listener: receives progress.
         tell: receives every decision, as a sentence.
@@ -94,7 +90,7 @@ def fit(
         decisions.append(text)
         tell(text)
 
-    with out_of_memory(_SMALLER), full_disk(checkpoints):
+    with out_of_memory(_SMALLER), full_disk(places.checkpoints):
         loaded = load(base, train.precision)
         decide(loaded.reason)
         layers = _layers(recipe, loaded, decide)
@@ -104,11 +100,11 @@ def fit(
             f"parameters, {trainable / (trainable + frozen):.1%} of all; {len(order.steps)} steps "
             f"of {train.batch_size * train.accumulate} pictures at {resolution} pixels"
         )
-        checkpoint = picture_checkpoints.newest(checkpoints) if resume else None
+        checkpoint = picture_checkpoints.newest(places.checkpoints) if resume else None
         record = Record(
-            metrics,
-            tensorboard,
-            samples,
+            places.metrics,
+            places.tensorboard,
+            places.samples,
             listener,
             shown=order.shown,
             steps_per_epoch=order.steps_per_epoch,
@@ -141,8 +137,8 @@ def fit(
                 latents=lambda cache: Latents(loaded, vae if cache else None),
                 record=record,
                 stop=stop,
-                checkpoints=checkpoints,
-                steps=Steps(steps, train.keep, save),
+                checkpoints=places.checkpoints,
+                steps=Steps(places.steps, train.keep, save),
                 listener=listener,
                 tell=decide,
             ),
@@ -150,7 +146,7 @@ def fit(
         )
         with stop:
             weights = training.run()
-        save(weights, adapter)
+        save(weights, places.adapter)
     state = training.state
     del training
     free_memory()

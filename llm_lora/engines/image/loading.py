@@ -16,18 +16,18 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
-    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
-from llm_lora.base import PictureBase
+from llm_lora.base import FAMILIES, PictureBase
 from llm_lora.engines.shared import is_out_of_memory, loading
 from llm_lora.errors import UserError
 
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 _SILENT = "_use_default_values"
-_SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
+_SAMPLERS: dict[str, tuple[Any, dict[str, object]]] = {
     # Latents are not limited to -1 to 1; without this, DDIM would clip them by default.
     "ddim": (DDIMScheduler, {"clip_sample": False}),
     "euler": (EulerDiscreteScheduler, {}),
@@ -54,17 +54,17 @@ class Loaded:
     device: torch.device
     compute: torch.dtype
     reason: str
-    noise: dict[str, Any]
+    noise: Mapping[str, object]
 
     @property
-    def text_encoders(self) -> dict[str, Any]:
+    def text_encoders(self) -> dict[str, PreTrainedModel]:
         """The text encoders, by component name."""
         names = ("text_encoder", "text_encoder_2")
         found = {name: getattr(self.pipe, name, None) for name in names}
         return {name: encoder for name, encoder in found.items() if encoder is not None}
 
     @property
-    def trained_parts(self) -> dict[str, Any]:
+    def trained_parts(self) -> dict[str, torch.nn.Module]:
         """The components that an adapter can change, by name."""
         return {"unet": self.pipe.unet, **self.text_encoders}
 
@@ -114,7 +114,7 @@ def load(base: PictureBase, precision: str) -> Loaded:
     if device.type != "cpu":
         # fp32 products use TF32 (fast, slightly rounded), as convolutions do by default.
         torch.set_float32_matmul_precision("high")
-    pipeline = StableDiffusionXLPipeline if base.family == "sdxl" else StableDiffusionPipeline
+    pipeline = getattr(diffusers, FAMILIES[base.family].pipeline)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -138,9 +138,9 @@ def load(base: PictureBase, precision: str) -> Loaded:
     return Loaded(pipe, base, device, compute, reason, noise)
 
 
-def _noise(base: PictureBase, told: Mapping[str, Any]) -> dict[str, Any]:
+def _noise(base: PictureBase, told: Mapping[str, Any]) -> dict[str, object]:
     """The configuration of a base's scheduler; known facts about the base take precedence."""
-    known: dict[str, Any] = {"prediction_type": _PREDICTIONS[base.prediction]}
+    known: dict[str, object] = {"prediction_type": _PREDICTIONS[base.prediction]}
     if base.zero_snr:
         known |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     # diffusers lists the keys that a configuration left out, and ignores values set for them.
@@ -166,7 +166,7 @@ def _read(pipeline: Any, base: PictureBase, compute: torch.dtype) -> Any:
     )
 
 
-def _without(pipeline: Any) -> dict[str, Any]:
+def _without(pipeline: Any) -> dict[str, bool | None]:
     """Components that are switched off (safety checker, image encoder): neither use needs them."""
     if pipeline is StableDiffusionXLPipeline:
         return {"add_watermarker": False, "image_encoder": None, "feature_extractor": None}

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.webui import Lora, Module
+from llm_lora.adapter.webui import Module
 from llm_lora.adapter.webui import files as lora_files
 from llm_lora.base import PictureBase
 from llm_lora.engines.image.fused import fuse
@@ -52,7 +52,7 @@ class Layers:
             training started from.
     """
 
-    modules: dict[str, Any]
+    modules: dict[str, LoraLayer]
     rank: int
     alpha: float
     trained: frozenset[str]
@@ -80,7 +80,7 @@ class Layers:
             tensor.copy_(tensors[key])
 
 
-def modules(loaded: Loaded) -> dict[str, Any]:
+def modules(loaded: Loaded) -> dict[str, torch.nn.Linear | torch.nn.Conv2d]:
     """Every module of the components that an adapter can change, named as in `webui`."""
     return {
         f"{component}.{_full(component, path)}": module
@@ -167,7 +167,7 @@ def gone_on_from(loaded: Loaded, path: Path, lora: ImageLora, seed: int) -> tupl
     return layers, said
 
 
-def _fill(module: Any, update: Module, scale: float) -> None:
+def _fill(module: LoraLayer, update: Module, scale: float) -> None:
     """Set a layer (of at least the update's rank) to an update, which may have another scale."""
     down, up = module.lora_A[_NAME].weight, module.lora_B[_NAME].weight
     factor = update.alpha / update.rank / scale
@@ -193,7 +193,7 @@ def _put(
     trained: frozenset[str],
 ) -> Layers:
     torch.manual_seed(seed)
-    found: dict[str, Any] = {}
+    found: dict[str, LoraLayer] = {}
     for component, part in loaded.trained_parts.items():
         own = {
             path: rank
@@ -288,16 +288,3 @@ def metadata(layers: Layers) -> dict[str, str]:
 
 def _plain(alpha: float) -> float | int:
     return int(alpha) if alpha == int(alpha) else alpha
-
-
-def from_tensors(tensors: Mapping[str, torch.Tensor], alpha: float) -> Lora:
-    """An adapter's weights in the form of `webui`."""
-    return {
-        key.removesuffix(".lora_A.weight"): Module(
-            tensor.cpu().numpy(),
-            tensors[key.replace(".lora_A.", ".lora_B.")].cpu().numpy(),
-            alpha,
-        )
-        for key, tensor in tensors.items()
-        if key.endswith(".lora_A.weight")
-    }

@@ -168,6 +168,7 @@ class Painter:
     ) -> list[Pixels]:
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds")
+        # Grouped by their adapters: weights are changed once for a group, not for every picture.
         jobs: dict[tuple[tuple[str, Weights], ...], list[int]] = {}
         texts = []
         for number, prompt in enumerate(prompts):
@@ -251,7 +252,9 @@ def render(
             "negative_pooled_prompt_embeds": negative.pooled.expand(count, -1),
         }
 
-    def look(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def look(
+        _: Any, __: int, ___: Any, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         watch()
         return tensors
 
@@ -272,6 +275,8 @@ def render(
     # While training, the VAE stays in the CPU's memory between samples.
     place = vae.device
     vae.to(loaded.device)
+    # In fp32, because SDXL's VAE overflows in half precision; one by one, because decoding takes
+    # more memory than denoising.
     with torch.autocast(loaded.device.type, enabled=False):
         pictures = [_decode(vae, one.float()) for one in latents]
     vae.to(place)

@@ -23,7 +23,7 @@ _INK = (40, 40, 40)
 _NOTES = "llm-lora"
 
 
-def write_picture(path: Path, picture: Pixels, notes: Mapping[str, Any] | None = None) -> None:
+def write_picture(path: Path, picture: Pixels, notes: Mapping[str, object] | None = None) -> None:
     """Write a picture as PNG, atomically, with its generation settings as PNG text.
 
     Raises:
@@ -33,7 +33,7 @@ def write_picture(path: Path, picture: Pixels, notes: Mapping[str, Any] | None =
         file.write(png(picture, notes))
 
 
-def png(picture: Pixels, notes: Mapping[str, Any] | None = None) -> bytes:
+def png(picture: Pixels, notes: Mapping[str, object] | None = None) -> bytes:
     """A picture as PNG, with its generation settings as PNG text."""
     info = PngImagePlugin.PngInfo()
     if notes:

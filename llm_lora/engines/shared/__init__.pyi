@@ -4,12 +4,13 @@ from .loading import free_memory as free_memory
 from .loading import load_base as load_base
 from .loading import peak_memory_bytes as peak_memory_bytes
 from .record import Complete as Complete
+from .record import Log as Log
 from .record import Metrics as Metrics
 from .record import StopEarly as StopEarly
 from .record import StopOnSignal as StopOnSignal
+from .record import checkpoint_step as checkpoint_step
 from .record import mark_whole as mark_whole
 from .record import newest_checkpoint as newest_checkpoint
-from .record import whole_rows as whole_rows
 from .trouble import full_disk as full_disk
 from .trouble import is_out_of_memory as is_out_of_memory
 from .trouble import out_of_memory as out_of_memory

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from llm_lora import files
 from llm_lora.errors import UserError
 from llm_lora.progress import Listener, Progress
+from llm_lora.run import Places
 
 _COMPLETE = "complete"
 """Marker in a checkpoint folder, written last, with the sizes of all files."""
@@ -26,7 +27,12 @@ _COMPLETE = "complete"
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is complete: fully written, with no file lost since."""
     whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{_COMPLETE}") if _whole(marker)]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(whole, key=checkpoint_step, default=None)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(folder.name.rpartition("-")[2])
 
 
 def _whole(marker: Path) -> bool:
@@ -97,13 +103,42 @@ class StopOnSignal(TrainerCallback):
             control.should_training_stop = True
 
 
+class Log:
+    """`metrics.jsonl`, row by row, and the same figures as TensorBoard events."""
+
+    def __init__(self, path: Path, tensorboard: Path, step: int) -> None:
+        """Begin both; `step` is where an interrupted training continues, or 0."""
+        self.rows: list[dict[str, Any]] = []
+        self._path = path
+        # A resume repeats the steps after the checkpoint, so their old rows are dropped.
+        if step and path.is_file():
+            kept = _whole_rows(files.read_text(path))
+            self.rows = [row for row in kept if row["step"] <= step]
+        files.write_jsonl(path, self.rows)
+        self.writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+
+    def add(self, row: dict[str, Any], figures: Mapping[str, float]) -> None:
+        """Add a row, which has a step; `figures` are those of it that TensorBoard shows."""
+        self.rows.append(row)
+        # On disk at once: a kill or a power cut loses no more than the row being written.
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Close the TensorBoard writer."""
+        self.writer.close()
+
+
 class Metrics(TrainerCallback):
     """Writes `metrics.jsonl` and TensorBoard events, and calls the listener."""
 
     def __init__(
         self,
-        path: Path,
-        tensorboard: Path,
+        places: Places,
         listener: Listener,
         tokens: Sequence[int],
         steps_per_epoch: float,
@@ -111,11 +146,11 @@ class Metrics(TrainerCallback):
         """`tokens` holds the number of tokens seen after 0, 1, 2, … steps."""
         self.rows: list[dict[str, Any]] = []
         self.peak_memory: Callable[[], int] = lambda: 0
-        self._path = path
-        self._tensorboard = tensorboard
+        self._path = places.metrics
+        self._tensorboard = places.tensorboard
         self._listener = listener
         self._tokens = tokens
-        self._steps = len(tokens) - 1
+        self.steps = len(tokens) - 1
         self._steps_per_epoch = steps_per_epoch
         self._started = 0.0
         self._first_step = 0
@@ -125,12 +160,8 @@ class Metrics(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
-        # A resume repeats the steps after the checkpoint, so their old rows are dropped.
-        if state.global_step and self._path.is_file():
-            kept = whole_rows(files.read_text(self._path))
-            self.rows = [row for row in kept if row["step"] <= state.global_step]
-        files.write_jsonl(self._path, self.rows)
-        self._writer = SummaryWriter(str(self._tensorboard), purge_step=state.global_step + 1)
+        self._log = Log(self._path, self._tensorboard, state.global_step)
+        self.rows = self._log.rows
         self._started = time.monotonic()
         self._first_step = state.global_step
 
@@ -171,13 +202,7 @@ class Metrics(TrainerCallback):
             "tokens_per_second": round(progress.tokens_per_second or 0.0, 1),
             "seconds": round(time.monotonic() - self._started, 1),
         }
-        self.rows.append(row)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, state.global_step)
+        self._log.add(row, values)
         self._listener(progress)
 
     def on_step_end(
@@ -188,7 +213,7 @@ class Metrics(TrainerCallback):
     def on_train_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
-        self._writer.close()
+        self._log.close()
 
     def _progress(self, step: int) -> Progress:
         elapsed = max(time.monotonic() - self._started, 1e-6)
@@ -196,16 +221,16 @@ class Metrics(TrainerCallback):
         return Progress(
             stage="training",
             done=step,
-            total=self._steps,
+            total=self.steps,
             loss=self._last_loss,
             validation_loss=self._last_validation,
             tokens_per_second=(self._tokens[step] - self._tokens[self._first_step]) / elapsed,
             memory_bytes=self.peak_memory(),
-            seconds_left=(self._steps - step) * elapsed / done if done else None,
+            seconds_left=(self.steps - step) * elapsed / done if done else None,
         )
 
 
-def whole_rows(text: str) -> list[dict[str, Any]]:
+def _whole_rows(text: str) -> list[dict[str, Any]]:
     """The rows of a metrics file; a last line cut short by a kill or a full disk is skipped."""
     rows = []
     for line in text.splitlines():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Final, NotRequired, TypedDict
 
 import torch
 from torch.utils.data import Sampler
@@ -17,8 +17,17 @@ from torch.utils.data import Sampler
 IGNORED = -100
 """Label of a token that carries no loss (torch's cross entropy)."""
 
-WEIGHTS = "weights"
+WEIGHTS: Final = "weights"
 """Column with each token's loss weight; without it, all labelled tokens count the same."""
+
+
+class Row(TypedDict):
+    """The tokens of one example, with their labels."""
+
+    input_ids: list[int]
+    labels: list[int]
+    weights: NotRequired[list[float]]
+
 
 _MULTIPLE = 32
 _POOL = 16
@@ -41,7 +50,8 @@ def plan(
     generator = random.Random(seed)
     batches: list[list[int]] = []
     per_epoch = -(-len(lengths) // batch_size)
-    while len(batches) < round(epochs * per_epoch):
+    wanted = max(1, round(epochs * per_epoch))
+    while len(batches) < wanted:
         order = list(range(len(lengths)))
         # Shuffled before and after the sort by length: pools and the order of batches stay random,
         # only the composition of a batch depends on length.
@@ -57,7 +67,7 @@ def plan(
         if grouped:
             generator.shuffle(epoch)
         batches += epoch
-    return batches[: max(1, round(epochs * per_epoch))]
+    return batches[:wanted]
 
 
 def tokens_after(
@@ -82,7 +92,7 @@ class Order(Sampler[list[int]]):
         return len(self.batches)
 
 
-def pad(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+def pad(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
     """Rows of `input_ids` and `labels` → tensors [rows, longest], padded on the right.
 
     The length is rounded up, so that few shapes occur and the allocator can reuse freed memory.
@@ -104,7 +114,7 @@ def pad(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
     return {**batch, WEIGHTS: weights} if WEIGHTS in rows[0] else batch
 
 
-def concatenate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def concatenate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """Rows → one row [1, tokens] without padding; positions restart with each example.
 
     If no attention mask is given, transformers builds a block-diagonal one from the restarting

@@ -12,7 +12,7 @@ import datasets
 import torch
 import transformers
 from peft import LoraConfig
-from transformers import AutoTokenizer, TrainerState
+from transformers import AutoTokenizer
 from trl import SFTConfig
 
 from llm_lora.base import Base, Chat, Encoded
@@ -39,6 +39,7 @@ from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Listener, silent
 from llm_lora.recipe.text import Recipe
+from llm_lora.run import Places
 from llm_lora.schema import AnswerSchema
 
 __all__ = [
@@ -74,24 +75,21 @@ def fit(
     validation: Sequence[Example],
     base: Base,
     chat: Chat,
+    places: Places,
     *,
     schema: AnswerSchema | None = None,
-    adapter: Path,
-    checkpoints: Path,
-    metrics: Path,
-    tensorboard: Path,
     resume: bool = False,
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train a LoRA adapter and write it to the folder `adapter`.
+    """Train a LoRA adapter and write it to `places.adapter`.
 
     Args:
         recipe: all settings except paths.
         train, validation: checked examples; validation decides when to stop and what is best.
         base, chat: the frozen model and its tokenizer with template.
+        places: where to write.
         schema: determines which values are closed, if the recipe weights them.
-        adapter, checkpoints, metrics, tensorboard: where to write.
         resume: continue from the newest complete checkpoint.
         listener: receives progress.
         tell: receives every decision, as a sentence, before training begins.
@@ -131,11 +129,11 @@ def fit(
     order = order[: steps * recipe.train.accumulate]
     steps_per_epoch = micro_per_epoch / recipe.train.accumulate
 
-    with out_of_memory(), full_disk(checkpoints):
+    with out_of_memory(), full_disk(places.checkpoints):
         loaded = load_base(base, bits=recipe.lora.bits, precision=recipe.train.precision)
-        arguments = _arguments(recipe, checkpoints, steps, steps_per_epoch, loaded.compute)
+        arguments = _arguments(recipe, places.checkpoints, steps, steps_per_epoch, loaded.compute)
         done = batches.tokens_after(order, lengths, recipe.train.accumulate)
-        record = Metrics(metrics, tensorboard, listener, done, steps_per_epoch)
+        record = Metrics(places, listener, done, steps_per_epoch)
         stop = StopOnSignal()
         early = StopEarly(recipe.train.patience, arguments.eval_steps)
         trainer = _trainer(
@@ -170,9 +168,9 @@ def fit(
             f"{recipe.train.batch_size * recipe.train.accumulate} examples"
         )
         record.peak_memory = peak_memory_bytes
-        checkpoint = newest_checkpoint(checkpoints) if resume else None
+        checkpoint = newest_checkpoint(places.checkpoints) if resume else None
         # After a kill between the last checkpoint and `tuning.save`, only saving is left to do.
-        if checkpoint is not None and (ended := _ended(checkpoint, early, steps)):
+        if checkpoint is not None and (ended := tuning.ended(checkpoint, steps, early)):
             trainer.state = ended
             trainer._load_best_model()
         else:
@@ -180,9 +178,9 @@ def fit(
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = trainer.state
     if stop.requested and state.global_step < steps:
-        saved = newest_checkpoint(checkpoints)
-        raise Interrupted(state.global_step, steps, saved or checkpoints)
-    tuning.save(trainer.model, adapter, base)
+        saved = newest_checkpoint(places.checkpoints)
+        raise Interrupted(state.global_step, steps, saved or places.checkpoints)
+    tuning.save(trainer.model, places.adapter, base)
     best = state.best_global_step or state.global_step
     # Model, optimizer and callbacks form reference cycles; evaluation needs their memory.
     del trainer
@@ -221,13 +219,7 @@ def _trainer(**options: Any) -> PlannedTrainer:
         raise UserError(f"TRL refuses it: {error}", where="extra", fix="leave it out") from error
 
 
-def _ended(checkpoint: Path, early: StopEarly, steps: int) -> TrainerState | None:
-    """The state of a checkpoint of a finished training; None if steps are left."""
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state if early.reached(state) or state.global_step >= steps else None
-
-
-def _row(encoded: Encoded) -> dict[str, list[Any]]:
+def _row(encoded: Encoded) -> batches.Row:
     labels = [
         token if scored else batches.IGNORED
         for token, scored in zip(encoded.input_ids, encoded.mask, strict=True)

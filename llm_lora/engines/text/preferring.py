@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-from transformers import AutoTokenizer, TrainerState
+from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from llm_lora.base import Base, Chat, Unencodable
@@ -38,21 +38,8 @@ from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Listener, silent
 from llm_lora.recipe.text import Recipe
+from llm_lora.run import Places
 from llm_lora.scores import Pair
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a training starts, where it writes, and who receives its progress."""
-
-    start: Path
-    adapter: Path
-    checkpoints: Path
-    metrics: Path
-    tensorboard: Path
-    resume: bool
-    listener: Listener
-    tell: Callable[[str], None]
 
 
 class Resumed:
@@ -88,25 +75,22 @@ def prefer(
     pairs: Sequence[Pair],
     base: Base,
     chat: Chat,
+    places: Places,
     *,
     start: Path,
-    adapter: Path,
-    checkpoints: Path,
-    metrics: Path,
-    tensorboard: Path,
     resume: bool = False,
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train an adapter further with DPO (arXiv 2305.18290), and write it to `adapter`.
+    """Train an adapter further with DPO (arXiv 2305.18290), and write it to `places.adapter`.
 
     Args:
         recipe: `prefer` and `train` hold all settings except paths.
         examples: the training examples that pairs refer to by id.
         pairs: for a prompt, the chosen and the rejected answer.
         base, chat: the frozen model and its tokenizer with template.
+        places: where to write.
         start: the adapter to start from; it is also the reference.
-        adapter, checkpoints, metrics, tensorboard: where to write.
         resume: continue from the newest complete checkpoint.
         listener: receives progress.
         tell: receives every decision.
@@ -115,7 +99,6 @@ def prefer(
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
         UserError: out of memory, a NaN loss, or no pair that can be encoded.
     """
-    places = Places(start, adapter, checkpoints, metrics, tensorboard, resume, listener, tell)
     rows = _encoded(examples, pairs, chat, tell)
     lengths = [
         2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
@@ -132,7 +115,7 @@ def prefer(
     steps = -(-len(order) // train.accumulate)
     tokens = batches.tokens_after(order, lengths, train.accumulate)
 
-    def trainer(loaded: Loaded, options: dict[str, Any]) -> DPOTrainer:
+    def trainer(loaded: Loaded, options: tuning.Options) -> DPOTrainer:
         config = DPOConfig(**options, beta=recipe.prefer.beta, max_length=None)
         return _Pairwise(
             order=order,
@@ -143,7 +126,8 @@ def prefer(
         )
 
     tell(f"dpo on {len(rows)} pairs: {steps} steps")
-    fit = go_on(recipe, base, places, trainer, tokens, steps_per_epoch=steps / recipe.prefer.epochs)
+    record = Metrics(places, listener, tokens, steps_per_epoch=steps / recipe.prefer.epochs)
+    fit = go_on(recipe, base, places, trainer, record, start=start, resume=resume)
     return replace(fit, tokens=tokens[fit.steps])
 
 
@@ -189,23 +173,24 @@ def go_on(
     recipe: Recipe,
     base: Base,
     places: Places,
-    make: Callable[[Loaded, dict[str, Any]], Any],
-    tokens: Sequence[int],
-    steps_per_epoch: float,
+    make: Callable[[Loaded, tuning.Options], Any],
+    record: Metrics,
+    *,
+    start: Path,
+    resume: bool,
 ) -> Fit:
-    """Run a trainer, starting from the adapter `places.start`, and save the adapter.
+    """Run a trainer, starting from the adapter `start`, and save the adapter.
 
     Args:
         make: makes the trainer from a model with adapter and transformers' arguments.
-        tokens: seen after 0, 1, 2, … steps.
-        steps_per_epoch: of the trainer.
+        record: of the training; it knows the number of steps.
     """
     tuning.quiet()
     started, cpu_started = time.monotonic(), time.process_time()
-    steps = len(tokens) - 1
+    steps = record.steps
     with out_of_memory(), full_disk(places.checkpoints):
         loaded = load_base(base, bits=recipe.lora.bits, precision=recipe.train.precision)
-        model = PeftModel.from_pretrained(loaded.model, places.start, is_trainable=True)
+        model = PeftModel.from_pretrained(loaded.model, start, is_trainable=True)
         options = tuning.options(
             recipe,
             places.checkpoints,
@@ -217,18 +202,15 @@ def go_on(
         options["logging_steps"] = 1
         trainer = make(replace(loaded, model=model), options)
         trainer.remove_callback(transformers.PrinterCallback)
-        _start_from(trainer.model, places.start, base)
-        record = Metrics(
-            places.metrics, places.tensorboard, places.listener, tokens, steps_per_epoch
-        )
+        _start_from(trainer.model, start, base)
         record.peak_memory = peak_memory_bytes
         stop = StopOnSignal()
         for callback in (record, stop, Complete()):
             trainer.add_callback(callback)
         trainable, total = model.get_nb_trainable_parameters()
-        checkpoint = newest_checkpoint(places.checkpoints) if places.resume else None
+        checkpoint = newest_checkpoint(places.checkpoints) if resume else None
         # After a kill between the last checkpoint and saving, only saving is left to do.
-        if checkpoint is not None and (ended := _ended(checkpoint, steps)):
+        if checkpoint is not None and (ended := tuning.ended(checkpoint, steps)):
             trainer.state = ended
             load_adapter(model, checkpoint)
         else:
@@ -264,12 +246,6 @@ def load_adapter(model: Any, folder: Path, name: str = "default") -> None:
     """Load the weights of a saved adapter into the adapter `name` of a model."""
     weights = load_peft_weights(str(folder), device=str(model.device))
     set_peft_model_state_dict(model, weights, adapter_name=name)
-
-
-def _ended(checkpoint: Path, steps: int) -> TrainerState | None:
-    """The state of a checkpoint of a finished training; None if steps are left."""
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state if state.global_step >= steps else None
 
 
 def _start_from(model: Any, start: Path, base: Base) -> None:

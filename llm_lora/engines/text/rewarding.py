@@ -14,13 +14,14 @@ from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from llm_lora.base import Base, Chat
-from llm_lora.engines.shared import Loaded
+from llm_lora.engines.shared import Loaded, Metrics
 from llm_lora.engines.text import tuning
-from llm_lora.engines.text.preferring import Places, Resumed, go_on
+from llm_lora.engines.text.preferring import Resumed, go_on
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe.text import Recipe
+from llm_lora.run import Places
 from llm_lora.schema import AnswerSchema
 from llm_lora.scores import reward
 
@@ -42,18 +43,15 @@ def reinforce(
     schema: AnswerSchema,
     base: Base,
     chat: Chat,
+    places: Places,
     *,
     max_new_tokens: int,
     start: Path,
-    adapter: Path,
-    checkpoints: Path,
-    metrics: Path,
-    tensorboard: Path,
     resume: bool = False,
     listener: Listener = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train an adapter further with GRPO (arXiv 2402.03300), and write it to `adapter`.
+    """Train an adapter further with GRPO (arXiv 2402.03300), and write it to `places.adapter`.
 
     Args:
         examples: their prompts are answered repeatedly, by the adapter as trained so far.
@@ -65,7 +63,6 @@ def reinforce(
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
         UserError: out of memory, a NaN loss, or too few prompts for one step.
     """
-    places = Places(start, adapter, checkpoints, metrics, tensorboard, resume, listener, tell)
     samples = recipe.prefer.samples
     each = recipe.train.batch_size * recipe.train.accumulate // samples
     if len(examples) < each:
@@ -83,7 +80,7 @@ def reinforce(
         answers = zip(completion_ids, number, strict=True)
         return [reward(schema, examples[i].answer, chat.decode(ids)) for ids, i in answers]
 
-    def trainer(loaded: Loaded, options: dict[str, Any]) -> GRPOTrainer:
+    def trainer(loaded: Loaded, options: tuning.Options) -> GRPOTrainer:
         config = GRPOConfig(
             **options,
             beta=recipe.prefer.beta,
@@ -109,4 +106,5 @@ def reinforce(
         )
 
     tell(f"grpo on {len(examples)} prompts, {samples} answers each: {steps} steps")
-    return go_on(recipe, base, places, trainer, [0] * (steps + 1), steps_per_epoch)
+    record = Metrics(places, listener, [0] * (steps + 1), steps_per_epoch)
+    return go_on(recipe, base, places, trainer, record, start=start, resume=resume)

@@ -11,15 +11,18 @@ from typing import Any, TypeVar
 
 import datasets
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from llm_lora import files
 from llm_lora.adapter import CONFIG
 from llm_lora.base import Base
-from llm_lora.engines.shared import full_disk
+from llm_lora.engines.shared import StopEarly, full_disk
 from llm_lora.recipe.text import Recipe
 
 Config = TypeVar("Config", bound=TrainingArguments)
+
+Options = dict[str, Any]
+"""Arguments of transformers' trainers, by name."""
 
 _OPTIMIZERS = {
     "adamw": "adamw_torch",
@@ -37,7 +40,7 @@ def options(
     save_every: int,
     learning_rate: float,
     compute: torch.dtype,
-) -> dict[str, Any]:
+) -> Options:
     """The arguments of transformers' trainers that every training sets.
 
     Args:
@@ -96,6 +99,13 @@ def keep_adapter_in_fp32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def ended(checkpoint: Path, steps: int, early: StopEarly | None = None) -> TrainerState | None:
+    """The state of a checkpoint of a finished training; None if steps are left."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    stopped = early is not None and early.reached(state)
+    return state if stopped or state.global_step >= steps else None
 
 
 def save(model: Any, adapter: Path, base: Base) -> None:

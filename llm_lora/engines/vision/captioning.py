@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
-from llm_lora.engines.vision.clip import Clip, quieten
+from llm_lora.engines.vision.clip import Clip
+from llm_lora.engines.vision.loading import load
 from llm_lora.label import Label, Part, candidates
 from llm_lora.vision import VisionModel
 
@@ -49,12 +50,7 @@ class Captioner:
 
     def __init__(self, model: VisionModel, device: str | None = None) -> None:
         """Load the model in fp32; the GPU is used where there is one."""
-        quieten()
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model = BlipForConditionalGeneration.from_pretrained(
-            model.path, use_safetensors=True, dtype=torch.float32, local_files_only=True
-        )
-        self._model.requires_grad_(False).eval().to(self._device)
+        self._model, self._device = load(BlipForConditionalGeneration, model, device)
         self._processor = BlipImageProcessorPil.from_pretrained(model.path, local_files_only=True)
         self._tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
 

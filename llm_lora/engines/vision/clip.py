@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
-from transformers.utils import logging as transformers_logging
 
+from llm_lora.engines.vision.loading import load
 from llm_lora.vision import VisionModel
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-def quieten() -> None:
-    """Silence what transformers prints while it loads a model."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 class Clip:
@@ -32,12 +26,7 @@ class Clip:
             model: of kind "clip".
             device: where it runs; by default the GPU, if there is one.
         """
-        quieten()
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model = CLIPModel.from_pretrained(
-            model.path, use_safetensors=True, dtype=torch.float32, local_files_only=True
-        )
-        self._model.requires_grad_(False).eval().to(self.device)
+        self._model, self._device = load(CLIPModel, model, device)
         # The image processor that works without torchvision.
         self._processor = CLIPImageProcessorPil.from_pretrained(model.path, local_files_only=True)
         self._tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
@@ -54,7 +43,7 @@ class Clip:
         for start in range(0, len(images), batch_size):
             some = list(images[start : start + batch_size])
             pixels = self._processor(images=some, return_tensors="pt")["pixel_values"]
-            output = self._model.get_image_features(pixel_values=pixels.to(self.device))
+            output = self._model.get_image_features(pixel_values=pixels.to(self._device))
             found.append(output.pooler_output.float().cpu())
         return _of_length_one(found, self._model.config.projection_dim)
 
@@ -72,8 +61,8 @@ class Clip:
                 return_tensors="pt",
             )
             output = self._model.get_text_features(
-                input_ids=tokens["input_ids"].to(self.device),
-                attention_mask=tokens["attention_mask"].to(self.device),
+                input_ids=tokens["input_ids"].to(self._device),
+                attention_mask=tokens["attention_mask"].to(self._device),
             )
             found.append(output.pooler_output.float().cpu())
         return _of_length_one(found, self._model.config.projection_dim)

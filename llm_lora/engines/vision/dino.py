@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
-from llm_lora.engines.vision.clip import quieten
+from llm_lora.engines.vision.loading import load
 from llm_lora.scores.image import Floats
 from llm_lora.vision import VisionModel
 
@@ -27,15 +27,10 @@ class Dino:
         """Load the model in fp32.
 
         Args:
-            model: of a kind of `vision_models.DINO`.
+            model: of one of the kinds `vision.models.DINO`.
             device: where it runs; by default the GPU, if there is one.
         """
-        quieten()
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model = AutoModel.from_pretrained(
-            model.path, use_safetensors=True, dtype=torch.float32, local_files_only=True
-        )
-        self._model.requires_grad_(False).eval().to(self.device)
+        self._model, self._device = load(AutoModel, model, device)
         # The image processor that works without torchvision.
         self._processor = AutoImageProcessor.from_pretrained(
             model.path, backend="pil", local_files_only=True
@@ -47,5 +42,5 @@ class Dino:
         (dimensions) of unit length each.
         """
         pixels = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
-        tokens = self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, 0]
+        tokens = self._model(pixel_values=pixels.to(self._device)).last_hidden_state[:, 0]
         return list(torch.nn.functional.normalize(tokens.double().cpu(), dim=-1).numpy())

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_lora.errors import UserError
+from llm_lora.files import Json
 
 _FAMILIES = {"LlamaForCausalLM": "LLAMA", "Qwen2ForCausalLM": "QWEN2", "Qwen3ForCausalLM": "QWEN3"}
 _CONVERTER = "use llama.cpp's own convert_hf_to_gguf.py (on a merged folder: llm-lora merge)"
@@ -67,7 +68,7 @@ class Family:
     tied: bool
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], where: str) -> Family:
+    def of(cls, config: Json, where: str) -> Family:
         """Read a model's config.json.
 
         Raises:

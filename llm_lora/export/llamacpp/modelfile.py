@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any
 
+from llm_lora.adapter import Manifest
 from llm_lora.base import Chat
 from llm_lora.errors import UserError
 from llm_lora.example import Message
@@ -128,7 +128,7 @@ def write(
     adapter: str | None,
     turns: Turns,
     ends: Sequence[str],
-    manifest: dict[str, Any],
+    manifest: Manifest,
     context: int,
     where: Path,
 ) -> str:
@@ -145,7 +145,7 @@ def write(
     Raises:
         UserError: the system prompt cannot be written.
     """
-    sampling = manifest["sampling"]
+    sampling = manifest.sampling
     settings = {
         "temperature": sampling["temperature"],
         "top_p": sampling["top_p"],
@@ -158,7 +158,7 @@ def write(
     lines = [f"FROM ./{model}"]
     lines += [f"ADAPTER ./{adapter}"] if adapter else []
     lines += [f'TEMPLATE """{turns.in_go()}"""']
-    system = manifest["system"]
+    system = manifest.system
     if system:
         if '"""' in system:
             raise UserError(

@@ -16,6 +16,7 @@ from llm_lora import files
 from llm_lora.base import Chat
 from llm_lora.base import text as bases
 from llm_lora.export.llamacpp.family import package, refuse
+from llm_lora.files import Json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -125,7 +126,7 @@ def read(folder: Path, size: int, chat: Chat, texts: Iterable[str]) -> Vocabular
     )
 
 
-def _require_byte_level(document: dict[str, Any], where: str) -> None:
+def _require_byte_level(document: Json, where: str) -> None:
     model = document["model"]
     steps = _steps(document.get("pre_tokenizer"), "pretokenizers")
     normalizers = {step["type"] for step in _steps(document.get("normalizer"), "normalizers")}
@@ -144,13 +145,13 @@ def _require_byte_level(document: dict[str, Any], where: str) -> None:
         raise refuse("its tokenizer is not a plain byte-level BPE", where)
 
 
-def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+def _steps(part: Json | None, key: str) -> list[Json]:
     if part is None:
         return []
     return list(part[key]) if part["type"] == "Sequence" else [part]
 
 
-def _named(document: dict[str, Any]) -> str | None:
+def _named(document: Json) -> str | None:
     """llama.cpp's name for the way in which a tokenizer splits, where it has one."""
     patterns: list[str] = []
     for step in _steps(document.get("pre_tokenizer"), "pretokenizers"):
@@ -166,7 +167,7 @@ def _named(document: dict[str, Any]) -> str | None:
     return next((name for name, cut in _CUTS.items() if cut == own), None)
 
 
-def _proven(document: dict[str, Any], tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
+def _proven(document: Json, tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
     """The first of llama.cpp's ways to split that gives the same tokens for every text."""
     from tokenizers import Regex, Tokenizer, pre_tokenizers
 

@@ -12,7 +12,7 @@ from llm_lora.export.webui import metadata as webui_metadata
 from llm_lora.export.webui.metadata import Trained
 from llm_lora.progress import Fit
 from llm_lora.run import Run
-from llm_lora.tasks import image as image_task
+from llm_lora.tasks.image import task as image_task
 from llm_lora.weights import arrays
 
 
@@ -72,9 +72,7 @@ def _trained(here: Run, prepared: image_task.Prepared, step: int | None) -> Trai
         resolution=prepared.resolution,
         captions=[picture.caption for picture in dataset.train],
         regularisation=len(dataset.regularisation),
-        buckets={
-            (one["width"], one["height"]): one["pictures"] for one in dataset.stats["buckets"]
-        },
+        buckets={(one["width"], one["height"]): one["pictures"] for one in dataset.stats.buckets},
         steps=steps,
         epochs=round(fit.curve[-1]["epoch"] * steps / fit.steps, 3),
         started=here.started,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_lora import files
 from llm_lora.adapter.webui import Lora
-from llm_lora.base import Family, Prediction
+from llm_lora.base import FAMILIES, Family, Prediction
 from llm_lora.recipe.image import ImageRecipe
 from llm_lora.weights import arrays
 
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
 SPEC = "1.0.1"
 
-_VERSIONS: dict[Family, str] = {
-    "sd1": "sd_v1",
-    "sd2": "sd_v2",
-    "sdxl": "sdxl_base_v1-0",
-}
-_UI_VERSIONS: dict[Family, str] = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 _OPTIMIZERS = {
     "adamw": "torch.optim.adamw.AdamW",
     "adamw-8bit": "bitsandbytes.optim.adamw.AdamW8bit",
@@ -89,7 +83,7 @@ def user_notes(trained: Trained) -> dict[str, Any]:
     """The content of NAME.json beside an adapter: a click in a WebUI inserts the trigger."""
     return {
         "description": f"trained on {trained.base} with llm-lora",
-        "sd version": _UI_VERSIONS[trained.family],
+        "sd version": FAMILIES[trained.family].ui_version,
         "activation text": trained.recipe.data.trigger or "",
         "preferred weight": 0.0,
         "notes": "",
@@ -109,7 +103,7 @@ def _kohya(lora: Lora, trained: Trained) -> dict[str, str]:
     }
     return {
         "ss_v2": str(trained.family == "sd2"),
-        "ss_base_model_version": _VERSIONS[trained.family],
+        "ss_base_model_version": FAMILIES[trained.family].version,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(max(update.rank for update in lora.values())),
         "ss_network_alpha": f"{first.alpha:g}",
@@ -145,19 +139,12 @@ def _kohya(lora: Lora, trained: Trained) -> dict[str, str]:
 
 
 def _spec(trained: Trained) -> dict[str, str]:
-    v = trained.prediction == "v"
-    architecture = {
-        "sd1": "stable-diffusion-v1",
-        "sd2": "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512",
-        "sdxl": "stable-diffusion-xl-v1-base",
-    }[trained.family]
+    traits = FAMILIES[trained.family]
     side = trained.resolution
     notes = {
         "sai_model_spec": SPEC,
-        "architecture": f"{architecture}/lora",
-        "implementation": "https://github.com/Stability-AI/generative-models"
-        if trained.family == "sdxl"
-        else "diffusers",
+        "architecture": f"{traits.architecture[trained.prediction]}/lora",
+        "implementation": traits.implementation,
         "title": trained.name,
         "resolution": f"{side}x{side}",
         "description": f"LoRA trained on {trained.base}",

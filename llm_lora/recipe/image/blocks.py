@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from llm_lora.recipe import shared
 from llm_lora.recipe.scalars import (
     Block,
     FolderOrShare,
@@ -22,6 +23,7 @@ from llm_lora.recipe.scalars import (
 )
 
 KEEP_TAGS = 1
+Side = Annotated[Whole, Field(ge=32, le=4096, multiple_of=8)]
 _SIDE = "in pixels, a multiple of 8 (a latent covers 8 x 8 pixels)"
 
 
@@ -55,7 +57,7 @@ class ImageData(Block):
         description="Words that trigger the style or the subject, prepended to every caption "
         "without them; they are stored with the adapter.",
     )
-    resolution: Annotated[Whole, Field(ge=32, le=4096, multiple_of=8)] | None = Field(
+    resolution: Side | None = Field(
         default=None,
         description=f"Side of a square training picture, {_SIDE}; by default, the base's own (512 "
         "for Stable Diffusion 1.5, 1024 for SDXL). Buckets keep the area of this square.",
@@ -125,23 +127,17 @@ class ImageData(Block):
 class ImageLora(Block):
     """Size and placement of the adapter."""
 
-    rank: Whole = Field(
+    rank: shared.Rank = Field(
         default=8,
-        ge=1,
-        le=512,
         description="Rank of the update matrices. 8 is a common start for a style, 16 for a "
         "person.",
     )
-    alpha: Whole = Field(
+    alpha: shared.Alpha = Field(
         default=16,
-        ge=1,
-        le=2048,
         description="Scaling: the update is multiplied by alpha / rank.",
     )
-    dropout: Number = Field(
+    dropout: shared.Dropout = Field(
         default=0.0,
-        ge=0,
-        lt=1,
         description="Dropout on the adapter's input; 0.1 to 0.3 is common below 100 pictures.",
     )
     targets: ImageTargets = Field(
@@ -159,11 +155,7 @@ class ImageTrain(Block):
     """Training."""
 
     epochs: Number = Field(default=10.0, gt=0, le=10_000, description="Passes over the pictures.")
-    max_steps: Whole | None = Field(
-        default=None,
-        ge=1,
-        description="Stop after this many optimizer steps even if epochs remain.",
-    )
+    max_steps: shared.MaxSteps = None
     learning_rate: Number = Field(
         default=2e-4,
         gt=0,
@@ -176,36 +168,25 @@ class ImageTrain(Block):
         description="Peak learning rate of the text encoders; by default, half of learning_rate, "
         "as kohya's guide advises.",
     )
-    warmup: Number = Field(
-        default=0.05, ge=0, lt=1, description="Fraction of all steps used for warm-up."
-    )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="Learning rate schedule after the warm-up."
-    )
+    warmup: shared.Warmup = 0.05
+    schedule: shared.Schedule = "cosine"
     batch_size: Whole = Field(
         default=4, ge=1, le=1024, description="Pictures per forward and backward pass."
     )
-    accumulate: Whole = Field(
-        default=1, ge=1, le=4096, description="Gradient accumulation: batches per optimizer step."
+    accumulate: shared.Accumulate = Field(
+        default=1, description="Gradient accumulation: batches per optimizer step."
     )
-    checkpointing: Switch = Field(
-        default=False,
-        description="Gradient checkpointing: much less memory for about a third more time.",
-    )
+    checkpointing: shared.Checkpointing = False
     optimizer: Literal["adamw", "adamw-8bit", "prodigy"] = Field(
         default="adamw",
         description="AdamW; AdamW with 8-bit state; Prodigy (arXiv 2306.06101), which finds its "
         "own learning rate.",
     )
-    weight_decay: Number = Field(
+    weight_decay: shared.WeightDecay = Field(
         default=0.01,
-        ge=0,
-        le=1,
         description="Weight decay of the adapter; 0.01 as in diffusers' training scripts.",
     )
-    max_grad_norm: Number = Field(
-        default=1.0, gt=0, description="Maximum gradient norm; larger gradients are clipped."
-    )
+    max_grad_norm: shared.MaxGradNorm = 1.0
     min_snr: Annotated[Number, Field(gt=0, le=100)] | None = Field(
         default=None,
         description="Weight the loss of each noise level by min(SNR, this) / SNR (arXiv "
@@ -268,10 +249,8 @@ class ImageTrain(Block):
         description="Number of recent adapters that the run keeps besides the best, to compare or "
         "return to (llm-lora generate RUN --step 300). 0 keeps none.",
     )
-    seed: Whole = Field(
+    seed: shared.Seed = Field(
         default=17,
-        ge=0,
-        le=2**32 - 1,
         description="Seed for data order, crops, captions, noise and adapter initialisation.",
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
@@ -312,13 +291,11 @@ class ImageGenerate(Block):
     negative_prompt: str = Field(
         default="", description="What the picture should not show; needs guidance above 1."
     )
-    seed: Whole = Field(
-        default=0, ge=0, le=2**32 - 1, description="Seed of the first picture; each next adds 1."
-    )
-    width: Annotated[Whole, Field(ge=32, le=4096, multiple_of=8)] | None = Field(
+    seed: shared.Seed = Field(default=0, description="Seed of the first picture; each next adds 1.")
+    width: Side | None = Field(
         default=None, description=f"Width {_SIDE}; by default, the training resolution."
     )
-    height: Annotated[Whole, Field(ge=32, le=4096, multiple_of=8)] | None = Field(
+    height: Side | None = Field(
         default=None, description=f"Height {_SIDE}; by default, the training resolution."
     )
     scheduler: Literal["ddim", "euler", "dpm++"] = Field(

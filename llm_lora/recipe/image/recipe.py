@@ -1,12 +1,10 @@
-"""The model of an image recipe: closed and frozen. `recipe_image_blocks` has its blocks, and
-`recipe.load` reads it from YAML.
-"""
+"""The model of an image recipe: closed and frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,19 +19,8 @@ from llm_lora.recipe.image.blocks import (
     ImageLora,
     ImageTrain,
 )
-from llm_lora.recipe.root import RecipeRoot, one_of_tasks
-from llm_lora.recipe.scalars import NotEmpty, Profile
-from llm_lora.recipe.yaml import KeyPath
-
-__all__ = [
-    "ImageCheck",
-    "ImageData",
-    "ImageGenerate",
-    "ImageJudge",
-    "ImageLora",
-    "ImageRecipe",
-    "ImageTrain",
-]
+from llm_lora.recipe.root import OF_TASK, AppliedProfile, Contradiction, RecipeRoot
+from llm_lora.recipe.scalars import NotEmpty
 
 _LEAST_PRODIGY = 0.1
 _MOST_PASSES = 20
@@ -43,6 +30,7 @@ _MOST_PASSES = 20
 class ImageRecipe(RecipeRoot):
     """One resolved image recipe, the input of every stage."""
 
+    CALLED: ClassVar[str] = "an image recipe"
     SYNONYMS: ClassVar[Mapping[str, str]] = {
         **RecipeRoot.SYNONYMS,
         "bucket_reso_steps": "data.bucket_step",
@@ -86,10 +74,7 @@ class ImageRecipe(RecipeRoot):
         "validation_prompt": "train.samples",
     }
 
-    task: Literal["image"] = Field(
-        description=str(RecipeRoot.model_fields["task"].description),
-        json_schema_extra=one_of_tasks,
-    )
+    task: Annotated[Literal["image"], OF_TASK]
     base: NotEmpty = Field(
         description="The base model. tiny (embedded), a folder in diffusers' layout or a "
         "single .safetensors file in the original layout (starting with ./, ../, ~/ or /, relative "
@@ -109,47 +94,45 @@ class ImageRecipe(RecipeRoot):
         default_factory=ImageCheck,
         description="Gates on the report; an adapter must meet all of them to pass.",
     )
-    profile: Profile | None = Field(
-        default=None, description="The applied profile; written by llm-lora, not by hand."
-    )
+    profile: AppliedProfile = None
 
-    def contradictions(self) -> Iterator[tuple[KeyPath, str, str]]:
+    def contradictions(self) -> Iterator[Contradiction]:
         data, train, generate = self.data, self.train, self.generate
         if data.held_out == data.train:
-            yield (
+            yield Contradiction(
                 ("data", "held_out"),
                 f"data.held_out and data.train both name {data.train}",
                 "held-out pictures must never be trained on: split off a fraction, such as "
                 "held_out: 0.1",
             )
         if data.regularisation in (data.train, data.held_out):
-            yield (
+            yield Contradiction(
                 ("data", "regularisation"),
                 f"data.regularisation names {data.regularisation}, which is used for training or "
                 "evaluation",
                 "name a folder of other pictures of the class, or remove it",
             )
         if data.resolution is not None and (data.min_size or 0) > data.resolution:
-            yield (
+            yield Contradiction(
                 ("data", "min_size"),
                 f"data.min_size {data.min_size} is larger than data.resolution {data.resolution}",
                 "lower data.min_size",
             )
         if train.text_encoder_learning_rate is not None and not self.lora.text_encoder:
-            yield (
+            yield Contradiction(
                 ("train", "text_encoder_learning_rate"),
                 "train.text_encoder_learning_rate is set, but no text encoder is trained",
                 "set lora.text_encoder: true, or remove it",
             )
         elif train.text_encoder_learning_rate is not None and train.optimizer == "prodigy":
-            yield (
+            yield Contradiction(
                 ("train", "text_encoder_learning_rate"),
                 "train.text_encoder_learning_rate is set, but train.optimizer prodigy uses one "
                 "learning rate for all parts",
                 "remove it, or set train.optimizer: adamw",
             )
         if train.optimizer == "prodigy" and train.learning_rate < _LEAST_PRODIGY:
-            yield (
+            yield Contradiction(
                 ("train", "optimizer"),
                 "train.optimizer prodigy multiplies the learning rate that it finds by "
                 f"train.learning_rate, and {train.learning_rate:g} makes it far too small",
@@ -157,21 +140,21 @@ class ImageRecipe(RecipeRoot):
             )
         for key, other in (("width", "height"), ("height", "width")):
             if getattr(generate, key) is not None and getattr(generate, other) is None:
-                yield (
+                yield Contradiction(
                     ("generate", key),
                     f"generate.{key} is set without generate.{other}",
                     "set both, or neither to use the training resolution",
                 )
         if any(one >= other for one, other in pairwise(self.judge.strengths)):
-            yield (
+            yield Contradiction(
                 ("judge", "strengths"),
                 "judge.strengths are not in ascending order",
                 "list them from lowest to highest, each once",
             )
         for what, fix in self._misnamed():
-            yield ("judge", "prompts"), f"judge.prompts: {what}", fix
+            yield Contradiction(("judge", "prompts"), f"judge.prompts: {what}", fix)
         if any(lora_prompt.without(prompt) != prompt for prompt in train.samples):
-            yield (
+            yield Contradiction(
                 ("train", "samples"),
                 "train.samples name an adapter, but are painted with the one in training, and "
                 "<lora:…> would be read as plain text",
@@ -190,10 +173,10 @@ class ImageRecipe(RecipeRoot):
                 if pick.name != self.name:
                     yield f"no adapter is named {pick.name}", f"the only adapter is {self.name}"
 
-    def warnings(self) -> tuple[str, ...]:
+    def _seldom_intended(self) -> dict[str, bool]:
         data, lora, train, generate = self.data, self.lora, self.train, self.generate
         tiny, passes = self.base == "tiny", train.epochs * data.repeats
-        checks = {
+        return {
             f"lora.alpha / lora.rank is {lora.alpha / lora.rank:g}; 0.25 to 4 is usual": (
                 not 0.25 <= lora.alpha / lora.rank <= 4
             ),
@@ -225,6 +208,4 @@ class ImageRecipe(RecipeRoot):
                 and bool(train.samples)
                 and not any(data.trigger in prompt for prompt in train.samples)
             ),
-            **self._unpinned(),
         }
-        return tuple(sentence for sentence, holds in checks.items() if holds)

@@ -16,7 +16,7 @@ from llm_lora.errors import Problem
 from llm_lora.recipe.lora_scripts import values
 from llm_lora.recipe.lora_scripts.values import Unusable
 from llm_lora.recipe.mistakes import show
-from llm_lora.recipe.yaml import KeyPath, Source
+from llm_lora.recipe.yaml import KeyPath, Settings, Source
 
 SECTIONS = ("data", "model", "training", "output")
 
@@ -138,7 +138,7 @@ class Converted:
         resume: the run to continue, if the recipe names a checkpoint of one.
     """
 
-    settings: dict[str, Any]
+    settings: Settings
     lines: dict[KeyPath, int]
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
@@ -170,7 +170,7 @@ class _Conversion:
     source: Source
     label: str
     inherited: str | None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     lines: dict[KeyPath, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)

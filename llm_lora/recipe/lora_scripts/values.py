@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora.recipe.mistakes import show
-from llm_lora.recipe.yaml import scalar
+from llm_lora.recipe.yaml import Settings, scalar
 
 _TEXTS = (".jsonl", ".json", ".txt")
 _HELD_OUT = re.compile(r"(held[_-]?out|test|eval|val|validation)\b", re.IGNORECASE)
@@ -42,7 +42,7 @@ class Read:
 
     value: Any
     said: str = ""
-    more: dict[str, Any] = field(default_factory=dict)
+    more: Settings = field(default_factory=dict)
 
 
 Reader = Callable[[Any], Read]

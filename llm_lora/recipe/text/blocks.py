@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from llm_lora.recipe import shared
 from llm_lora.recipe.scalars import (
     Block,
     Every,
@@ -64,24 +65,18 @@ class DataRecipe(Block):
 class LoraRecipe(Block):
     """Size and placement of the adapter."""
 
-    rank: Whole = Field(
+    rank: shared.Rank = Field(
         default=16,
-        ge=1,
-        le=512,
         description="Rank of the update matrices. 16 is a common start; a higher rank helps only "
         "with much more data (LoRA Without Regret, Thinking Machines 2025).",
     )
-    alpha: Whole = Field(
+    alpha: shared.Alpha = Field(
         default=32,
-        ge=1,
-        le=2048,
         description="Scaling: the update is multiplied by alpha / rank. 2 x rank is a common "
         "choice.",
     )
-    dropout: Number = Field(
+    dropout: shared.Dropout = Field(
         default=0.0,
-        ge=0,
-        lt=1,
         description="Dropout on the adapter's input. QLoRA (arXiv 2305.14314) used 0.1 up to "
         "13B; 0 is faster, and early stopping guards against overfitting.",
     )
@@ -108,11 +103,7 @@ class TrainRecipe(Block):
     epochs: Number = Field(
         default=3.0, gt=0, le=1000, description="Passes over the training examples."
     )
-    max_steps: Whole | None = Field(
-        default=None,
-        ge=1,
-        description="Stop after this many optimizer steps even if epochs remain.",
-    )
+    max_steps: shared.MaxSteps = None
     learning_rate: Number = Field(
         default=2e-4,
         gt=0,
@@ -120,12 +111,8 @@ class TrainRecipe(Block):
         description="Peak learning rate. 2e-4 for 7B and 13B, 1e-4 for 33B and above (QLoRA, "
         "arXiv 2305.14314, table 9); tiny bases need 10 times as much.",
     )
-    warmup: Number = Field(
-        default=0.05, ge=0, lt=1, description="Fraction of all steps used for warm-up."
-    )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="Learning rate schedule after the warm-up."
-    )
+    warmup: shared.Warmup = 0.05
+    schedule: shared.Schedule = "cosine"
     closed_weight: Number = Field(
         default=1.0,
         ge=1,
@@ -148,19 +135,15 @@ class TrainRecipe(Block):
         "the schema allows, as in constrained decoding; the best checkpoint is then the best one "
         "for constrained answers.",
     )
-    weight_decay: Number = Field(
-        default=0.0, ge=0, le=1, description="Weight decay of the adapter."
+    weight_decay: shared.WeightDecay = Field(
+        default=0.0, description="Weight decay of the adapter."
     )
-    max_grad_norm: Number = Field(
-        default=1.0, gt=0, description="Maximum gradient norm; larger gradients are clipped."
-    )
+    max_grad_norm: shared.MaxGradNorm = 1.0
     batch_size: Whole = Field(
         default=8, ge=1, le=4096, description="Examples per forward and backward pass."
     )
-    accumulate: Whole = Field(
+    accumulate: shared.Accumulate = Field(
         default=1,
-        ge=1,
-        le=4096,
         description="Gradient accumulation: batches per optimizer step. A step uses batch_size x "
         "accumulate examples; QLoRA (arXiv 2305.14314) used 16 for 7B and 13B.",
     )
@@ -176,10 +159,7 @@ class TrainRecipe(Block):
         description="plain: random batches with padding. grouped: batches of examples of similar "
         "length, with little padding. packed: the examples of a batch in one row, unpadded.",
     )
-    checkpointing: Switch = Field(
-        default=False,
-        description="Gradient checkpointing: much less memory for about a third more time.",
-    )
+    checkpointing: shared.Checkpointing = False
     optimizer: Literal["adamw", "adamw-8bit", "paged-adamw-8bit"] = Field(
         default="adamw",
         description="AdamW; AdamW with 8-bit state; AdamW with 8-bit state that is paged to host "
@@ -196,10 +176,8 @@ class TrainRecipe(Block):
         ge=1,
         description="Early stopping: stop after this many evaluations without improvement.",
     )
-    seed: Whole = Field(
+    seed: shared.Seed = Field(
         default=17,
-        ge=0,
-        le=2**32 - 1,
         description="Seed for data order, adapter initialisation and dropout.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(

@@ -1,16 +1,13 @@
-"""The model of a text recipe: closed and frozen. `recipe_blocks` has its blocks, and
-`recipe.load` reads it from YAML.
-"""
+"""The model of a text recipe: closed and frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llm_lora.recipe.root import RecipeRoot, one_of_tasks
-from llm_lora.recipe.scalars import PROFILES, Profile
+from llm_lora.recipe.root import OF_TASK, AppliedProfile, Contradiction, RecipeRoot
 from llm_lora.recipe.text.blocks import (
     CheckRecipe,
     DataRecipe,
@@ -19,16 +16,13 @@ from llm_lora.recipe.text.blocks import (
     PreferRecipe,
     TrainRecipe,
 )
-from llm_lora.recipe.yaml import KeyPath
-
-__all__ = ["PROFILES", "Recipe"]
-
-Contradictions = Iterator[tuple[KeyPath, str, str]]
+from llm_lora.recipe.yaml import Settings
 
 
 class Recipe(RecipeRoot):
     """One resolved text recipe, the input of every stage."""
 
+    CALLED: ClassVar[str] = "a text recipe"
     SYNONYMS: ClassVar[Mapping[str, str]] = {
         **RecipeRoot.SYNONYMS,
         "early_stopping_patience": "train.patience",
@@ -38,10 +32,7 @@ class Recipe(RecipeRoot):
         "max_seq_length": "train.max_tokens",
     }
 
-    task: Literal["text"] = Field(
-        description=str(RecipeRoot.model_fields["task"].description),
-        json_schema_extra=one_of_tasks,
-    )
+    task: Annotated[Literal["text"], OF_TASK]
     data: DataRecipe = Field(description="Data for training and evaluation.")
     lora: LoraRecipe = Field(default_factory=LoraRecipe, description="The adapter.")
     train: TrainRecipe = Field(default_factory=TrainRecipe, description="Training.")
@@ -57,25 +48,23 @@ class Recipe(RecipeRoot):
         default_factory=CheckRecipe,
         description="Gates on the held-out report; an adapter must meet all of them to pass.",
     )
-    extra: dict[str, Any] = Field(
+    extra: Settings = Field(
         default_factory=dict, description="Passed to TRL's SFTConfig unchanged and checked there."
     )
-    profile: Profile | None = Field(
-        default=None, description="The applied profile; written by llm-lora, not by hand."
-    )
+    profile: AppliedProfile = None
 
-    def contradictions(self) -> Contradictions:
+    def contradictions(self) -> Iterator[Contradiction]:
         data, train = self.data, self.train
         steps = train.evaluate_every
         if isinstance(steps, int) and train.max_steps is not None and steps > train.max_steps:
-            yield (
+            yield Contradiction(
                 ("train", "evaluate_every"),
                 f"train.evaluate_every is {steps} steps, but train.max_steps stops training after "
                 f"{train.max_steps}, so there would be no checkpoint to choose",
                 "lower train.evaluate_every",
             )
         if isinstance(data.held_out, float) and data.held_out + data.validation > 0.5:
-            yield (
+            yield Contradiction(
                 ("data", "held_out"),
                 f"data.held_out {data.held_out:g} and data.validation {data.validation:g} leave "
                 "less than half of the examples for training",
@@ -83,7 +72,7 @@ class Recipe(RecipeRoot):
             )
         held_out = data.held_out if isinstance(data.held_out, tuple) else ()
         for path in sorted(set(data.train) & set(held_out)):
-            yield (
+            yield Contradiction(
                 ("data", "held_out"),
                 f"data.held_out and data.train both name {path}",
                 "held-out examples must never be trained on: split off a fraction, such as "
@@ -91,11 +80,11 @@ class Recipe(RecipeRoot):
             )
         for key, paths in (("train", data.train), ("held_out", held_out)):
             for path in sorted({one for one in paths if paths.count(one) > 1}):
-                yield ("data", key), f"data.{key} names {path} twice", "keep one"
+                yield Contradiction(("data", key), f"data.{key} names {path} twice", "keep one")
         if data.answer_schema is None:
             yield from self._without_schema()
         elif train.forced_weight == 0 and train.validation_loss == "free":
-            yield (
+            yield Contradiction(
                 ("train", "forced_weight"),
                 "with train.forced_weight 0 the tokens that the schema forces are not learned, but "
                 "the free validation loss counts them, so it would choose an early checkpoint",
@@ -104,17 +93,17 @@ class Recipe(RecipeRoot):
         if train.method == "grpo":
             yield from self._of_grpo()
         if self.profile == "cpu" and train.optimizer == "paged-adamw-8bit":
-            yield (
+            yield Contradiction(
                 ("train", "optimizer"),
                 "train.optimizer paged-adamw-8bit needs a GPU, and the cpu profile has none",
                 "use adamw",
             )
 
-    def _without_schema(self) -> Contradictions:
+    def _without_schema(self) -> Iterator[Contradiction]:
         train = self.train
         for key in ("schema_valid", "fields", "tolerance"):
             if getattr(self.check, key) not in (None, {}):
-                yield (
+                yield Contradiction(
                     ("check", key),
                     f"check.{key} needs data.schema to judge answers by",
                     f"set data.schema, or remove check.{key}",
@@ -127,16 +116,16 @@ class Recipe(RecipeRoot):
         }
         for key, (used, why) in needs.items():
             if used:
-                yield (
+                yield Contradiction(
                     ("train", key),
                     f"train.{key} needs data.schema, {why}",
                     f"set data.schema, or remove train.{key}",
                 )
 
-    def _of_grpo(self) -> Contradictions:
+    def _of_grpo(self) -> Iterator[Contradiction]:
         step = self.train.batch_size * self.train.accumulate
         if step % self.prefer.samples:
-            yield (
+            yield Contradiction(
                 ("prefer", "samples"),
                 f"prefer.samples {self.prefer.samples} does not divide the {step} answers of a "
                 "step (train.batch_size x train.accumulate); grpo compares all answers to a prompt "
@@ -144,16 +133,16 @@ class Recipe(RecipeRoot):
                 f"set it to a divisor of {step}",
             )
         if self.prefer.constrained:
-            yield (
+            yield Contradiction(
                 ("prefer", "constrained"),
                 "prefer.constrained is for dpo; grpo needs the probabilities of unconstrained "
                 "answers",
                 "remove it, or set train.method to dpo",
             )
 
-    def warnings(self) -> tuple[str, ...]:
+    def _seldom_intended(self) -> dict[str, bool]:
         lora, train, generate = self.lora, self.train, self.generate
-        checks = {
+        return {
             f"lora.alpha / lora.rank is {lora.alpha / lora.rank:g}; 0.5 to 4 is usual": (
                 not 0.5 <= lora.alpha / lora.rank <= 4
             ),
@@ -175,6 +164,4 @@ class Recipe(RecipeRoot):
             f"example, train.max_tokens {train.max_tokens}": (
                 generate.max_new_tokens is not None and generate.max_new_tokens > train.max_tokens
             ),
-            **self._unpinned(),
         }
-        return tuple(sentence for sentence, holds in checks.items() if holds)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from llm_lora.errors import UserError
 from llm_lora.machine import Hardware
 from llm_lora.serving import sources
-from llm_lora.serving.launch import image as picture_preflight
-from llm_lora.serving.launch import text as preflight
 from llm_lora.serving.launch.plans import AnyPlan, Wanted
-
-_EXAMINE: dict[str, Callable[[Wanted, Hardware], AnyPlan]] = {
-    "text": preflight.examine,
-    "image": picture_preflight.examine,
-}
+from llm_lora.task import TASKS, load
 
 
 def examine(wanted: Wanted, hardware: Hardware) -> AnyPlan:
@@ -24,7 +16,9 @@ def examine(wanted: Wanted, hardware: Hardware) -> AnyPlan:
         UserError: text and image adapters were found, and no task is named; or everything that
             would keep the server from starting or from answering correctly.
     """
-    return _EXAMINE[wanted.task or _task(wanted)](wanted, hardware)
+    preflight = load(TASKS[wanted.task or _task(wanted)].preflight)
+    plan: AnyPlan = preflight.examine(wanted, hardware)
+    return plan
 
 
 def _task(wanted: Wanted) -> str:

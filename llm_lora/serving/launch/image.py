@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
 
-from llm_lora.adapter import base as any_base
-from llm_lora.adapter.mapping import text as mapping
 from llm_lora.base import PictureBase
-from llm_lora.base import image as picture_base
-from llm_lora.errors import UserError
+from llm_lora.files import Json
 from llm_lora.machine import Hardware
 from llm_lora.serving.launch import machine, plans
 from llm_lora.serving.launch.plans import AnyPlan, Findings, Wanted
 from llm_lora.serving.layer import Limits, ServingConfig
-from llm_lora.serving.sources import Candidate, Stock
+from llm_lora.serving.sources import Candidate
 
 _MODULE = "llm_lora.serving.painter"
 _WAITING = 64
@@ -50,11 +46,11 @@ class PicturePlan(AnyPlan):
 
     def told(self, candidate: Candidate) -> str:
         manifest = candidate.adapter.manifest
-        how, trigger = manifest.get("sampling", {}), manifest.get("trigger")
+        how, trigger = manifest.sampling, manifest.trigger
         said = f"{how.get('width')}x{how.get('height')} in {how.get('steps')} steps"
         return f"{said} · trigger {trigger}" if trigger else said
 
-    def request(self, candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
+    def request(self, candidate: Candidate | None) -> tuple[str, Json]:
         return "/v1/images/generations", {
             "model": candidate.name if candidate else self.base_name,
             "prompt": (candidate.example if candidate else None) or "a red circle",
@@ -102,12 +98,11 @@ def examine(wanted: Wanted, hardware: Hardware) -> PicturePlan:
     plans.check_log(wanted, found)
     keys = plans.find_keys(wanted, found)
     stock = plans.look(wanted, "image", found)
-    base = _base(wanted, stock, found)
+    base = plans.find_base(wanted, "image", stock, found)
+    assert isinstance(base, PictureBase)
     name = plans.served_name(base)
-    served = plans.of_base(stock.candidates, base, wanted, found)
-    plans.check_names(served, name, found)
+    served = plans.find_served(wanted, stock, base, name, found)
     for candidate in served:
-        found.problems += mapping.problems(candidate.adapter, base)
         plans.check_gates(candidate, found)
     plans.check_places(wanted, served, found)
     found.settle()
@@ -130,17 +125,3 @@ def _check_options(wanted: Wanted, found: Findings) -> None:
     for name, option in _TEXT_ONLY.items():
         if getattr(wanted, name) != getattr(usual, name):
             found.refuse(f"{option} only applies to text", fix="leave it out for pictures")
-
-
-def _base(wanted: Wanted, stock: Stock, found: Findings) -> PictureBase:
-    try:
-        if wanted.base is not None:
-            bases = (candidate.adapter.manifest["base"] for candidate in stock.candidates)
-            told = {base.get("prediction", "auto") for base in bases}
-            prediction = told.pop() if len(told) == 1 else "auto"
-            return picture_base.resolve(wanted.base, prediction=prediction)
-        base = any_base.trained_on(plans.trained_on(stock, found))
-    except UserError as error:
-        raise UserError(dict.fromkeys([*found.problems, *error.problems])) from None
-    assert isinstance(base, PictureBase)
-    return base

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from llm_lora import files
 from llm_lora.errors import UserError
@@ -22,6 +22,7 @@ from llm_lora.serving.launch.log import Line, Tail
 from llm_lora.serving.launch.plans import AnyPlan
 from llm_lora.serving.launch.process import Restarts, Server
 from llm_lora.serving.layer import any_for_use
+from llm_lora.serving.readiness import Readiness
 
 _LOOK_S = 0.25
 _PROBE_S = 10.0
@@ -41,7 +42,7 @@ class Watcher(Protocol):
     def waiting(self, seconds: float, doing: str) -> None:
         """Still starting; `doing` is the server's latest log line. Called often."""
 
-    def ready(self, seconds: float, state: dict[str, Any]) -> None:
+    def ready(self, seconds: float, state: Readiness) -> None:
         """Requests are answered; `state` is the reply of /ready."""
 
     def alarm(self, line: Line) -> None:
@@ -189,19 +190,18 @@ def _follow(
             server.ask_to_end()
         elif not stop.asked and ready_at is None:
             seconds = time.monotonic() - began
-            state = ask_ready(url, key) or {}
-            if state.get("ready"):
+            state = ask_ready(url, key) or Readiness(False)
+            if state.ready:
                 ready_at = time.monotonic()
                 watch.ready(seconds, state)
             else:
-                missing = state.get("missing", {}).items()
-                loading = ", ".join(f"{label}: {why}" for label, why in missing)
+                loading = ", ".join(f"{label}: {why}" for label, why in state.missing.items())
                 watch.waiting(seconds, loading or doing)
         stop.wait(_LOOK_S)
     return ready_at
 
 
-def ask_ready(url: str, key: str | None = None) -> dict[str, Any] | None:
+def ask_ready(url: str, key: str | None = None) -> Readiness | None:
     """The reply of /ready; None where nothing answers.
 
     `ready`, and, with a key or where none is required, what is `missing` or `refused`.
@@ -215,7 +215,7 @@ def ask_ready(url: str, key: str | None = None) -> dict[str, Any] | None:
         return None
     finally:
         connection.close()
-    return state if isinstance(state, dict) else None
+    return Readiness.from_json(state) if isinstance(state, dict) else None
 
 
 def _gave_up(

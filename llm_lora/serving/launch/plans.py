@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_lora.adapter import AnyBase
+from llm_lora.adapter import AnyBase, Manifest
+from llm_lora.adapter import base as any_base
 from llm_lora.adapter import folder as adapters
+from llm_lora.adapter.mapping import text as mapping
 from llm_lora.errors import Problem, UserError
+from llm_lora.files import Json
 from llm_lora.machine import Hardware, is_loopback
 from llm_lora.serving import sources
 from llm_lora.serving.layer import API_KEYS, Keys, Limits, OnInvalid, ServingConfig
@@ -107,7 +110,7 @@ class AnyPlan(ABC):
         """Short description of one adapter."""
 
     @abstractmethod
-    def request(self, candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
+    def request(self, candidate: Candidate | None) -> tuple[str, Json]:
         """Path and body of a request to try an adapter or the base."""
 
     @abstractmethod
@@ -176,7 +179,7 @@ def served_name(base: AnyBase) -> str:
     return base.path.name if Path(base.name).expanduser().exists() else base.name
 
 
-def trained_on(stock: Stock, found: Findings) -> Mapping[str, Any]:
+def trained_on(stock: Stock, found: Findings) -> Manifest:
     """The manifest of an adapter whose base is that of all of them.
 
     Raises:
@@ -184,11 +187,11 @@ def trained_on(stock: Stock, found: Findings) -> Mapping[str, Any]:
     """
     manifests = [(one.label, one.adapter.manifest) for one in stock.candidates]
     manifests = manifests or [(one.label, one.manifest) for one in stock.waiting]
-    origins = [(label, manifest["base"]) for label, manifest in manifests]
-    if len({told["digest"] for _, told in origins}) == 1:
+    origins = [(label, manifest.base) for label, manifest in manifests]
+    if len({told.digest for _, told in origins}) == 1:
         return manifests[0][1]
     if origins:
-        listed = ", ".join(f"{label} ({told['name']})" for label, told in origins)
+        listed = ", ".join(f"{label} ({told.name})" for label, told in origins)
         found.refuse(
             f"these adapters belong to different bases: {listed}",
             fix="serve one base per server: name it with --base",
@@ -196,6 +199,33 @@ def trained_on(stock: Stock, found: Findings) -> Mapping[str, Any]:
     elif not found.problems:  # Otherwise there are adapters, and why they are unusable is reported.
         found.refuse("no adapter names a base to serve", fix="name it: --base NAME or FOLDER")
     raise UserError(found.problems)
+
+
+def find_base(wanted: Wanted, task: str, stock: Stock, found: Findings) -> AnyBase:
+    """The base that was named, or else the one that all adapters were trained on.
+
+    Raises:
+        UserError: it cannot be used; with every problem found so far.
+    """
+    try:
+        if wanted.base is None:
+            return any_base.trained_on(trained_on(stock, found))
+        told = {one.adapter.manifest.base.prediction for one in stock.candidates}
+        prediction = told.pop() if len(told) == 1 else "auto"
+        return any_base.resolve(task, wanted.base, prediction=prediction)
+    except UserError as error:
+        raise UserError(dict.fromkeys([*found.problems, *error.problems])) from None
+
+
+def find_served(
+    wanted: Wanted, stock: Stock, base: AnyBase, base_name: str, found: Findings
+) -> list[Candidate]:
+    """The adapters of this base, each mapped onto it."""
+    served = of_base(stock.candidates, base, wanted, found)
+    check_names(served, base_name, found)
+    for candidate in served:
+        found.problems += mapping.problems(candidate.adapter, base)
+    return served
 
 
 def of_base(
@@ -243,7 +273,7 @@ def _gates(candidate: Candidate) -> str:
     return f"{candidate.label} did not pass its gates: {', '.join(failed)}"
 
 
-def _gate(gate: dict[str, Any]) -> str:
+def _gate(gate: Json) -> str:
     value, threshold = gate.get("value"), gate.get("threshold")
     told = "not measured" if value is None else f"{value:.3g}"
     return f"{gate['name']} {told}" + (f" of {threshold:.3g}" if threshold is not None else "")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from llm_lora import files
 from llm_lora.adapter import folder as adapters
-from llm_lora.adapter.mapping import text as mapping
 from llm_lora.base import Base
 from llm_lora.base import text as bases
 from llm_lora.errors import UserError
@@ -48,12 +47,10 @@ def examine(wanted: Wanted, hardware: Hardware) -> Plan:
     if wanted.merged is not None:
         base, name, served = _merged(wanted.merged, stock, found)
     else:
-        base = _base(wanted, stock, found)
-        name = plans.served_name(base)
-        served = plans.of_base(stock.candidates, base, wanted, found)
-        plans.check_names(served, name, found)
-        for candidate in served:
-            found.problems += mapping.problems(candidate.adapter, base)
+        any_base = plans.find_base(wanted, "text", stock, found)
+        assert isinstance(any_base, Base)
+        base, name = any_base, plans.served_name(any_base)
+        served = plans.find_served(wanted, stock, base, name, found)
     for candidate in served:
         _check_adapter(candidate, base, found)
     context = _context(wanted, base, found)
@@ -86,23 +83,10 @@ def _merged(folder: Path, stock: Stock, found: Findings) -> tuple[Base, str, lis
         raise UserError(dict.fromkeys([*found.problems, *error.problems])) from None
 
 
-def _base(wanted: Wanted, stock: Stock, found: Findings) -> Base:
-    if wanted.base is not None:
-        name, revision = wanted.base, None
-    else:
-        told = plans.trained_on(stock, found)["base"]
-        name, revision = str(told["name"]), told.get("revision")
-    try:
-        return bases.resolve(name, revision)
-    except UserError as error:
-        found.problems += error.problems
-        raise UserError(dict.fromkeys(found.problems)) from None
-
-
 def _check_adapter(candidate: Candidate, base: Base, found: Findings) -> None:
     adapter = candidate.adapter
     template, path = bases.chat_template(base.path)
-    if adapter.manifest.get("chat_template_digest") != files.sha256(template):
+    if adapter.manifest.chat_template_digest != files.sha256(template):
         found.refuse(
             f"{candidate.label} was trained with a chat template other than that of the base",
             where=str(path),
@@ -131,7 +115,7 @@ def _check_room(
     found: Findings,
 ) -> None:
     for one in candidates:
-        limit = one.adapter.manifest.get("sampling", {}).get("max_new_tokens")
+        limit = one.adapter.manifest.sampling.get("max_new_tokens")
         if isinstance(limit, int) and limit >= context:
             found.refuse(
                 f"{one.label} answers with up to {limit} tokens, which leaves no room for a "

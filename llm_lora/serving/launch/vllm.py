@@ -8,12 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_lora import files
 from llm_lora.adapter.mapping import server_rank
 from llm_lora.base import text as bases
 from llm_lora.errors import Problem
+from llm_lora.files import Json
 from llm_lora.machine import GIB, Hardware
 from llm_lora.serving.launch.plans import AnyPlan, layer_config
 from llm_lora.serving.layer import VARIABLE, ServingConfig
@@ -211,7 +212,7 @@ def cache_bytes(base: Base, context: int, hardware: Hardware) -> int:
     return int(max(one, min(wished, _CACHE_SHARE * hardware.memory_bytes)))
 
 
-def token_bytes(config: dict[str, Any]) -> int:
+def token_bytes(config: Json) -> int:
     """Size of one token in the key-value cache, in bytes."""
     text = config.get("text_config")
     known = {**config, **(text if isinstance(text, dict) else {})}
@@ -259,14 +260,12 @@ class Plan(AnyPlan):
 
     def told(self, candidate: Candidate) -> str:
         schema = "schema enforced" if candidate.adapter.schema_path else "no schema: free text"
-        scores = candidate.adapter.manifest.get("scores") or {}
-        block = (scores.get("constrained") or scores.get("unconstrained") or {}).get("all")
-        if not block:
+        found = candidate.adapter.manifest.answered("constrained", "unconstrained")
+        if found is None:
             return schema
-        valid, f1 = block["schema_valid"], block["field_f1"]
-        return f"{schema} · held out: {valid:.1%} valid, field F1 {f1:.2f}"
+        return f"{schema} · held out: {found.schema_valid:.1%} valid, field F1 {found.field_f1:.2f}"
 
-    def request(self, candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
+    def request(self, candidate: Candidate | None) -> tuple[str, Json]:
         message = (candidate.example if candidate else None) or "Hello"
         model = candidate.name if candidate else self.base_name
         return "/v1/chat/completions", {

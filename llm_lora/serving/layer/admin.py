@@ -12,12 +12,13 @@ from urllib.parse import parse_qs
 from llm_lora.adapter import AnyBase
 from llm_lora.adapter import base as any_base
 from llm_lora.errors import UserError
+from llm_lora.files import Json
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.errors import Refused
 from llm_lora.serving.layer.loader import Unfit
 from llm_lora.serving.layer.residents import Residents
 from llm_lora.serving.layer.text import read_object
-from llm_lora.store import Alias, Event, UnknownAdapter, Version, is_name
+from llm_lora.store import Alias, Event, Standing, UnknownAdapter, Version, is_name
 
 _FIELDS = {
     "/admin/promote": {"name", "version", "force", "why"},
@@ -48,7 +49,7 @@ class Admin:
         self._base_path = base_path
         self._prediction = prediction
 
-    async def post(self, path: str, body: bytes, by: str) -> dict[str, Any]:
+    async def post(self, path: str, body: bytes, by: str) -> Json:
         """Answer a POST route.
 
         Raises:
@@ -66,20 +67,20 @@ class Admin:
             )
         try:
             if path == "/admin/rollback":
-                return await self._rollback(asked, by)
+                return (await self._rollback(asked, by)).to_json()
             version = await asyncio.to_thread(self._store.version, asked.name, asked.version)
             if not self._catalog.serves(version):
                 raise Refused(409, self._catalog.unlike(version), param="version")
             if path == "/admin/load":
                 self._residents.release(await self._residents.acquire(version))
                 return {"name": version.name, "loaded": version.number}
-            return await self._move(path, asked, version, by)
+            return (await self._move(path, asked, version, by)).to_json()
         except UnknownAdapter as error:
             raise Refused(404, str(error), code="adapter_not_found") from None
         except UserError as error:
             raise _no(error) from None
 
-    async def history(self, query: bytes) -> dict[str, Any]:
+    async def history(self, query: bytes) -> Json:
         """Answer GET /admin/history.
 
         Raises:
@@ -92,7 +93,7 @@ class Admin:
             events = await asyncio.to_thread(self._events, names[0])
         except UserError as error:
             raise Refused(404, str(error), param="name") from None
-        return {"object": "list", "data": events}
+        return {"object": "list", "data": [event.to_json() for event in events]}
 
     def _events(self, name: str) -> list[Event]:
         """The history of a name; it is kept when all versions are removed."""
@@ -101,7 +102,7 @@ class Admin:
             self._store.alias(name)  # Raises an error that lists the known names.
         return events
 
-    async def _move(self, path: str, asked: _Asked, version: Version, by: str) -> dict[str, Any]:
+    async def _move(self, path: str, asked: _Asked, version: Version, by: str) -> Standing:
         """Promote a version or put it on trial."""
         name, number, force, why = version.name, version.number, asked.force, asked.why
 
@@ -118,23 +119,21 @@ class Admin:
             )
 
         if path == "/admin/canary" and asked.share == 0:
-            return _alias(name, await asyncio.to_thread(canary))
+            return Standing.of(name, await asyncio.to_thread(canary))
         return await self._swap(version, promote if path == "/admin/promote" else canary, force)
 
-    async def _rollback(self, asked: _Asked, by: str) -> dict[str, Any]:
+    async def _rollback(self, asked: _Asked, by: str) -> Standing:
         name = asked.name
         previous = (await asyncio.to_thread(self._store.alias, name)).previous
         if previous is None:
             alias = await asyncio.to_thread(self._store.rollback, name, by=by, why=asked.why)
-            return _alias(name, alias)
+            return Standing.of(name, alias)
         version = await asyncio.to_thread(self._store.version, name, previous)
         return await self._swap(
             version, lambda: self._store.rollback(name, by=by, why=asked.why), force=True
         )
 
-    async def _swap(
-        self, version: Version, move: Callable[[], Alias], force: bool
-    ) -> dict[str, Any]:
+    async def _swap(self, version: Version, move: Callable[[], Alias], force: bool) -> Standing:
         """Load a version, then move the alias to it; `force`: also where it has no effect."""
         # Loaded first, so that requests find it ready once the alias has moved. Held until then,
         # because an idle version that no alias points to is the first to be evicted.
@@ -152,13 +151,13 @@ class Admin:
         if resident is None:
             self._residents.forget_failure(version)
             self._residents.prepare(version)
-        return _alias(version.name, alias)
+        return Standing.of(version.name, alias)
 
 
 class _Asked:
     """The members of an admin call, each checked when it is read."""
 
-    def __init__(self, path: str, fields: dict[str, Any]) -> None:
+    def __init__(self, path: str, fields: Json) -> None:
         unknown = fields.keys() - _FIELDS[path]
         if unknown:
             known = ", ".join(sorted(_FIELDS[path]))
@@ -213,14 +212,3 @@ def _no(error: UserError) -> Refused:
         return Refused(409, str(error), code="refused_by_store")
     status = 507 if cause.errno in (errno.ENOSPC, errno.EDQUOT) else 503
     return Refused(status, str(error), code="store_failed")
-
-
-def _alias(name: str, alias: Alias) -> dict[str, Any]:
-    trial = alias.canary
-    return {
-        "name": name,
-        "live": alias.live,
-        "previous": alias.previous,
-        "canary": None if trial is None else {"number": trial.number, "share": trial.share},
-        "changed": alias.changed["at"] if alias.changed else None,
-    }

@@ -1,4 +1,8 @@
-"""ASGI helpers for the layer: reading a body, answering, calling the inner app."""
+"""ASGI helpers for the layer: reading a body, answering, calling the inner app.
+
+Plain messages instead of starlette's requests and responses: a body is limited while it arrives,
+bytes of JSON go out as they are, and a wait must end when the client goes away.
+"""
 
 from __future__ import annotations
 

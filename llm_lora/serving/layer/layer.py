@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +23,6 @@ from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.config import ServingConfig
 from llm_lora.serving.layer.connection import Connection
 from llm_lora.serving.layer.errors import Refused
-from llm_lora.serving.layer.image import Painting
 from llm_lora.serving.layer.keys import Keys
 from llm_lora.serving.layer.loader import Loader
 from llm_lora.serving.layer.merged import Whole
@@ -32,14 +32,12 @@ from llm_lora.serving.layer.routes import Access
 from llm_lora.serving.layer.text import Asking, requests
 from llm_lora.serving.layer.upkeep import Upkeep, wanted_names
 from llm_lora.store import Stamp, Store, aliases
+from llm_lora.task import TASKS, load
 
 logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10.0
 """How long the server may take to drop a request whose deadline has passed."""
-
-
-_ASKING: dict[str, type[Asking]] = {"text": Asking, "image": Painting}
 
 
 class Layer:
@@ -86,7 +84,7 @@ class Layer:
             load_seconds=config.limits.request_seconds,
         )
         self.metrics.watch_loaded(lambda: len(self.residents.loaded()))
-        asking = _ASKING[config.task]
+        asking: type[Asking] = load(TASKS[config.task].asking)
         self.asking = asking(app, config, self.catalog, self.residents, self.metrics, self.log)
         self.upkeep = Upkeep(
             self.catalog,
@@ -185,9 +183,11 @@ class Layer:
         except Exception:  # a dead engine raises anything; it is not ready
             logger.exception("the health check of the server failed")
             healthy = False
-        ready = state["ready"] and healthy
+        ready = state.ready and healthy
         # Names of adapters and their errors are only for clients that may use them.
-        told = {**state, "ready": ready} if self.keys.admits(scope) else {"ready": ready}
+        told = (
+            replace(state, ready=ready).to_json() if self.keys.admits(scope) else {"ready": ready}
+        )
         await asgi.send_json(line.send, 200 if ready else 503, told)
 
     async def _adapters(self) -> object:

@@ -159,10 +159,10 @@ class Loader:
         """Whether a person forced the version live after it was refused."""
         refused = overruled = False
         for event in self._store.history(version.name):
-            if event.get("number") == version.number:
-                is_refusal = event["event"] == "refused"
+            if event.number == version.number:
+                is_refusal = event.kind == "refused"
                 refused |= is_refusal
-                overruled = not is_refusal and (overruled or (refused and "forced" in event))
+                overruled = not is_refusal and (overruled or (refused and "forced" in event.facts))
         return overruled
 
     def _check(self, version: Version) -> Terms:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 from starlette.types import ASGIApp
 
+from llm_lora.files import Json
 from llm_lora.serving.layer import asgi
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.errors import Refused
 
 
-async def listing(app: ASGIApp, catalog: Catalog) -> dict[str, Any]:
+async def listing(app: ASGIApp, catalog: Catalog) -> Json:
     """The base as the server describes it, followed by the names of every adapter.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from llm_lora.serving.layer.errors import Refused
+from llm_lora.task import TASKS
 
 
 class Access(Enum):
@@ -30,26 +31,14 @@ _COMMON: dict[str, tuple[str, Access]] = {
     "/admin/history": ("GET", Access.ADMIN),
 }
 
-_MODEL_ROUTES = {
-    "text": ("/v1/chat/completions", "/v1/completions", "/tokenize"),
-    "image": ("/v1/images/generations",),
-}
-
-MODEL_ROUTES = frozenset(path for paths in _MODEL_ROUTES.values() for path in paths)
+MODEL_ROUTES = frozenset(path for task in TASKS.values() for path in task.routes)
 """Routes whose body names a model."""
 
-ROUTES: dict[str, tuple[str, Access]] = {
-    **_COMMON,
-    **dict.fromkeys(_MODEL_ROUTES["text"], ("POST", Access.USE)),
+ROUTES: dict[str, dict[str, tuple[str, Access]]] = {
+    name: {**_COMMON, **dict.fromkeys(task.routes, ("POST", Access.USE))}
+    for name, task in TASKS.items()
 }
-"""Method and key of every route of a server for text."""
-
-PICTURE_ROUTES: dict[str, tuple[str, Access]] = {
-    **_COMMON,
-    **dict.fromkeys(_MODEL_ROUTES["image"], ("POST", Access.USE)),
-}
-
-_OF_TASK = {"text": ROUTES, "image": PICTURE_ROUTES}
+"""Method and key of every route of a server, by its task."""
 
 
 def access(method: str, path: str, task: str = "text") -> Access:
@@ -61,7 +50,7 @@ def access(method: str, path: str, task: str = "text") -> Access:
     Raises:
         Refused: the route is unknown (404), or takes another method (405).
     """
-    found = _OF_TASK[task].get(path)
+    found = ROUTES[task].get(path)
     if found is None:
         raise Refused(404, f"unknown route {path[:200]}", code="unknown_route")
     wanted, access = found

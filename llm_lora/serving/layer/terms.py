@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic_core import to_json
 
+from llm_lora.adapter import Setting
 from llm_lora.adapter import folder as adapter
 from llm_lora.grammar import request_fields
 from llm_lora.schema import AnswerSchema
@@ -28,8 +28,8 @@ class Terms:
     schema: AnswerSchema | None
     constraint: bytes
     system: str | None
-    template: Mapping[str, Any]
-    sampling: Mapping[str, Any]
+    template: Mapping[str, object]
+    sampling: Mapping[str, Setting]
     max_tokens: int | None
 
     @classmethod
@@ -42,15 +42,15 @@ class Terms:
         manifest = version.manifest
         path = version.folder / adapter.SCHEMA
         schema = AnswerSchema.load(path) if path.is_file() else None
-        sampling = dict(manifest.get("sampling") or {})
+        sampling = dict(manifest.sampling)
         max_tokens = sampling.pop("max_new_tokens", None)
         return cls(
             schema=schema,
             constraint=b"" if schema is None else _constraint(schema),
-            system=manifest.get("system") or None,
-            template=manifest.get("chat_template_options") or {},
+            system=manifest.system or None,
+            template=manifest.chat_template_options,
             sampling={key: value for key, value in sampling.items() if value is not None},
-            max_tokens=max_tokens,
+            max_tokens=max_tokens if isinstance(max_tokens, int) else None,
         )
 
 

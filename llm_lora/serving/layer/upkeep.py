@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from typing import Any
 
 from llm_lora.serving.layer.catalog import Catalog
 from llm_lora.serving.layer.residents import Residents
+from llm_lora.serving.readiness import Readiness
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Upkeep:
     async def _tidy(self) -> None:
         await self._residents.unload_idle(self._linger_seconds)
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self) -> Readiness:
         """Whether the server is ready, and what is `missing` or was `refused`.
 
         It is ready once every live version was loaded and probed, and stays ready: a version that
@@ -77,7 +77,7 @@ class Upkeep:
         """
         return await asyncio.to_thread(self._state)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> Readiness:
         missing, refused = {}, {}
         for _, version in self._catalog.aliases():
             why = self._catalog.problem(version)
@@ -88,7 +88,7 @@ class Upkeep:
         for version, reason in self._catalog.refusals():
             refused[version.label] = reason
         self._was_ready |= not missing
-        return {"ready": self._was_ready, "missing": missing, "refused": refused}
+        return Readiness(self._was_ready, missing, refused)
 
     async def _run(self) -> None:
         # Separate loops: unloading may wait for a long painting, which must not delay new keys and

@@ -123,7 +123,7 @@ class _Bench:
         self._settings = settings
         self._space = space
         self._context = min(flags.USUAL_CONTEXT, prepared.base.context_length)
-        lengths = prepared.dataset.stats["tokens"]["answer"]
+        lengths = prepared.dataset.stats.tokens["answer"]
         self._tokens = settings.tokens or round(statistics.median(lengths))
         self._prompts = [as_json(example.prompt) for example in prepared.dataset.held_out]
 

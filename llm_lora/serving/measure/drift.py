@@ -26,6 +26,7 @@ from llm_lora.report.text import answers as report
 from llm_lora.run import Run
 from llm_lora.scores import scoring as scores
 from llm_lora.serving.client import Client, Reply
+from llm_lora.store import ServedRow
 from llm_lora.tasks.text import Prepared
 
 SERVED = "served.json"
@@ -73,7 +74,7 @@ def check(
     watch.say(
         f"{client.url} serves it as {model}; {len(held_out)} prompts, {concurrency} at a time"
     )
-    prompts = [_without(example.prompt, adapter.manifest.get("system")) for example in held_out]
+    prompts = [_without(example.prompt, adapter.manifest.system) for example in held_out]
 
     watch.stage("token ids")
     served_ids = _each(partial(client.tokenize, model), prompts, concurrency, watch.progress)
@@ -124,10 +125,10 @@ def _model(client: Client, adapter: Adapter) -> str:
     """
     known = []
     for one in client.adapters():
-        for version in one["versions"]:
-            if version["adapter_digest"] == adapter.digest:
-                return str(version["id"])
-            known.append(str(version["id"]))
+        for version in one.versions:
+            if isinstance(version, ServedRow) and version.adapter_digest == adapter.digest:
+                return version.id
+            known.append(version.id)
     raise UserError(
         f"the server does not serve this adapter ({adapter.digest[:12]}); "
         f"it serves {', '.join(known) or 'none'}",

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from llm_lora.files import Json
 from llm_lora.machine import is_loopback
 
 _DATA = b"data: "
@@ -197,7 +198,7 @@ def _has_text(event: bytes) -> bool:
     return bool(choice.get("text") or (choice.get("delta") or {}).get("content"))
 
 
-def _tokens(answer: Mapping[str, Any]) -> int:
+def _tokens(answer: Json) -> int:
     usage = answer.get("usage") or {}
     return int(usage.get("completion_tokens", 0))
 

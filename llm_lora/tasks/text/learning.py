@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from llm_lora import engines, files
 from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Watcher
-from llm_lora.run import Run
+from llm_lora.run import Places, Run
 from llm_lora.schema import AnswerSchema
 from llm_lora.scores import Pair, preference
 from llm_lora.tasks.text.prepared import Prepared, max_new_tokens
@@ -27,12 +26,12 @@ def learn(prepared: Prepared, here: Run, watch: Watcher, *, resume: bool) -> Fit
     """
     engine = engines.load(prepared.recipe.task)
     if prepared.recipe.train.method == "sft":
-        return _supervise(engine, prepared, here, here.adapter, watch, resume=resume)
+        return _supervise(engine, prepared, here.places, watch, resume=resume)
     return _with_preference(engine, prepared, here, watch, resume=resume)
 
 
 def _supervise(
-    engine: Any, prepared: Prepared, here: Run, adapter: Path, watch: Watcher, *, resume: bool
+    engine: Any, prepared: Prepared, places: Places, watch: Watcher, *, resume: bool
 ) -> Fit:
     fit: Fit = engine.fit(
         prepared.recipe,
@@ -40,11 +39,8 @@ def _supervise(
         prepared.dataset.validation,
         prepared.base,
         prepared.chat,
+        places,
         schema=prepared.schema,
-        adapter=adapter,
-        checkpoints=here.checkpoints,
-        metrics=here.metrics,
-        tensorboard=here.folder / "tensorboard",
         resume=resume,
         listener=watch.progress,
         tell=watch.say,
@@ -66,15 +62,18 @@ def _with_preference(
         watch.say("supervised training had finished already; using its adapter")
         first = Fit.from_json(here.read(here.supervised_fit), here.supervised_fit)
     else:
-        first = _supervise(engine, prepared, here, here.supervised, watch, resume=resume)
+        places = replace(here.places, adapter=here.supervised)
+        first = _supervise(engine, prepared, places, watch, resume=resume)
         files.write_json(here.supervised_fit, asdict(first))
     examples = preference.some(prepared.dataset.train, recipe.prefer.prompts, recipe.train.seed)
+    places = replace(
+        here.places,
+        checkpoints=here.checkpoints / recipe.train.method,
+        metrics=here.preference_metrics,
+        tensorboard=here.tensorboard / recipe.train.method,
+    )
     common = {
         "start": here.supervised,
-        "adapter": here.adapter,
-        "checkpoints": here.checkpoints / recipe.train.method,
-        "metrics": here.preference_metrics,
-        "tensorboard": here.folder / "tensorboard" / recipe.train.method,
         "resume": resume,
         "listener": watch.progress,
         "tell": watch.say,
@@ -83,7 +82,9 @@ def _with_preference(
     if recipe.train.method == "dpo":
         found = _pairs(engine, prepared, schema, examples, here, watch)
         watch.stage("Learning from pairs")
-        second = engine.prefer(recipe, examples, found, prepared.base, prepared.chat, **common)
+        second = engine.prefer(
+            recipe, examples, found, prepared.base, prepared.chat, places, **common
+        )
     else:
         watch.stage("Learning from rewards")
         second = engine.reinforce(
@@ -92,6 +93,7 @@ def _with_preference(
             schema,
             prepared.base,
             prepared.chat,
+            places,
             max_new_tokens=max_new_tokens(prepared),
             **common,
         )

@@ -51,7 +51,7 @@ def prepare(recipe: Recipe) -> Prepared:
         gates.require_fields(schema, [*check.fields], [*check.tolerance], where)
     dataset = datasets.prepare(recipe, schema, chat)
     try:
-        gates.require_parts(check.gates(), dataset.stats["parts"]["held_out"], where)
+        gates.require_parts(check.gates(), dataset.stats.parts["held_out"], where)
     except UserError as error:
         raise TooFewLeft(error.problems, dataset.rejected) from None
     return Prepared(recipe, base, chat, schema, dataset)
@@ -61,6 +61,6 @@ def max_new_tokens(prepared: Prepared) -> int:
     """The recipe's limit, or else 25% more than the longest training answer needs."""
     if prepared.recipe.generate.max_new_tokens is not None:
         return prepared.recipe.generate.max_new_tokens
-    answers = prepared.dataset.stats["tokens"]["answer"]
+    answers = prepared.dataset.stats.tokens["answer"]
     longest = max(answers[: len(prepared.dataset.train)])
     return -(-int(longest * _TOKENS_HEADROOM) // 16) * 16

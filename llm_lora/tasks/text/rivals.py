@@ -29,7 +29,7 @@ class Opponent:
 
     def prompts(self, held_out: Sequence[Example], system: str | None) -> list[tuple[Message, ...]]:
         """The held-out prompts under its own system prompt instead of the recipe's."""
-        own = self.version.manifest.get("system")
+        own = self.version.manifest.system
         put = (Message("system", own),) if own else ()
         return [
             (*put, *example.prompt[1:])
@@ -56,7 +56,7 @@ def find(root: Path, name: str, base: Base, chat: Chat) -> tuple[Rival, Opponent
     problem = ""
     if version.base_digest != base.digest:
         problem = f"it is an adapter of another base, {version.base_name}"
-    elif version.manifest.get("chat_template_digest") != chat.template_digest:
+    elif version.manifest.chat_template_digest != chat.template_digest:
         problem = "it was trained with another chat template"
     rival = Rival(version.label, version.digest, problem)
     return rival, None if problem else Opponent(version)

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora import engines, files, versions
-from llm_lora import recipe as recipes
-from llm_lora.adapter import Adapter
+from llm_lora.adapter import Adapter, Manifest, Origin
 from llm_lora.adapter import folder as adapters
 from llm_lora.base import Chat
 from llm_lora.base import text as bases
 from llm_lora.data.text import Dataset
-from llm_lora.errors import UserError
 from llm_lora.example import Answer, Message
 from llm_lora.progress import Fit, Watcher
 from llm_lora.recipe.text import Recipe
@@ -25,6 +23,7 @@ from llm_lora.report.text import building as report
 from llm_lora.run import Run
 from llm_lora.schema import AnswerSchema
 from llm_lora.store import suggest_name
+from llm_lora.tasks.reopening import recipe_of, schema_of
 from llm_lora.tasks.text import rivals, timing
 from llm_lora.tasks.text.learning import learn
 from llm_lora.tasks.text.prepared import Prepared, max_new_tokens, prepare
@@ -56,32 +55,31 @@ def seal(prepared: Prepared, here: Run, scores: dict[str, Any] | None = None) ->
     files.write_text(here.adapter / adapters.TEMPLATE, chat.template)
     files.write_json(
         here.adapter / adapters.MANIFEST,
-        {
-            "format": 1,
-            "name": recipe.name,
-            "task": recipe.task,
-            "digest": adapters.digest(here.adapter),
-            "base": {
-                "name": base.name,
-                "revision": base.revision,
-                "digest": base.digest,
-                "architecture": base.architecture,
-                "bits": recipe.lora.bits,
-            },
-            "schema_digest": schema.digest if schema else None,
-            "chat_template_digest": chat.template_digest,
-            "chat_template_options": chat.template_kwargs,
-            "system": recipe.data.system,
-            "sampling": {
+        Manifest(
+            name=recipe.name,
+            task=recipe.task,
+            digest=adapters.digest(here.adapter),
+            base=Origin(
+                name=base.name,
+                revision=base.revision,
+                digest=base.digest,
+                architecture=base.architecture,
+                bits=recipe.lora.bits,
+            ),
+            schema_digest=schema.digest if schema else None,
+            chat_template_digest=chat.template_digest,
+            chat_template_options=chat.template_kwargs,
+            system=recipe.data.system,
+            sampling={
                 "temperature": recipe.generate.temperature,
                 "top_p": recipe.generate.top_p,
                 "max_new_tokens": max_new_tokens(prepared),
             },
-            "dataset_fingerprint": prepared.dataset.fingerprint,
-            "recipe_digest": recipe.digest(),
-            "scores": scores,
-            "versions": versions.installed(),
-        },
+            dataset_fingerprint=prepared.dataset.fingerprint,
+            recipe_digest=recipe.digest(),
+            scores=scores,
+            versions=versions.installed(),
+        ).to_json(),
     )
     return adapters.read(here.adapter)
 
@@ -154,10 +152,10 @@ def evaluate(
                 engine,
                 prepared,
                 opponent.version.folder,
-                manifest["base"].get("bits", recipe.lora.bits),
+                manifest.base.bits or recipe.lora.bits,
             )
             asked = opponent.prompts(held_out, recipe.data.system)
-            how = replace(sampling, **manifest["sampling"])
+            how = replace(sampling, **manifest.sampling)
             answer("published", answerer, asked, how, opponent.schema)
             answerer.close()
     found = report.build(
@@ -182,7 +180,7 @@ def evaluate(
         held_out=held_out,
         answers=answers,
         curve=fit.curve,
-        lengths=prepared.dataset.stats["tokens"],
+        lengths=prepared.dataset.stats.tokens,
         tolerances=recipe.check.tolerance,
         closed_weight=recipe.train.closed_weight,
         forced_weight=recipe.train.forced_weight,
@@ -214,15 +212,8 @@ def reopen(
         UserError: training is not finished, the run is of another task, or the base or a file of
             the run is missing or changed.
     """
-    here.require_trained()
-    recipe = recipes.load(here.recipe)
-    if not isinstance(recipe, Recipe):
-        raise UserError(
-            f"this run has task {recipe.task}, but this command is for text",
-            where=str(here.folder),
-            fix=otherwise,
-        )
+    other = "this run has task {task}, but this command is for text"
+    recipe = recipe_of(here, Recipe, other=other, fix=otherwise)
     base = bases.resolve(recipe.base, recipe.revision)
-    schema_path = here.adapter / adapters.SCHEMA
-    schema = AnswerSchema.load(schema_path) if schema_path.is_file() else None
+    schema = schema_of(here.adapter)
     return Prepared(recipe, base, Chat.load(base.path), schema, Dataset.read(here.dataset))

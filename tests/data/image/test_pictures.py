@@ -65,11 +65,9 @@ def test_a_good_folder_is_taken_whole(good: Path) -> None:
     number = int(first.path.stem)
     assert first.caption == caption(number) and first.size == (128, 128)
     assert first.path.is_absolute()
-    counts = dataset.stats["counts"]
+    counts = dataset.stats.counts
     assert counts["read"] == 30 and counts["train"] == len(dataset.train)
-    assert dataset.stats["buckets"] == [
-        {"width": 128, "height": 128, "pictures": len(dataset.train)}
-    ]
+    assert dataset.stats.buckets == [{"width": 128, "height": 128, "pictures": len(dataset.train)}]
 
 
 def test_ten_faults_and_more_are_found_and_named(copy: Path) -> None:
@@ -127,7 +125,7 @@ def test_ten_faults_and_more_are_found_and_named(copy: Path) -> None:
         34: "a row without the name of a picture",
     }
     assert len(dataset.train) + len(dataset.held_out) == 21
-    assert dataset.stats["counts"]["rejected"] == len(dataset.quarantine) == 19
+    assert dataset.stats.counts["rejected"] == len(dataset.quarantine) == 19
 
 
 def test_what_can_be_mended_is_mended_and_said(copy: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,8 +19,8 @@ from support.model_folders import write_family
 from llm_lora.base.chat import Chat
 from llm_lora.data.finding import Finding
 from llm_lora.data.text import dataset, duplicates
-from llm_lora.data.text.dataset import Dataset
-from llm_lora.data.text.split import SIDES, fingerprint, side_of, split
+from llm_lora.data.text.dataset import Dataset, Stats
+from llm_lora.data.text.split import SIDES, fingerprint, prompt_text, side_of, split
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message, Rejected, make_example
 from llm_lora.recipe.loading import Recipe
@@ -91,7 +93,7 @@ def test_answers_take_the_canonical_form(tmp_path: Path) -> None:
     answers = {e.where: e.answer for side in SIDES for e in made.side(side)}
     assert answers[f"{tmp_path}/t.jsonl:6"] == '{"colour":"red","count":3,"urgent":true}'
     (finding,) = (f for f in made.findings if f.kind == "canonical")
-    assert finding.count == made.stats["answers_changed"] == 60
+    assert finding.count == made.stats.answers_changed == 60
 
 
 def test_what_the_decoder_would_not_write_is_set_aside_with_byte_and_cure(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_equal_rows_are_kept_once_and_counted(tmp_path: Path) -> None:
     rows = [row(i) for i in range(60)]
     made = prepare(tmp_path / "t.jsonl", [*rows, rows[3], rows[3]])
     assert sum(len(made.side(side)) for side in SIDES) == 60
-    assert made.stats["counts"]["equal"] == 2
+    assert made.stats.counts["equal"] == 2
     (finding,) = (f for f in made.findings if f.kind == "equal")
     assert finding.where == f"{tmp_path}/t.jsonl:61"
 
@@ -132,7 +134,7 @@ def test_equal_rows_are_kept_once_and_counted(tmp_path: Path) -> None:
 def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     rows = [row(i) for i in range(60)] + [row(1), {"prompt": "no answer"}, row(99, response="x")]
     made = prepare(tmp_path / "t.jsonl", rows)
-    counts = dict(made.stats["counts"])
+    counts = dict(made.stats.counts)
     assert counts.pop("read") == sum(counts.values()) == 63
     assert len(made.rejected) == counts["rejected"] == 2
 
@@ -159,7 +161,7 @@ def test_rows_that_share_a_frame_but_not_their_facts_are_kept(tmp_path: Path) ->
     ]
     made = prepare(tmp_path / "t.jsonl", rows)
     assert not made.rejected
-    assert made.stats["near_duplicates"]["rows"] == 0
+    assert made.stats.near_duplicates["rows"] == 0
 
 
 def test_lengths_are_measured_and_limits_kept(tmp_path: Path, chat: Chat) -> None:
@@ -171,8 +173,8 @@ def test_lengths_are_measured_and_limits_kept(tmp_path: Path, chat: Chat) -> Non
     assert "over the limit of 400 (train.max_tokens)" in long.reason
     everyone = [*made.train, *made.validation, *made.held_out]
     encoded = [chat.encode(example) for example in everyone]
-    assert made.stats["tokens"]["prompt"] == [e.prompt_tokens for e in encoded]
-    assert made.stats["tokens"]["answer"] == [e.answer_tokens for e in encoded]
+    assert made.stats.tokens["prompt"] == [e.prompt_tokens for e in encoded]
+    assert made.stats.tokens["answer"] == [e.answer_tokens for e in encoded]
     histogram = made.summary()["tokens"]["answer"]["histogram"]
     assert sum(histogram["counts"]) == len(everyone)
     assert "cut_off" in {f.kind for f in made.findings}
@@ -204,7 +206,7 @@ def test_no_schema_means_free_text(tmp_path: Path) -> None:
     rows = [{"prompt": sentence(i), "response": sentence(-i)} for i in range(60)]
     made = dataset.prepare(recipe(write(tmp_path / "t.jsonl", rows)), None, None)
     assert not made.rejected
-    assert made.stats["tokens"] == {}
+    assert made.stats.tokens == {}
 
 
 # Sides
@@ -305,6 +307,107 @@ def test_validation_is_never_empty_and_takes_whole_clusters() -> None:
         assert len({example.where for example in made.sides["validation"]}) == 1
 
 
+def told(text: str, answer: str = "a", where: str = "") -> Example:
+    return make_example((Message("user", text),), answer, part=None, where=where)
+
+
+def test_what_is_set_aside_names_what_it_is_like_and_the_side_of_that() -> None:
+    texts = [sentence(i, 60) for i in range(30)]
+    held_out = [told(texts[0]), told(texts[0] + " indeed"), told(texts[1])]
+    cut = [told(f"{text} again") for text in texts]
+    made = split(held_out, cut, held_out_share=0.3, validation_share=0.3, near_duplicate=0.9)
+    kept = {example.id: side for side in SIDES for example in made.sides[side]}
+    assert [kept[one.id] for one in held_out] == ["held_out"] * 3
+    aside = {one.example.id: (one.like.id, one.side) for one in made.aside}
+    # Held-out rows lead their cluster, the first of them; whoever is held out anyway joins them.
+    for row, first in ((cut[0], held_out[0]), (cut[1], held_out[2])):
+        own = side_of(row.prompt[0].content, 0.3, 0.3)
+        assert aside.get(row.id) == (None if own == "held_out" else (first.id, "held_out"))
+        assert (row.id in kept) == (own == "held_out")
+    assert set(aside) <= {cut[0].id, cut[1].id} and aside
+    assert sorted(map(len, made.clusters)) == [2, 3]
+
+
+def test_among_train_rows_it_is_not_the_first_that_leads() -> None:
+    """Else the side of a cluster would depend on the order of its rows."""
+    leaders = set()
+    for seed in range(30):
+        pair = [told(sentence(seed, 60)), told(sentence(seed, 60) + " indeed")]
+        found = []
+        for rows in (pair, pair[::-1]):
+            made = split((), rows, held_out_share=0.4, validation_share=0.0, near_duplicate=0.9)
+            found.append({one.id: side for side in SIDES for one in made.sides[side]})
+            assert {one.like.id for one in made.aside} <= set(found[-1])
+            leaders |= {pair.index(one.like) for one in made.aside}
+        held = [{key for key, side in one.items() if side == "held_out"} for one in found]
+        assert held[0] == held[1] and found[0].keys() == found[1].keys()
+    assert leaders == {0, 1}
+
+
+def test_shares_of_nothing_and_of_everything() -> None:
+    texts = [sentence(i) for i in range(50)]
+    assert {side_of(text, 0.0, 0.0) for text in texts} == {"train"}
+    assert {side_of(text, 1.0, 0.0) for text in texts} == {"held_out"}
+    assert {side_of(text, 0.0, 1.0) for text in texts} == {"validation"}
+    # Another share of one leaves the other as it was.
+    before = [text for text in texts if side_of(text, 0.3, 0.2) == "held_out"]
+    assert before == [text for text in texts if side_of(text, 0.3, 0.6) == "held_out"]
+    nothing = split((), (), held_out_share=0.5, validation_share=0.5, near_duplicate=0.9)
+    assert nothing.sides == {side: [] for side in SIDES}
+    only = split([told("a")], (), held_out_share=0.5, validation_share=0.5, near_duplicate=0.9)
+    assert [len(only.sides[side]) for side in SIDES] == [0, 0, 1]
+
+
+def hashed(purpose: str, words: str) -> float:
+    """The share of all hashes that are smaller, as data that was split before relies on it."""
+    return int(hashlib.sha256(f"{purpose}: {words}".encode()).hexdigest()[:16], 16) / 2**64
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text("ab ?", min_size=1, max_size=8))
+def test_sides_are_those_that_earlier_versions_gave(text: str) -> None:
+    words = " ".join(re.findall("[ab]+", text)) or text
+    held_out, validation = hashed("held_out", words), hashed("validation", words)
+    side = "held_out" if held_out < 0.4 else "validation" if validation < 0.4 else "train"
+    assert side_of(text, 0.4, 0.4) == side
+    # A share that ends at the very hash leaves it out.
+    assert side_of(text, held_out, 0.0) == "train" == side_of(text, 0.0, validation)
+
+
+def test_of_near_duplicates_in_train_files_the_smallest_hash_leads() -> None:
+    for seed in range(12):
+        texts = [sentence(seed, 60) + more for more in ("", " indeed", " again")]
+        made = split(
+            (), [told(t) for t in texts], held_out_share=0.4, validation_share=0.3,
+            near_duplicate=0.9,
+        )  # fmt: skip
+        leader = min(texts, key=lambda text: hashed("anchor", text))
+        side = side_of(leader, 0.4, 0.3)
+        kept = [text for text in texts if side_of(text, 0.4, 0.3) == side]
+        assert [one.prompt[0].content for one in made.sides[side]] == kept or side == "train"
+        assert {one.like.prompt[0].content for one in made.aside} <= {leader}
+        assert len(made.aside) == len(texts) - len(kept)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_file_validates_on_the_cluster_with_the_smallest_hash(seed: int) -> None:
+    texts = [sentence((seed, i), 60) for i in range(6)]
+    rows = [told(text + more) for text in texts for more in ("", " indeed")] + [told("alone")]
+    made = split((), rows, held_out_share=0.0, validation_share=0.0, near_duplicate=0.9)
+    least = min(rows, key=lambda one: hashed("validation", one.prompt[0].content))
+    chosen = next((pair for pair in made.clusters if least in pair), [least])
+    assert made.sides["validation"] == chosen
+    assert made.sides["train"] == [one for one in rows if one not in chosen]
+    assert made.sides["held_out"] == made.aside == []
+    assert made.clusters == [rows[at : at + 2] for at in range(0, 12, 2)]
+
+
+def test_the_prompts_text_is_what_was_said_without_the_system_text() -> None:
+    turns = [("system", "S"), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Help")]
+    prompt = tuple(Message(role, text) for role, text in turns)  # type: ignore[arg-type]
+    assert prompt_text(make_example(prompt, "a", part=None, where="")) == "Hi\nYes?\nHelp"
+
+
 def test_the_fingerprint_knows_contents_and_sides_but_no_order(tmp_path: Path) -> None:
     rows = [row(i) for i in range(60)]
     made = prepare(tmp_path / "a.jsonl", rows)
@@ -381,6 +484,53 @@ def test_a_common_instruction_does_not_make_records_alike() -> None:
     assert duplicates.clusters(records, 0.9) == list(range(50))
 
 
+def framed(count: int, others: int) -> list[tuple[str, str]]:
+    """Records that share ten words and differ in an eleventh, and records like none."""
+    frame = sentence("frame", 10)
+    records = [(f"{frame} {word}", "yes") for word in random.Random(0).sample(WORDS, count)]
+    return records + [(sentence(("other", i), 20), "yes") for i in range(others)]
+
+
+@pytest.mark.parametrize(
+    ("sharing", "of", "alike"),
+    [(10, 20, True), (11, 20, False), (11, 110, True), (30, 300, True), (31, 309, False)],
+)
+def test_words_are_common_where_more_than_a_tenth_and_more_than_ten_have_them(
+    sharing: int, of: int, alike: bool
+) -> None:
+    # Two of them share 8 shingles of three words of 10 in all: a similarity of 0.8.
+    labels = duplicates.clusters(framed(sharing, of - sharing), 0.5)
+    assert (labels[:sharing] == [0] * sharing) == alike
+    assert len(set(labels)) == (of - sharing + 1 if alike else of)
+
+
+def test_in_large_sets_words_are_common_above_a_fixed_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(duplicates, "_COMMON_MOST", 15)
+    assert duplicates.clusters(framed(15, 285), 0.5)[:15] == [0] * 15
+    assert duplicates.clusters(framed(16, 284), 0.5)[:16] == list(range(16))
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 1.0])
+def test_working_in_portions_changes_nothing(
+    threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(7)
+    records = []
+    for i in range(60):
+        words = sentence(i % 12, 30).split()
+        for _ in range(rng.randint(0, 3)):
+            words[rng.randrange(len(words))] = rng.choice(WORDS)
+        records.append((" ".join(words), rng.choice(["yes", "no"])))
+    wanted = brute_force(records, threshold)
+    assert 12 < len(set(wanted)) <= 60
+    for pairs, members in ((1, 1), (3, 50), (10**6, 70), (7, 10**6)):
+        monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", pairs)
+        monkeypatch.setattr(duplicates, "_MEMBERS_AT_ONCE", members)
+        assert duplicates.clusters(records, threshold) == wanted
+
+
 def test_unspaced_scripts_are_compared_by_character() -> None:
     text = "患者三天前开始头痛并且发烧三十八度五没有其他不适今天早上服用了布洛芬两片效果不好"
     records = [(text, "是"), (text + "吗", "是"), ("完全不同的一句话没有任何相似之处", "是")]
@@ -443,7 +593,7 @@ def test_any_text_survives_writing_and_reading(
         rejected=rejected,
         findings=(Finding("kind", "message", 1, None),),
         fingerprint=fingerprint(dict(zip(SIDES, sides, strict=True))),
-        stats={"counts": {"read": 3}, "tokens": tokens},
+        stats=Stats({"read": 3}, {}, {}, 0, {}, tokens),
     )
     made.write(tmp_path)
     assert Dataset.read(tmp_path) == made

@@ -84,6 +84,43 @@ def test_nothing_is_forced_behind_what_the_grammar_refuses() -> None:
     assert "sex" in "".join(free) and not end
 
 
+def trained(answer: str) -> list[int]:
+    encoded = CHAT.encode(example(answer))
+    return encoded.input_ids[encoded.prompt_tokens :][: encoded.answer_tokens]
+
+
+def test_a_course_allows_what_the_grammar_does_and_the_answers_own_token() -> None:
+    course = Course(schema({"ok": {"type": "boolean"}}), CHAT)
+    ids = trained('{"ok":true}')
+    allowed = course.allowed(ids)
+    assert allowed.dtype == bool and len(allowed) == len(ids)
+    assert all(row[token] for row, token in zip(allowed, ids, strict=True))
+    true = next(at for at, token in enumerate(ids) if "t" in CHAT.decode([token]))
+    begins = {CHAT.decode([int(token)])[:2].strip('":')[:1] for token in allowed[true].nonzero()[0]}
+    assert begins == {"t", "f"}
+    # It begins anew with every answer, whatever became of the one before.
+    assert not course.allowed(trained('{"no":true}'))[0].all()
+    assert (course.allowed(ids) == allowed).all()
+
+
+def test_where_an_answer_must_end_its_own_end_token_stands_alone() -> None:
+    course = Course(schema({"ok": {"type": "boolean"}}), CHAT)
+    *ids, end = trained('{"ok":true}')
+    for last in (end, end + 5):
+        (found,) = course.allowed([*ids, last])[-1].nonzero()
+        assert found.tolist() == [last]
+
+
+def test_from_what_the_grammar_refuses_on_anything_may_stand() -> None:
+    course = Course(schema({"age": {"type": "integer"}, "sex": {"enum": ["f", "m"]}}), CHAT)
+    ids = trained('{"age":"old","sex":"f"}')
+    everything = [bool(row.all()) for row in course.allowed(ids)]
+    refused = everything.index(True)
+    assert everything == [False] * refused + [True] * (len(ids) - refused)
+    # The first token that is refused begins the string.
+    assert CHAT.decode(ids[: refused + 1]) == '{"age":"'
+
+
 def test_every_forced_token_of_the_medical_data_is_the_one_that_training_has() -> None:
     recipe = load(ROOT / "recipes" / "medical_qa.yaml", profile="cpu")
     found = AnswerSchema.load(TEMPLATE / "answer.schema.json")
@@ -139,6 +176,26 @@ def test_closed_values_weigh_more() -> None:
     assert heavy == pytest.approx(4 * light)
     text = marked(encoded[0], rows[0], heavy)
     assert "true" in text and "word" not in text and "note" not in text
+
+
+def test_exactly_the_tokens_that_begin_in_a_closed_value_weigh_more() -> None:
+    encoded, rows = weighed(4.0, 1.0)
+    heavy = max(weight for row in rows for weight in row)
+    values = {ANSWERS[0]: ("true,", '"low"}'), ANSWERS[1]: ("false,",)}
+    for answer, one, weights in zip(ANSWERS, encoded, rows, strict=True):
+        spans = [
+            (answer.index(text), answer.index(text) + len(text) - 1) for text in values[answer]
+        ]
+        inside = [any(start <= at < end for start, end in spans) for at in one.starts]
+        own = weights[one.prompt_tokens :][: one.answer_tokens]
+        assert [weight == heavy for weight in own] == inside
+        # The note's "true" is no value of its own, and the comma behind one is none either.
+        assert 0 < sum(inside) < len(inside)
+
+
+def test_weights_of_one_leave_every_token_at_one() -> None:
+    encoded, rows = weighed(1.0, 1.0)
+    assert rows == [[float(scored) for scored in one.mask] for one in encoded]
 
 
 def test_forced_tokens_weigh_less_also_within_closed_values() -> None:

@@ -28,8 +28,7 @@ from llm_lora.engines.image.measure import measuring as picture_scores
 from llm_lora.engines.vision.dino import Dino
 from llm_lora.engines.vision.faces import SAME, Faces
 from llm_lora.errors import UserError
-from llm_lora.tasks import image as image_task
-from llm_lora.vision import faces as face_models
+from llm_lora.tasks.image import task as image_task
 from llm_lora.vision import models as vision_models
 
 MODELS = {"dinov2": (Dinov2Config, Dinov2Model), "vit": (ViTConfig, ViTModel)}
@@ -206,7 +205,7 @@ def test_one_held_out_picture_is_too_few(
 
 
 def test_faces_of_one_person_are_close() -> None:
-    faces = Faces(face_models.resolve())
+    faces = Faces(vision_models.resolve_faces())
     one = [faces.largest(photo(name)) for name in (*ONE, *ONE_CUT)]
     another = faces.largest(photo(ANOTHER))
     assert all(face is not None and face.shape == (128,) for face in (*one, another))
@@ -216,7 +215,7 @@ def test_faces_of_one_person_are_close() -> None:
 
 
 def test_the_largest_face_of_several_counts() -> None:
-    faces = Faces(face_models.resolve())
+    faces = Faces(vision_models.resolve_faces())
     near, far = photo(ONE[0]), photo(ANOTHER).reduce(2)
     both = Image.new("RGB", (near.width + far.width, 600), "white")
     both.paste(far, (0, 0))
@@ -268,7 +267,7 @@ def test_held_out_pictures_without_a_face_are_left_out(
     found = judge(likeness_of, *portraits)
     assert "no face was found in 1 of 3 held-out pictures" in findings(found, "fidelity")
     assert fact(found, "fidelity", "share of held-out pictures with a face") == 0.6667
-    faces = Faces(face_models.resolve())
+    faces = Faces(vision_models.resolve_faces())
     left = [faces.largest(photo(name)) for name in ONE[1:]]
     assert left[0] is not None and left[1] is not None
     expected = 1 - float(np.linalg.norm(left[0] - left[1]))
@@ -315,7 +314,7 @@ def test_a_missing_model_is_told_before_anything_is_trained(
         prepare("tiny")
     bare = tmp_path / "bare"
     MODELS["vit"][1](ViTConfig(hidden_size=12, num_hidden_layers=1)).save_pretrained(bare)
-    with pytest.raises(UserError, match=r"no preprocessor_config\.json here"):
+    with pytest.raises(UserError, match=r"preprocessor_config\.json is missing"):
         prepare(str(bare))
     prepare("faces")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])

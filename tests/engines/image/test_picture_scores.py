@@ -32,8 +32,8 @@ from llm_lora.progress import Fit
 from llm_lora.recipe.image.recipe import ImageGenerate
 from llm_lora.scores.image import gates as picture_gates
 from llm_lora.scores.image.gates import DIMENSIONS
-from llm_lora.tasks import image as image_task
-from llm_lora.tasks.image import Prepared
+from llm_lora.tasks.image import task as image_task
+from llm_lora.tasks.image.prepared import Prepared
 from pretraining.image.drawing import draw
 from pretraining.image.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, TEXTURES, Scene
 from pretraining.image.styles import STYLES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -38,6 +39,13 @@ def test_another_seed_gives_another_order_and_epochs_differ() -> None:
     assert one[:16] != one[16:]
 
 
+def test_without_grouping_every_epoch_is_shuffled_anew() -> None:
+    order = batches.plan([5] * 64, epochs=2, batch_size=8, grouped=False, seed=1)
+    first, second = ([i for batch in part for i in batch] for part in (order[:8], order[8:]))
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert len({tuple(first), tuple(second), tuple(range(64))}) == 3
+
+
 def test_grouping_saves_padding() -> None:
     lengths = [10 + (i * 37) % 400 for i in range(256)]
 
@@ -54,6 +62,64 @@ def test_grouping_saves_padding() -> None:
 def test_a_fraction_of_an_epoch() -> None:
     order = batches.plan([5] * 40, epochs=1.5, batch_size=4, grouped=False, seed=0)
     assert len(order) == 15
+
+
+@pytest.mark.parametrize(
+    ("epochs", "count"),
+    [(0.001, 1), (0.1, 1), (0.26, 3), (0.34, 3), (0.36, 4), (1, 10), (2.04, 20)],
+)
+def test_a_run_has_the_nearest_number_of_batches_and_at_least_one(
+    epochs: float, count: int
+) -> None:
+    order = batches.plan([5] * 39, epochs=epochs, batch_size=4, grouped=True, seed=0)
+    assert len(order) == count
+
+
+def test_sixteen_batches_are_sorted_by_length_together() -> None:
+    generator = random.Random(5)
+    lengths = generator.sample(range(1000), 2 * 16 * 4)
+    order = batches.plan(lengths, epochs=1, batch_size=4, grouped=True, seed=0)
+    assert len(order) == 32
+    # Half the examples are in each pool, so a batch reaches over about eight ranks, not four.
+    ranks = {length: rank for rank, length in enumerate(sorted(lengths))}
+    reach = [ranks[lengths[one[-1]]] - ranks[lengths[one[0]]] for one in order]
+    assert all(sorted(one, key=lengths.__getitem__) == one for one in order)
+    assert 5 < sum(reach) / len(reach) < 12
+    # One pool alone is cut into its batches from the shortest to the longest.
+    one_pool = lengths[: 16 * 4]
+    order = batches.plan(one_pool, epochs=1, batch_size=4, grouped=True, seed=0)
+    by_length = sorted(range(64), key=one_pool.__getitem__)
+    assert sorted(order) == sorted(by_length[at : at + 4] for at in range(0, 64, 4))
+    firsts = [one_pool[one[0]] for one in order]
+    assert firsts not in (sorted(firsts), sorted(firsts, reverse=True)), "batches are shuffled"
+
+
+def test_a_planned_order_is_what_the_loader_is_given() -> None:
+    order = batches.Order([[3, 1], [2]])
+    assert list(order) == [[3, 1], [2]] and len(order) == 2
+
+
+@pytest.mark.parametrize(("longest", "width"), [(1, 32), (32, 32), (33, 64), (64, 64)])
+def test_rows_are_padded_to_a_multiple_of_32(longest: int, width: int) -> None:
+    rows = [{"input_ids": [1] * n, "labels": [1] * n} for n in (longest, 1)]
+    batch = batches.pad(rows, pad_id=0)
+    assert {name: tuple(one.shape) for name, one in batch.items()} == dict.fromkeys(
+        ("input_ids", "labels", "attention_mask"), (2, width)
+    )
+    assert {one.dtype for one in batch.values()} == {torch.int64}
+
+
+def test_rows_on_end_keep_their_tokens_and_restart_their_positions() -> None:
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [batches.IGNORED, 6, 7]},
+        {"input_ids": [8, 9], "labels": [8, 9]},
+    ]
+    found = {name: one.tolist() for name, one in batches.concatenate(rows).items()}
+    assert found == {
+        "input_ids": [[5, 6, 7, 8, 9]],
+        "labels": [[batches.IGNORED, 6, 7, batches.IGNORED, 9]],
+        "position_ids": [[0, 1, 2, 0, 1]],
+    }
 
 
 def test_padding_carries_no_loss() -> None:

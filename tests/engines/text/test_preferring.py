@@ -24,6 +24,7 @@ from llm_lora.errors import UserError
 from llm_lora.example import Example
 from llm_lora.progress import Fit, Interrupted, Progress
 from llm_lora.recipe.loading import load
+from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.scores.preference import Pair
 
@@ -69,11 +70,8 @@ class Work:
     def go(self, *, resume: bool = False, listener: Callable[[Progress], None] = print) -> Fit:
         found = examples(self.run)
         common: dict[str, Any] = {
+            "places": Run(self.folder).places,
             "start": self.run / "adapter",
-            "adapter": self.folder / "adapter",
-            "checkpoints": self.folder / "checkpoints",
-            "metrics": self.folder / "metrics.jsonl",
-            "tensorboard": self.folder / "tensorboard",
             "resume": resume,
             "listener": listener,
         }

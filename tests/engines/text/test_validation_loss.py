@@ -24,6 +24,7 @@ from llm_lora.engines.text.constrain import Constraints
 from llm_lora.engines.text.trainer import PlannedTrainer
 from llm_lora.example import Message, make_example
 from llm_lora.recipe.loading import load
+from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
 
 pytestmark = pytest.mark.slow
@@ -109,11 +110,8 @@ def test_fitting_measures_it_where_the_recipe_says_so(small_recipe: Path, tmp_pa
             EXAMPLES[:2],
             BASE,
             CHAT,
+            Run(tmp_path / kind).places,
             schema=SCHEMA,
-            adapter=tmp_path / kind / "adapter",
-            checkpoints=tmp_path / kind / "checkpoints",
-            metrics=tmp_path / kind / "metrics.jsonl",
-            tensorboard=tmp_path / kind / "tensorboard",
         )
         losses[kind] = fit.best_validation_loss
     assert 0 < losses["constrained"] < 0.9 * losses["free"]

@@ -220,7 +220,7 @@ def test_only_the_hubs_own_conversion_of_pickled_weights_is_taken(
 ) -> None:
     hub = Hub(clip, author)
     code = (
-        "from llm_lora import vision_models\n"
+        "from llm_lora.vision import models as vision_models\n"
         "from llm_lora.errors import UserError\n"
         "try: print(vision_models.resolve('old/model', 'clip').path.name)\n"
         "except UserError as error: print(error)\n"

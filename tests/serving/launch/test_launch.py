@@ -95,8 +95,8 @@ def test_a_run_that_failed_its_gates_is_served_with_a_warning_and_the_history_te
     )
     sources.publish(plan.served, plan.store)
     event = Store(plan.store).history("weak")[-1]
-    assert (event["event"], event["why"]) == ("promote", "llm-lora serve")
-    assert "gates" in json.dumps(event) or event.get("force") or event.get("forced")
+    assert (event.kind, event.why) == ("promote", "llm-lora serve")
+    assert "gates" in json.dumps(event.to_json()) or event.facts.get("forced")
 
 
 def test_a_run_that_a_server_refused_is_not_served_again_unless_a_person_forces_it(
@@ -121,7 +121,7 @@ def test_a_run_that_a_server_refused_is_not_served_again_unless_a_person_forces_
     for name in store.names():
         store.promote(name, 1, by="ann", force=True)
     sources.publish(plan.served, plan.store)
-    assert [event["by"] for event in store.history("weak")][-1] == "ann", "nothing was done again"
+    assert [event.by for event in store.history("weak")][-1] == "ann", "nothing was done again"
 
 
 def test_two_servers_of_a_run_have_files_of_their_own(run: Path, port: int) -> None:

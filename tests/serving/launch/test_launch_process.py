@@ -24,6 +24,7 @@ from llm_lora.errors import UserError
 from llm_lora.serving.launch import launching as launch
 from llm_lora.serving.launch.log import Line, Tail, causes, parse
 from llm_lora.serving.launch.process import Restarts, Server
+from llm_lora.serving.readiness import Readiness
 
 # Writes its process numbers to a file, then serves /ready until it is asked to end.
 FAKE = """
@@ -123,7 +124,7 @@ class Screen:
         if self.told[-1] != ("waiting", doing):
             self.told.append(("waiting", doing))
 
-    def ready(self, seconds: float, state: dict[str, Any]) -> None:
+    def ready(self, seconds: float, state: Readiness) -> None:
         self.told.append(("ready", state))
 
     def alarm(self, line: Line) -> None:
@@ -153,8 +154,8 @@ def test_a_key_is_shown_to_learn_what_is_missing(fake: Fake) -> None:
     server = fake.start()
     try:
         fake.wait_ready()
-        assert launch.ask_ready(fake.url) == {"ready": True}
-        assert launch.ask_ready(fake.url, "k") == {"ready": True, "missing": {}}
+        assert launch.ask_ready(fake.url) == Readiness(True)
+        assert launch.ask_ready(fake.url, "k") == Readiness(True)
     finally:
         server.end()
 

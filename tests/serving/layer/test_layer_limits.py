@@ -13,6 +13,10 @@ from support.in_process import JSON, Got, ask, chat, until
 from support.layer_parts import Parts, parts
 from test_layer_residents import idle, settle
 
+from llm_lora.serving.layer.config import Limits
+from llm_lora.serving.layer.errors import Refused
+from llm_lora.serving.layer.limits import Gate
+
 
 def made(folder: Path, **limits: Any) -> Parts:
     found = parts(folder, limits=limits)
@@ -229,3 +233,63 @@ def test_a_server_that_raises_is_told_as_its_failure(
     assert got.status == 500 and "engine dead" not in got.body.decode()
     assert idle(here)
     assert asyncio.run(ask(here.layer, "GET", "/ready")).status == 503
+
+
+def test_the_gate_counts_who_is_inside_and_who_waits() -> None:
+    async def scenario() -> None:
+        gate = Gate(Limits(max_concurrent=2, max_waiting=1, queue_wait_seconds=60))
+        assert (gate.inside, gate.waiting, gate.free) == (0, 0, True)
+        await gate.enter()
+        assert (gate.inside, gate.free) == (1, True)
+        await gate.enter()
+        assert (gate.inside, gate.free) == (2, False)
+        waits = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        assert (gate.inside, gate.waiting) == (2, 1)
+        with pytest.raises(
+            Refused, match="the server is busy with 2 requests, and the queue is full"
+        ):
+            await gate.enter()
+        assert (gate.inside, gate.waiting) == (2, 1)
+        gate.leave()
+        await waits
+        assert (gate.inside, gate.waiting, gate.free) == (2, 0, False)
+        gate.leave()
+        gate.leave()
+        assert (gate.inside, gate.waiting, gate.free) == (0, 0, True)
+
+    asyncio.run(scenario())
+
+
+def test_whoever_waited_in_vain_or_left_is_not_inside() -> None:
+    async def scenario() -> None:
+        gate = Gate(Limits(max_concurrent=1, max_waiting=2, queue_wait_seconds=0.001))
+        await gate.enter()
+        with pytest.raises(Refused, match="the queue had no free place in time") as caught:
+            await gate.enter()
+        assert (caught.value.status, caught.value.code) == (429, "server_busy")
+        assert (gate.inside, gate.waiting) == (1, 0)
+        leaves = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        leaves.cancel()
+        await asyncio.gather(leaves, return_exceptions=True)
+        assert (gate.inside, gate.waiting) == (1, 0)
+        gate.leave()
+        assert gate.free
+        await gate.enter()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("patience", "told"), [(0.5, b"1"), (7, b"7"), (60, b"10")])
+def test_to_come_back_makes_sense_after_ten_seconds_at_the_latest(
+    patience: float, told: bytes
+) -> None:
+    async def scenario() -> None:
+        gate = Gate(Limits(max_concurrent=1, max_waiting=0, queue_wait_seconds=patience))
+        await gate.enter()
+        with pytest.raises(Refused) as caught:
+            await gate.enter()
+        assert caught.value.headers == [(b"retry-after", told)]
+
+    asyncio.run(scenario())

@@ -325,7 +325,7 @@ def test_an_adapter_that_changes_nothing_is_refused_by_name_and_the_one_before_a
     assert made.server.loads.count(dead.served_name) == 1
     ready = asyncio.run(ask(made.layer, "GET", "/ready"))
     assert ready.status == 200 and "qa@2" in ready.json["refused"]
-    events = [event["event"] for event in made.store.history("qa")]
+    events = [event.kind for event in made.store.history("qa")]
     assert events == ["publish", "promote", "publish", "promote", "refused"]
 
 

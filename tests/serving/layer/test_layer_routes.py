@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Scope
 from support.fake_vllm import CLOSED
 from support.in_process import Got, ask, chat
 from support.layer_parts import Parts, config, parts
 
 from llm_lora.errors import UserError
 from llm_lora.serving.layer import routes
-from llm_lora.serving.layer.keys import Keys, any_for_use
+from llm_lora.serving.layer.errors import Refused
+from llm_lora.serving.layer.keys import ADMIN_KEYS, API_KEYS, Keys, any_for_use
+from llm_lora.serving.layer.routes import Access
 
 USE, ADMIN = "use-key-0123456789", "admin-key-0123456789"
 
@@ -41,7 +46,7 @@ def test_only_listed_routes_of_the_server_can_be_reached(guarded: Parts) -> None
                     path = route.path.replace("{name}", "qa").replace("{id}", "1")
                     value = {"lora_name": "evil", "lora_path": "/etc", "name": "evil", "src": "/"}
                     got = await ask(guarded.layer, method, path, value, key=key)
-                    wanted = routes.ROUTES.get(path)
+                    wanted = routes.ROUTES["text"].get(path)
                     if wanted is None:
                         assert got.status == 404, (method, path)
                     elif wanted[0] != method:
@@ -174,6 +179,72 @@ def test_a_missing_file_of_keys_never_means_an_open_server(tmp_path: Path) -> No
         Keys.read(config(tmp_path), {"LLM_LORA_API_KEYS": " , "})
 
 
+def given(*values: str) -> Scope:
+    return {"type": "http", "headers": [(b"authorization", value.encode()) for value in values]}
+
+
+def test_a_key_is_named_by_the_first_digits_of_its_digest() -> None:
+    use, admin = (hashlib.sha256(key.encode()) for key in (USE, ADMIN))
+    keys = Keys((b"other", use.digest()), (admin.digest(),))
+    assert keys.check(given(f"Bearer {USE}"), Access.USE) == use.hexdigest()[:8]
+    assert keys.check(given(f"Bearer  {ADMIN} "), Access.ADMIN) == admin.hexdigest()[:8]
+    # An open route names nobody, and nor does one that asks for no key.
+    assert keys.check(given(f"Bearer {USE}"), Access.OPEN) == ""
+    assert Keys((), (admin.digest(),)).check(given(f"Bearer {ADMIN}"), Access.USE) == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "access", "status", "code"),
+    [
+        (None, Access.USE, 401, "invalid_api_key"),
+        ("unknown-0123456789", Access.ADMIN, 401, "invalid_api_key"),
+        (ADMIN, Access.USE, 403, "wrong_key"),
+        (USE, Access.ADMIN, 403, "wrong_key"),
+    ],
+)
+def test_a_key_that_is_not_for_this_is_refused(
+    key: str | None, access: Access, status: int, code: str
+) -> None:
+    keys = Keys(*((hashlib.sha256(one.encode()).digest(),) for one in (USE, ADMIN)))
+    scope = given() if key is None else given(f"Bearer {key}")
+    with pytest.raises(Refused) as caught:
+        keys.check(scope, access)
+    assert (caught.value.status, caught.value.code) == (status, code)
+    # Whoever has any key may be told what stands behind an open route.
+    assert keys.admits(scope) == (status == 403)
+    assert Keys((), keys.admin).admits(scope)
+
+
+def test_two_keys_at_once_are_none() -> None:
+    keys = Keys((hashlib.sha256(USE.encode()).digest(),))
+    for scope in (given(f"Bearer {USE}", f"Bearer {USE}"), given(f"Bearer {USE}", "Bearer x")):
+        with pytest.raises(Refused, match="this route needs an API key"):
+            keys.check(scope, Access.USE)
+
+
+def test_a_key_of_nothing_opens_nothing() -> None:
+    """What brings no key counts as the digest of nothing, which no set of keys can hold."""
+    for text in ("", " ", "Bearer", "Bearer  "):
+        with pytest.raises(Refused, match="this route needs an API key"):
+            Keys((hashlib.sha256(USE.encode()).digest(),)).check(given(text), Access.USE)
+
+
+def test_keys_of_a_file_and_of_the_environment_add_up(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"  {USE}\n{'k' * 16}\n# {'c' * 20}\n{USE}\n")
+    path.chmod(0o640)
+    keys = Keys.read(config(tmp_path, api_keys_file=path), {API_KEYS: f"{ADMIN},,{USE}"})
+    assert keys.use == tuple(hashlib.sha256(k.encode()).digest() for k in (USE, "k" * 16, ADMIN))
+    assert keys.admin == ()
+    assert any_for_use(path, {API_KEYS: ADMIN}) == USE
+    with pytest.raises(UserError, match="key 2 is not 16 or more"):
+        Keys.read(config(tmp_path), {ADMIN_KEYS: f"{ADMIN},{'k' * 15}"})
+    for mode in (0o604, 0o602, 0o601):
+        path.chmod(mode)
+        with pytest.raises(UserError, match="other users may read or write"):
+            Keys.read(config(tmp_path, api_keys_file=path), {})
+
+
 def test_a_key_cannot_be_for_both(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the same key is set for use and for administration"):
         Keys.read(config(tmp_path), {"LLM_LORA_API_KEYS": USE, "LLM_LORA_ADMIN_KEYS": USE})
@@ -266,3 +337,42 @@ def test_models_are_what_a_request_may_name_and_nothing_of_the_servers_own(
     assert "/" not in got.body.decode()
     for name in names:
         assert asyncio.run(chat(guarded.layer, name, key=USE)).status == 200
+
+
+def test_a_server_has_the_routes_of_its_task_and_administration_needs_its_key() -> None:
+    tasks = {
+        "text": {"/v1/chat/completions", "/v1/completions", "/tokenize"},
+        "image": {"/v1/images/generations"},
+    }
+    assert frozenset.union(*map(frozenset, tasks.values())) == routes.MODEL_ROUTES
+    everything = frozenset().union(*routes.ROUTES.values())
+    for task, asked in tasks.items():
+        found = {}
+        for path in everything:
+            for method in ("GET", "POST", "PUT", "HEAD", "get"):
+                with suppress(Refused):
+                    found[method, path] = routes.access(method, path, task)
+        assert {path for method, path in found if method == "POST"} >= asked
+        assert not {path for _, path in found} & (routes.MODEL_ROUTES - asked)
+        assert {method for method, _ in found} == {"GET", "POST"}
+        for (method, path), access in found.items():
+            if path.startswith("/admin/"):
+                assert access is Access.ADMIN
+                assert (method == "GET") == (path == "/admin/history")
+            elif path in ("/", "/health", "/ready", "/version"):
+                assert (method, access) == ("GET", Access.OPEN)
+            else:
+                assert access is Access.USE
+                assert (method == "POST") == (path in asked)
+    assert routes.access("POST", "/tokenize") is Access.USE, "text, where nothing else is said"
+
+
+def test_a_refused_route_is_named_shortly() -> None:
+    with pytest.raises(Refused) as caught:
+        routes.access("GET", "/" + "x" * 500)
+    assert caught.value.status == 404 and caught.value.code == "unknown_route"
+    assert caught.value.message == f"unknown route /{'x' * 199}"
+    with pytest.raises(Refused) as caught:
+        routes.access("Z" * 500, "/health")
+    assert caught.value.status == 405 and caught.value.headers == [(b"allow", b"GET")]
+    assert caught.value.message == f"/health takes GET, not {'Z' * 20}"

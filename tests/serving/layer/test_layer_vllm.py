@@ -59,7 +59,7 @@ async def everything():
 
 asyncio.run(everything())
 for (method, path), status in sorted(seen.items()):
-    wanted = routes.ROUTES.get(path)
+    wanted = routes.ROUTES["text"].get(path)
     print(method, path, status)
     if wanted is None:
         assert status == 404, (method, path, status)

@@ -22,6 +22,7 @@ from llm_lora.recipe import loading as recipe
 from llm_lora.run import Run
 from llm_lora.serving.client import Client
 from llm_lora.serving.measure import drift
+from llm_lora.store.listing import Listed, ServedRow, Standing
 from llm_lora.tasks.text import task as text_task
 from llm_lora.tasks.text.task import Prepared
 
@@ -83,7 +84,7 @@ class Server:
 
     def __init__(self, here: Run, prepared: Prepared) -> None:
         self.prepared = prepared
-        self.system = adapters.read(here.adapter).manifest["system"]
+        self.system = adapters.read(here.adapter).manifest.system
         self.digest = adapters.read(here.adapter).digest
         self.right = {
             example.prompt[-1].content: example.answer for example in prepared.dataset.held_out
@@ -98,11 +99,15 @@ class Server:
         )
 
     def listed(self) -> dict[str, Any]:
-        versions = [
-            {"number": 1, "id": "visit@1", "adapter_digest": "f" * 64},
-            {"number": 2, "id": "visit@2", "adapter_digest": self.digest},
-        ]
-        return {"name": "visit", "live": 1, "versions": versions}
+        rows = [
+            ServedRow(
+                number=number, id=f"visit@{number}", served="", adapter_digest=digest, base="tiny",
+                rank=4, published="", age_seconds=0, passed=None, refused=None, requests=0,
+                valid_rate=None, loaded=True, schema=None,
+            )
+            for number, digest in ((1, "f" * 64), (2, self.digest))
+        ]  # fmt: skip
+        return Listed(Standing("visit", 1, None, None, None), None, rows).to_json()
 
     def tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         messages = [Message("system", self.system)] if self.system else []

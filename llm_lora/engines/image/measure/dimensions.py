@@ -1,28 +1,65 @@
-"""Dimensions in which an image adapter is judged, all measured on the same evidence; the dimension
-`learning` is in `picture_learning`.
-"""
+"""The six dimensions in which an image adapter is judged, all measured on the same evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llm_lora.engines.image.measure.compared import UNTOLD
-from llm_lora.engines.image.measure.evidence import FULL, Evidence
-from llm_lora.engines.image.measure.measured import SHOWN, Measured, or_not
-from llm_lora.engines.image.measure.yardsticks import Response, Yardsticks, kept_of
+from llm_lora.engines.image.measure.evidence import (
+    FULL,
+    UNTOLD,
+    Evidence,
+    Painted,
+    Real,
+    Response,
+    Yardsticks,
+    kept_of,
+)
+from llm_lora.engines.image.sheets import Pixels
 from llm_lora.progress import Fit
 from llm_lora.scores.image import Floats
+from llm_lora.scores.image import curve as learning_curve
 from llm_lora.scores.image import figures as picture_figures
 
 _PRESENT = 0.5
 """Presence from which a picture counts as being in the style."""
 _USUAL = 0.8
 """The strength that most people use; the style has to be present at it."""
-LEAST_KEPT = 0.7
+_LEAST_KEPT = 0.7
 """Share of the bare base's alignment below which an adapter counts as broken."""
+_SHOWN = 8
+"""Largest number of rows or columns of a sheet."""
+
+Columns = Mapping[str, Sequence[Pixels]]
+"""A sheet of pictures: column title → pictures below it."""
+
+Fact = tuple[str, float | int | str]
+"""A label and its value."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One dimension: its value or the reason why there is none, its facts and its pictures."""
+
+    value: float | None
+    columns: Columns
+    shows: str
+    facts: Sequence[Fact] = ()
+    findings: Sequence[str] = ()
+    reason: str = ""
+
+
+Dimension = Callable[[Evidence, Yardsticks, Fit], Measured]
+"""The function that measures a dimension."""
+
+
+def _or_not(value: float | None) -> float | str:
+    """A figure as a fact; a missing one is stated."""
+    return "not measured" if value is None else value
 
 
 def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
@@ -36,7 +73,7 @@ def consistency(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         value=max(0.0, _mean(agreed)),
         columns={
             f"seed {number + 1}": seen.full.pictures[number :: seen.seeds]
-            for number in range(min(seen.seeds, SHOWN))
+            for number in range(min(seen.seeds, _SHOWN))
         },
         shows="The adapter at full strength: rows are prompts, columns are seeds.",
         facts=[
@@ -89,7 +126,7 @@ def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         facts=[
             ("compared by", like.kind),
             *yardsticks,
-            *((label, or_not(mean)) for label, mean in others),
+            *((label, _or_not(mean)) for label, mean in others),
             *like.facts,
             ("captions", len(like.own)),
             ("held-out pictures", len(like.held_out)),
@@ -99,7 +136,7 @@ def fidelity(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 
 
 def _rows(seen: Evidence) -> range:
-    return range(min(len(seen.own_held_out.pictures), SHOWN))
+    return range(min(len(seen.own_held_out.pictures), _SHOWN))
 
 
 def _nearest(likeness: Floats) -> float | None:
@@ -158,6 +195,99 @@ def generalisation(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     )
 
 
+def learning(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
+    """Learning: whether training was long enough, not too long, and memorised no picture."""
+    curve = learning_curve.read(fit.curve, fit.best_step)
+    usual = _Nearest.of(seen.held_out, seen.train)
+    trained = _Nearest.of(seen.own_train, seen.train)
+    held_out = _Nearest.of(seen.own_held_out, seen.train)
+    # The baseline: how close a caption alone brings a picture to one that was never seen.
+    unseen = _Nearest.of(seen.own_held_out, seen.held_out)
+    copied = {
+        "training": trained.closer_than_all(usual) & trained.closer_than_all(unseen),
+        "held-out": held_out.closer_than_all(usual),
+    }
+    share = max(float(one.mean()) for one in copied.values())
+    findings = list(curve.findings) + [
+        f"{int(one.sum())} of {len(one)} pictures of {of} captions are copies of training "
+        "pictures: memorised; use more pictures, fewer epochs or a lower rank"
+        for of, one in copied.items()
+        if one.any()
+    ]
+    parts = [part for part in (curve.kept, curve.level) if part is not None]
+    painted = (*seen.own_train.pictures, *seen.own_held_out.pictures)
+    near = np.concatenate([trained.likeness, held_out.likeness])
+    which = np.concatenate([trained.which, held_out.which])
+    order = np.argsort(-near, kind="stable")[:_SHOWN]
+    usual_order = np.argsort(-usual.likeness, kind="stable")[:_SHOWN]
+    like = seen.full.pictures[0]
+    facts: list[Fact] = []
+    if curve.held_out:
+        facts += [
+            ("loss on held-out pictures before", curve.held_out[0]),
+            ("loss on held-out pictures, lowest", min(curve.held_out)),
+            ("loss on held-out pictures in the end", curve.held_out[-1]),
+        ]
+    if curve.loss:
+        facts += [
+            ("training loss, first fifth", curve.loss[0]),
+            ("training loss, last fifth", curve.loss[1]),
+        ]
+    return Measured(
+        value=min(*parts, 1 - share) if parts else None,
+        reason=curve.findings[-1],
+        columns={
+            "adapter": [painted[n] for n in order],
+            "learned": [seen.train.shown(int(which[n]), like) for n in order],
+            "held out": [seen.held_out.shown(int(n), like) for n in usual_order],
+            "learned too": [seen.train.shown(int(usual.which[n]), like) for n in usual_order],
+        },
+        shows="The adapter's pictures of training and held-out captions that lie closest to a "
+        "training picture, each beside that one; then such held-out pictures, beside theirs.",
+        facts=[
+            *facts,
+            ("share of the fall that is kept", _or_not(curve.kept)),
+            ("share of the fall before the last third", _or_not(curve.level)),
+            *(
+                (f"copies among pictures of {of} captions", float(one.mean()))
+                for of, one in copied.items()
+            ),
+            ("likeness to the nearest training picture", float(held_out.likeness.mean())),
+            ("likeness of held-out pictures to theirs", float(usual.likeness.mean())),
+            (
+                "chance that a painted one lies closer than a held-out one",
+                picture_figures.rank_share(held_out.likeness, usual.likeness),
+            ),
+            ("distance in pixels to the nearest training picture", float(held_out.apart.mean())),
+            ("distance in pixels of held-out pictures to theirs", float(usual.apart.mean())),
+        ],
+        findings=findings,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Nearest:
+    """For each picture, the nearest real one and how near it is."""
+
+    likeness: Floats
+    which: NDArray[np.intp]
+    apart: Floats
+    """The least distance in pixels, possibly to another real picture."""
+
+    @classmethod
+    def of(cls, some: Painted | Real, real: Real) -> _Nearest:
+        likeness, which = picture_figures.nearest(some.points, real.points)
+        apart, _ = picture_figures.nearest_pixels(some.thumbs, real.thumbs)
+        return cls(likeness, which, apart)
+
+    def closer_than_all(self, others: _Nearest) -> NDArray[np.bool_]:
+        """Which pictures lie closer than all of the others, in the embedding and by pixels."""
+        found: NDArray[np.bool_] = (self.likeness > others.likeness.max()) & (
+            self.apart < others.apart.min()
+        )
+        return found
+
+
 def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     """Strength: whether the effect rises with the strength, and at which strength it breaks."""
     usual = [one for one in sticks.responses if one.strength <= FULL]
@@ -185,11 +315,11 @@ def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
         if breaks is not None
         else f"it does not break up to {sticks.responses[-1].strength:g}"
     )
-    facts: list[tuple[str, float | int | str]] = [
-        ("steadiness of the style from 0 to 1", or_not(style)),
+    facts: list[Fact] = [
+        ("steadiness of the style from 0 to 1", _or_not(style)),
         ("steadiness of the change from 0 to 1", steady),
         ("breaks at", "nowhere" if breaks is None else breaks),
-        ("least share of alignment kept, else broken", LEAST_KEPT),
+        ("least share of alignment kept, else broken", _LEAST_KEPT),
     ]
     if (probe := sticks.probe) is not None:
         facts += [
@@ -212,7 +342,7 @@ def strength(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
 def _breaks(responses: Sequence[Response]) -> tuple[float | None, str]:
     """The lowest strength at which alignment is lost or the change stops rising, and the reason."""
     for before, one in pairwise(responses):
-        if one.alignment is not None and one.alignment < LEAST_KEPT:
+        if one.alignment is not None and one.alignment < _LEAST_KEPT:
             return one.strength, (
                 f"only {one.alignment:.0%} of the bare base's prompt alignment is left"
             )
@@ -248,7 +378,7 @@ def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     direct = [
         float((points * seen.texts[list(numbers)]).sum(axis=1).mean()) for points in (own, bare)
     ]
-    facts: list[tuple[str, float | int | str]] = [
+    facts: list[Fact] = [
         ("likeness of picture and prompt", direct[0]),
         ("likeness in the bare base's", direct[1]),
         ("by how much the own prompt is nearer than others", float(margins.mean())),
@@ -269,15 +399,13 @@ def alignment(seen: Evidence, sticks: Yardsticks, fit: Fit) -> Measured:
     )
 
 
-def _negative(
-    seen: Evidence,
-) -> tuple[list[tuple[str, float | int | str]], list[str]]:
+def _negative(seen: Evidence) -> tuple[list[Fact], list[str]]:
     """The effect of a negative prompt: pictures must become less similar to its text."""
     if seen.other is None:
         return [("negative prompt", "none in the recipe: judge.negative_prompt")], []
     pair = (seen.full, seen.other) if seen.usual_is_negative else (seen.other, seen.full)
     given, free = (one.points @ seen.negative_point for one in pair)
-    facts: list[tuple[str, float | int | str]] = [
+    facts: list[Fact] = [
         ("negative prompt", seen.negative),
         ("likeness to it, when not given", float(free.mean())),
         ("the same, when given", float(given.mean())),

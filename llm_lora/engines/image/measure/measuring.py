@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llm_lora.base import PictureBase
 from llm_lora.data.image import PictureDataset
-from llm_lora.engines.image.measure import compared as picture_compared
 from llm_lora.engines.image.measure import dimensions as picture_dimensions
 from llm_lora.engines.image.measure import evidence as picture_evidence
-from llm_lora.engines.image.measure import learning as picture_learning
-from llm_lora.engines.image.measure import yardsticks as picture_yardsticks
-from llm_lora.engines.image.measure.compared import Compared
-from llm_lora.engines.image.measure.measured import Dimension, Measured
+from llm_lora.engines.image.measure.dimensions import Dimension, Fact, Measured
+from llm_lora.engines.image.measure.evidence import Compared, Response
 from llm_lora.engines.image.painting import Painter
 from llm_lora.engines.image.sheets import sheet, write_picture
 from llm_lora.engines.shared import out_of_memory
@@ -24,8 +21,73 @@ from llm_lora.progress import Fit, Listener, silent
 from llm_lora.recipe.image import ImageRecipe
 from llm_lora.vision import judges as judging
 
+T = TypeVar("T")
+
 _DIGITS = 4
 _SMALLER = "lower generate.batch_size, or name a smaller judge.embedder"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured in one dimension.
+
+    Attributes:
+        name: of the dimension.
+        value: rounded; None if it could not be measured, and then `reason` says why.
+        method, source: how it was measured, and the papers behind that.
+        picture: the sheet that shows it, as a path from the run's folder; `shows` explains it.
+        facts: further figures, by label.
+        findings: sentences.
+    """
+
+    name: str
+    value: float | None
+    reason: str
+    method: str
+    source: str
+    picture: str
+    shows: str
+    facts: tuple[Fact, ...]
+    findings: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Its form in the report."""
+        # The reason for a missing figure has its own place there.
+        repeated = self.reason if self.value is None else None
+        return {
+            "name": self.name,
+            "value": self.value,
+            "method": self.method,
+            "source": self.source,
+            "picture": self.picture,
+            "shows": self.shows,
+            "facts": [list(fact) for fact in self.facts],
+            "findings": [text for text in self.findings if text != repeated],
+        }
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All measurements of an adapter."""
+
+    figures: tuple[Figure, ...]
+    strengths: tuple[Response, ...]
+    embedder: str
+    prompts: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The form that the report and the gates read, as `judge` describes it."""
+        return {
+            "scores": {one.name: one.value for one in self.figures},
+            "reasons": {one.name: one.reason for one in self.figures if one.value is None},
+            "dimensions": [one.document() for one in self.figures],
+            "strengths": [
+                {name: _rounded(value) for name, value in asdict(one).items()}
+                for one in self.strengths
+            ],
+            "embedder": {"name": self.embedder},
+            "prompts": list(self.prompts),
+        }
 
 
 @dataclass(frozen=True)
@@ -64,7 +126,7 @@ _METHODS = {
         "1610.01644; Ledoit and Wolf, J. Multivariate Analysis 88 (2004), for the covariance",
     ),
     "learning": _Method(
-        picture_learning.learning,
+        picture_dimensions.learning,
         "The smallest of three shares: how much of the fall in held-out loss is left at the end "
         "(over-fitting), how much of it came before the last third (under-fitting), and how many "
         "pictures of training or held-out captions are no copies. A copy lies closer to a training "
@@ -134,50 +196,33 @@ def judge(
         )
     del painter
     with out_of_memory("name a smaller model in judge.likeness"):
-        compared = picture_compared.compare(seen, judges, listener)
-    sticks = picture_yardsticks.yardsticks(seen, compared)
+        compared = picture_evidence.compare(seen, judges, listener)
+    sticks = picture_evidence.yardsticks(seen, compared)
     found = {name: one.measure(seen, sticks, fit) for name, one in _METHODS.items()}
-    scores = {name: _rounded(one.value) for name, one in found.items()}
-    return {
-        "scores": scores,
-        "reasons": {name: one.reason for name, one in found.items() if one.value is None},
-        "dimensions": [
-            {
-                "name": name,
-                "value": scores[name],
-                **_told(name, compared),
-                "picture": _sheet(one, pictures, name),
-                "shows": one.shows,
-                "facts": [[label, _rounded(value)] for label, value in one.facts],
-                "findings": [
-                    # The reason for a missing figure has its own key.
-                    text
-                    for text in one.findings
-                    if one.value is not None or text != one.reason
-                ],
-            }
-            for name, one in found.items()
-        ],
-        "strengths": [
-            {
-                "strength": one.strength,
-                "change": _rounded(one.change),
-                "style": _rounded(one.style),
-                "alignment": _rounded(one.alignment),
-            }
-            for one in sticks.responses
-        ],
-        "embedder": {"name": judges.embedder.name},
-        "prompts": list(seen.prompts),
-    }
+    return Judgement(
+        figures=tuple(_figure(name, one, compared, pictures) for name, one in found.items()),
+        strengths=sticks.responses,
+        embedder=judges.embedder.name,
+        prompts=seen.prompts,
+    ).document()
 
 
-def _told(name: str, compared: Compared) -> dict[str, str]:
-    """A dimension's method and source; the model that compared pictures adds its own."""
+def _figure(name: str, measured: Measured, compared: Compared, pictures: Path) -> Figure:
+    """A dimension's figure, with its sheet written; the model that compared pictures adds its own
+    method and source."""
     one = _METHODS[name]
-    if name == "fidelity":
-        return {"method": f"{one.method} {compared.method}", "source": compared.source}
-    return {"method": one.method, "source": one.source}
+    by_likeness = name == "fidelity"
+    return Figure(
+        name=name,
+        value=_rounded(measured.value),
+        reason=measured.reason,
+        method=f"{one.method} {compared.method}" if by_likeness else one.method,
+        source=compared.source if by_likeness else one.source,
+        picture=_sheet(measured, pictures, name),
+        shows=measured.shows,
+        facts=tuple((label, _rounded(value)) for label, value in measured.facts),
+        findings=tuple(measured.findings),
+    )
 
 
 def _sheet(measured: Measured, pictures: Path, name: str) -> str:
@@ -186,5 +231,5 @@ def _sheet(measured: Measured, pictures: Path, name: str) -> str:
     return f"{pictures.name}/{path.name}"
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: T) -> T | float:
     return round(value, _DIGITS) if isinstance(value, float) else value

@@ -1,9 +1,9 @@
 from . import checkpoints as checkpoints
 from . import order as order
+from .checkpoints import Steps as Steps
 from .loop import Means as Means
 from .loop import Training as Training
 from .optimizer import Optimizer as Optimizer
 from .optimizer import text_rate as text_rate
 from .order import Order as Order
 from .record import Record as Record
-from .steps import Steps as Steps

@@ -1,10 +1,14 @@
-"""Checkpoints of image training: written atomically, without pickle; the last two are kept."""
+"""Saving of image training on its way: checkpoints to continue from, and the adapters of steps.
+
+Checkpoints are written atomically, without pickle, and the last two are kept. Adapters of saved
+steps lie beside the final one, so that users can go back to them.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from llm_lora import files
-from llm_lora.engines.shared import mark_whole, newest_checkpoint
+from llm_lora import run as runs
+from llm_lora.engines.shared import checkpoint_step, mark_whole, newest_checkpoint
 
 _KEPT = 2
 _TENSORS = ("weights", "average", "best", "optimizer")
@@ -82,9 +87,10 @@ class Checkpoint:
             _write(place / f"{name}.safetensors", getattr(self, name))
         files.write_text(place / "optimizer.json", self.rest)
         files.write_json(place / "state.json", asdict(self.state))
+        # Only now does it count, and only then may older ones go: a kill at any moment leaves one.
         mark_whole(place)
         others = (path for path in folder.glob("checkpoint-*") if path != place)
-        for path in sorted(others, key=_number, reverse=True)[_KEPT - 1 :]:
+        for path in sorted(others, key=checkpoint_step, reverse=True)[_KEPT - 1 :]:
             shutil.rmtree(path, ignore_errors=True)
         return place
 
@@ -108,5 +114,35 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     files.write_bytes(path, save({name: one.to("cpu", **how) for name, one in tensors.items()}))
 
 
-def _number(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
+@dataclass(frozen=True)
+class Steps:
+    """A folder with the adapters of a run's saved steps, each a complete adapter folder.
+
+    Attributes:
+        folder: the folder that holds them.
+        count: how many of the newest are kept, besides the best.
+        save: writes weights as an adapter folder.
+    """
+
+    folder: Path
+    count: int
+    save: Callable[[Mapping[str, torch.Tensor], Path], None]
+
+    def keep(self, weights: Mapping[str, torch.Tensor], step: int, best: int) -> None:
+        """Keep the adapter after a step, and delete those that are too old.
+
+        Args:
+            weights: as the adapter would have them if training ended now.
+            step: the number of steps done.
+            best: the step with the lowest held-out loss.
+
+        Raises:
+            UserError: the disk is full or the folder may not be written.
+        """
+        if not self.count:
+            return
+        self.save(weights, self.folder / f"{runs.STEP}{step}")
+        every = runs.steps_in(self.folder)
+        for old in sorted(every)[: -self.count]:
+            if old != best:
+                shutil.rmtree(every[old], ignore_errors=True)

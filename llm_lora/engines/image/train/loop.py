@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,11 +23,10 @@ from llm_lora.engines.image.loading import Loaded
 from llm_lora.engines.image.lora import Layers
 from llm_lora.engines.image.noise import Noise, Noised, loss
 from llm_lora.engines.image.prompts import Embedding, Texts
-from llm_lora.engines.image.train.checkpoints import Checkpoint, Rungs, State
+from llm_lora.engines.image.train.checkpoints import Checkpoint, Rungs, State, Steps
 from llm_lora.engines.image.train.optimizer import Optimizer
 from llm_lora.engines.image.train.order import Batch, Order, Shown
 from llm_lora.engines.image.train.record import Record
-from llm_lora.engines.image.train.steps import Steps
 from llm_lora.engines.shared import StopOnSignal, free_memory, is_out_of_memory, out_of_memory
 from llm_lora.errors import UserError
 from llm_lora.progress import Interrupted, Listener, Progress
@@ -135,6 +133,7 @@ class Training:
             if step % train.sample_every == 0 or last or self.ended:
                 self._paint()
             stopped = means.stop.requested and not self.ended
+            # After the measurement, so that a resume knows the best step so far.
             if step % train.save_every == 0 or last or stopped:
                 saved = self._save()
             if stopped:
@@ -209,7 +208,7 @@ class Training:
         device, compute = loaded.device, loaded.compute
         with loaded.autocast():
             told = self._embed(captions).to(device, compute)
-            more: dict[str, Any] = {}
+            more: dict[str, dict[str, torch.Tensor]] = {}
             if told.pooled is not None:
                 ids = torch.tensor([cut.time_ids for cut in cuts], device=device, dtype=compute)
                 more["added_cond_kwargs"] = {"text_embeds": told.pooled, "time_ids": ids}
@@ -303,6 +302,7 @@ class Training:
     def _measurements(self) -> Iterator[tuple[Noised, list[Cut], list[str]]]:
         """The held-out pictures in batches, with the same noise every time."""
         means = self._means
+        # By bucket, because the pictures of a batch must have one size.
         chosen = sorted(means.held_out[:_WATCHED], key=lambda one: one.cut.bucket)
         size = means.recipe.train.batch_size
         for _, group in groupby(chosen, key=lambda one: one.cut.bucket):

@@ -25,12 +25,14 @@ class Optimizer:
         """`steps` is the number of steps of the whole training."""
         self._train = train
         self._steps = steps
+        self._rates: list[float] = []
+        self.parameters: list[torch.nn.Parameter] = []
         groups = []
         for component, rate in (("unet.", train.learning_rate), ("text_encoder", text_rate(train))):
             if parameters := layers.parameters(component):
                 groups.append({"params": parameters, "lr": rate})
-        self._rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
-        self.parameters = [one for group in groups for one in group["params"]]  # type: ignore[attr-defined]
+                self._rates.append(float(rate))
+                self.parameters += parameters
         self._optimizer = _make(train, groups)
 
     def rate(self, step: int) -> float:
@@ -96,7 +98,7 @@ class Optimizer:
         self._optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
-def _flat(entries: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(entries: Mapping[str, object], outer: str = "") -> Iterator[tuple[str, object]]:
     """The entries of a state, flattened; bitsandbytes nests its 8-bit entries in a mapping."""
     for name, value in entries.items():
         if isinstance(value, Mapping):
@@ -129,7 +131,7 @@ def share(step: int, steps: int, warmup: float, schedule: str) -> float:
     return 1.0
 
 
-def _make(train: ImageTrain, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+def _make(train: ImageTrain, groups: Sequence[dict[str, object]]) -> torch.optim.Optimizer:
     decay = train.weight_decay
     if train.optimizer == "adamw":
         # Fused: hundreds of small tensors would cost more in kernel launches than in arithmetic.

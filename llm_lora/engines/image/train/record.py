@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
-from llm_lora import files
 from llm_lora.engines.image.sheets import Pixels, write_picture
-from llm_lora.engines.shared import whole_rows
+from llm_lora.engines.shared import Log
 from llm_lora.progress import Listener, Progress
 
 _PICTURE_SUFFIX = ".png"
@@ -36,8 +30,6 @@ class Record:
         peak_memory: Callable[[], int],
     ) -> None:
         """`shown` is the order's; `step` is where an interrupted training continues."""
-        self.rows: list[dict[str, Any]] = []
-        self._metrics = metrics
         self._samples = samples
         self._listener = listener
         self._shown = shown
@@ -46,12 +38,8 @@ class Record:
         self._peak_memory = peak_memory
         self._loss: float | None = None
         self._validation: float | None = None
-        # A resume repeats the steps after the checkpoint, so their old rows are dropped.
-        if step and metrics.is_file():
-            kept = whole_rows(files.read_text(metrics))
-            self.rows = [row for row in kept if row["step"] <= step]
-        files.write_jsonl(metrics, self.rows)
-        self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        self._log = Log(metrics, tensorboard, step)
+        self.rows = self._log.rows
         self._started = time.monotonic()
 
     def losses(self, step: int, losses: Sequence[float], rate: float, length: float) -> None:
@@ -74,17 +62,17 @@ class Record:
         for number, picture in enumerate(pictures):
             name = f"{number:02}{_PICTURE_SUFFIX}"
             write_picture(self._samples / f"step-{step}" / name, picture)
-            self._writer.add_image(f"samples/{number:02}", picture, step, dataformats="HWC")
-        self._writer.flush()
+            self._log.writer.add_image(f"samples/{number:02}", picture, step, dataformats="HWC")
+        self._log.writer.flush()
 
-    def stepped(self, step: int, loss: float | None) -> None:
+    def stepped(self, step: int, loss: float) -> None:
         """Report a finished step."""
-        self._loss = self._loss if loss is None else loss
+        self._loss = loss
         self._listener(self._progress(step))
 
     def close(self) -> None:
         """Close the TensorBoard writer."""
-        self._writer.close()
+        self._log.close()
 
     def _row(self, step: int, values: dict[str, float]) -> None:
         progress = self._progress(step)
@@ -96,13 +84,7 @@ class Record:
             "pictures_per_second": round(progress.pictures_per_second or 0.0, 2),
             "seconds": round(time.monotonic() - self._started, 1),
         }
-        self.rows.append(row)
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        self._log.add(row, values)
         self._listener(progress)
 
     def _progress(self, step: int) -> Progress:

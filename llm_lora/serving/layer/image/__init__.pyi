@@ -1,2 +1,1 @@
 from .asking import PAINT as PAINT
-from .asking import Painting as Painting

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
 from pydantic_core import to_json
 from starlette.types import Scope
 
+from llm_lora.files import Json
 from llm_lora.lora_prompt import Pick
 from llm_lora.serving.layer import asgi
 from llm_lora.serving.layer.asgi import Header
@@ -45,11 +45,11 @@ class Painting(Asking):
         request = picture_requests.read(body)
         versions = {name: await self._find(request, name) for name in request.names}
         own = versions[request.model]
-        defaults = own.manifest.get("sampling") if own is not None else None
-        order: dict[str, Any] = {
+        defaults = own.manifest.sampling if own is not None else {}
+        order: Json = {
             "prompt": request.text,
             "seeds": picture_requests.seeds(request),
-            **picture_requests.settings(request, defaults or {}, self._config.resolution),
+            **picture_requests.settings(request, defaults, self._config.resolution),
         }
         picks = request.picks or ((Pick(request.model),) if own is not None else ())
         worn = self._worn(picks, versions)
@@ -101,7 +101,7 @@ class Painting(Asking):
         self,
         line: Connection,
         request: PictureRequest,
-        order: dict[str, Any],
+        order: Json,
         picks: tuple[Pick, ...],
         versions: list[Version],
         body: bytes,
@@ -122,7 +122,7 @@ class Painting(Asking):
         order["adapters"] = [
             {"name": pick.name, "unet": pick.unet, "text": pick.text} for pick in worn
         ]
-        try:
+        with self._recorded(exchange, line, body):
             reply = await asgi.unless_gone(
                 line.receive, asgi.call(self._app, "POST", PAINT, order), lambda _: None
             )
@@ -134,18 +134,6 @@ class Painting(Asking):
             told = _told(request, order, picks, versions, self._catalog.base_name)
             content = reply.body[:-1] + b"," + to_json(told)[1:]
             await asgi.send(line.send, 200, content, b"application/json", _headers(picks, versions))
-        except asgi.Gone:
-            raise
-        except Exception:
-            exchange.outcome = "error"
-            exchange.status = exchange.status or 500
-            raise
-        finally:
-            if line.late:
-                exchange.outcome = "error"
-            exchange.status = exchange.status or (504 if line.late else 499)
-            self._metrics.count(exchange)
-            self._log.write(exchange, body)
 
 
 def _given(request: PictureRequest, name: str) -> bool:
@@ -155,11 +143,11 @@ def _given(request: PictureRequest, name: str) -> bool:
 
 def _told(
     request: PictureRequest,
-    order: dict[str, Any],
+    order: Json,
     picks: tuple[Pick, ...],
     versions: list[Version],
     base: str,
-) -> dict[str, Any]:
+) -> Json:
     """The answer's record of how its pictures were made, enough to reproduce them."""
     how = ("steps", "guidance", "negative_prompt", "scheduler")
     return {

@@ -11,13 +11,15 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_lora import lora_prompt
+from llm_lora.adapter import Setting
 from llm_lora.data.image import CELL
 from llm_lora.errors import UserError
+from llm_lora.files import Json
 from llm_lora.lora_prompt import LARGEST, Pick
 from llm_lora.recipe.image import ImageGenerate
 from llm_lora.schema import excerpt, quote
@@ -132,9 +134,7 @@ def read(body: bytes) -> PictureRequest:
     return PictureRequest(found.model, found.prompt, text, tuple(picks) or None, found)
 
 
-def settings(
-    request: PictureRequest, defaults: Mapping[str, Any], resolution: int
-) -> dict[str, Any]:
+def settings(request: PictureRequest, defaults: Mapping[str, Setting], resolution: int) -> Json:
     """The settings to paint with: from the request, then `defaults`, then the usual ones.
 
     Args:
@@ -149,7 +149,7 @@ def settings(
         Refused: an invalid size, or one too large for this base; too many steps (400).
     """
     body = request.body
-    found: dict[str, Any] = {}
+    found: Json = {}
     for name in ("steps", "guidance", "negative_prompt", "scheduler"):
         asked = getattr(body, name)
         found[name] = asked if asked is not None else defaults.get(name, getattr(_USUAL, name))

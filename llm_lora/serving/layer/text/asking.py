@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Scope
 
@@ -121,10 +123,18 @@ class Asking:
             on_invalid=request.on_invalid or habit,
             include_usage_added=completed.usage_added,
         )
-        try:
+        with self._recorded(exchange, line, body):
             await responses.answer(
                 self._app, scope, completed.body, exchange, line.receive, line.send
             )
+
+    @contextmanager
+    def _recorded(self, exchange: Exchange, line: Connection, body: bytes) -> Iterator[None]:
+        """Count and log an exchange when it has ended, in whatever way."""
+        try:
+            yield
+        except asgi.Gone:
+            raise
         except Exception:
             exchange.outcome = "error"
             exchange.status = exchange.status or 500

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic_core import from_json, to_json
 from starlette.types import Scope
 
+from llm_lora.files import Json
 from llm_lora.schema import AnswerSchema, excerpt, quote
 from llm_lora.serving.layer.asgi import header
 from llm_lora.serving.layer.errors import Refused
@@ -30,7 +31,7 @@ class Request:
     """A request to a model as the client wrote it; `on_invalid` is None where it is not set."""
 
     route: str
-    fields: dict[str, Any]
+    fields: Json
     model: str
     stream: bool
     schema_off: bool
@@ -60,7 +61,7 @@ def check_type(scope: Scope) -> None:
         raise Refused(415, "send the body uncompressed")
 
 
-def read_object(body: bytes) -> dict[str, Any]:
+def read_object(body: bytes) -> Json:
     """The JSON object in a body.
 
     Raises:
@@ -137,7 +138,7 @@ def complete(request: Request, served: str, terms: Terms | None) -> Completed:
     return Completed(_write(fields, constraint), schema, usage_added)
 
 
-def _refuse_prompt_scores(fields: dict[str, Any], route: str) -> None:
+def _refuse_prompt_scores(fields: Json, route: str) -> None:
     """Refuse requests for log-probabilities of the prompt, directly or through `echo`.
 
     In a server with adapters vLLM 0.32 computes them with the wrong number of rows: on a CPU one
@@ -179,7 +180,7 @@ def _check_messages(messages: object) -> None:
             raise _wrong(f"messages[{number}]", "is not an object with a role")
 
 
-def _with_system(messages: list[dict[str, Any]], system: str | None) -> list[dict[str, Any]]:
+def _with_system(messages: list[Json], system: str | None) -> list[Json]:
     """Messages with the adapter's system prompt, unless they have their own.
 
     An empty one means no system prompt, as in training data.
@@ -189,12 +190,12 @@ def _with_system(messages: list[dict[str, Any]], system: str | None) -> list[dic
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def _fill_template(fields: dict[str, Any], options: Mapping[str, Any]) -> None:
+def _fill_template(fields: Json, options: Mapping[str, object]) -> None:
     if options:
         fields["chat_template_kwargs"] = {**options, **(fields.get("chat_template_kwargs") or {})}
 
 
-def _fill_sampling(fields: dict[str, Any], route: str, terms: Terms) -> None:
+def _fill_sampling(fields: Json, route: str, terms: Terms) -> None:
     for name, value in terms.sampling.items():
         if fields.get(name) is None:
             fields[name] = value
@@ -203,7 +204,7 @@ def _fill_sampling(fields: dict[str, Any], route: str, terms: Terms) -> None:
         fields[names[0]] = terms.max_tokens
 
 
-def _asks_for_own_form(fields: dict[str, Any]) -> bool:
+def _asks_for_own_form(fields: Json) -> bool:
     """Whether the request sets the form of its answer itself; removes members that are null."""
     for name in ("response_format", "structured_outputs"):
         if fields.get(name) is not None:
@@ -215,7 +216,7 @@ def _asks_for_own_form(fields: dict[str, Any]) -> bool:
     return any(fields.get(name) for name in ("echo", "continue_final_message"))
 
 
-def _ask_for_usage(fields: dict[str, Any]) -> bool:
+def _ask_for_usage(fields: Json) -> bool:
     """Make a stream end with its token count; returns whether the client had not asked for it."""
     options = fields.get("stream_options") or {}
     if options.get("include_usage") is True:
@@ -224,7 +225,7 @@ def _ask_for_usage(fields: dict[str, Any]) -> bool:
     return True
 
 
-def _write(fields: dict[str, Any], constraint: bytes) -> bytes:
+def _write(fields: Json, constraint: bytes) -> bytes:
     text = to_json(fields, inf_nan_mode="constants")
     if b"Infinity" in text and not _finite(fields):
         raise Refused(400, "the body has a number that is too large", code="not_json")
@@ -239,7 +240,7 @@ def _finite(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _typed(fields: dict[str, Any], name: str, kind: type, wanted: str) -> Any:
+def _typed(fields: Json, name: str, kind: type, wanted: str) -> Any:
     """A member that is absent, null or of one type."""
     value = fields.get(name)
     if value is not None and not isinstance(value, kind):

@@ -1,10 +1,9 @@
-"""Tasks: the interface between the pipeline and the modules for text and images."""
+"""The steps of the pipeline that each task takes in its own way."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from llm_lora.adapter import Adapter
 from llm_lora.errors import UserError
@@ -12,8 +11,7 @@ from llm_lora.progress import AnyDataset, Fit, Watcher
 from llm_lora.recipe import AnyRecipe
 from llm_lora.report import Report, Versus
 from llm_lora.run import Run
-
-_MODULES = {"text": "llm_lora.tasks.text.task", "image": "llm_lora.tasks.image"}
+from llm_lora.task import TASKS, load
 
 
 class AnyBase(Protocol):
@@ -39,8 +37,8 @@ class AnyPrepared(Protocol):
         """Digests of all inputs of the run, by name."""
 
 
-class Task(Protocol):
-    """The module of a task; `prepared` is the result of its own `prepare`."""
+class Steps(Protocol):
+    """The steps of a task, a module; `prepared` is the result of its own `prepare`."""
 
     def prepare(self, recipe: Any) -> AnyPrepared:
         """Read and check the base and the data, without heavy imports.
@@ -92,9 +90,9 @@ class Task(Protocol):
         """
 
 
-def of(task: str) -> Task:
-    """The module of a task."""
-    return cast(Task, importlib.import_module(_MODULES[task]))
+def of(task: str) -> Steps:
+    """The steps of a task."""
+    return cast(Steps, load(TASKS[task].steps))
 
 
 def compare(ours: Run, theirs: Run) -> Versus:
@@ -110,10 +108,3 @@ def compare(ours: Run, theirs: Run) -> Versus:
             fix="compare runs of the same task; llm-lora runs lists them",
         )
     return of(ours.task).compare(ours, theirs)
-
-
-if TYPE_CHECKING:
-    from llm_lora.tasks import image as image_task
-    from llm_lora.tasks.text import task as text_task
-
-    _TASKS: tuple[Task, ...] = (text_task, image_task)

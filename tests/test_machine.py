@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_lora import machine as plan
+from llm_lora import machine
 from llm_lora.errors import UserError
 from llm_lora.machine import GIB, Hardware, detect, pick_profile
-from llm_lora.recipe.text.recipe import PROFILES
+from llm_lora.recipe.scalars import PROFILES
 
 Program = Callable[..., None]
 
@@ -178,7 +178,7 @@ def test_an_nvidia_smi_that_fails_says_why(
 def test_an_nvidia_smi_that_hangs_is_left(
     nvidia_smi: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "_SMI_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(machine, "_SMI_TIMEOUT_S", 0.2)
     nvidia_smi("while true; do :; done")
     assert detect().gpu_problem == "nvidia-smi did not respond in 0.2 s"
 
