@@ -1,11 +1,13 @@
-"""Hardware detection and choice of a recipe's profile, without importing torch."""
+"""This machine: its hardware and the profile that fits it, its user, free ports; no torch."""
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
 import math
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -225,3 +227,23 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def free_port() -> int:
+    """A free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def user() -> str:
+    """The user who runs this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # The user of a container may have no name.
+        return "unknown"
+
+
+def account() -> str:
+    """The user and host that run this process."""
+    return f"{user()}@{socket.gethostname()}"

@@ -114,3 +114,17 @@ class Watcher(Protocol):
 
     def began(self, here: Run) -> None:
         """The run's folder exists; from now on the run can be resumed."""
+
+
+class Silent:
+    """A `Watcher` that shows nothing."""
+
+    def stage(self, title: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def checked(self, task: str, dataset: AnyDataset) -> None: ...
+
+    def began(self, here: Run) -> None: ...

@@ -26,6 +26,7 @@ engines
 tasks
 export pipeline
 serving
+api
 cli
 """
 """A package may import only from the packages of earlier lines."""
@@ -73,7 +74,10 @@ def test_what_a_door_offers_is_there_and_used() -> None:
             assert module in imports.modules(), f"{package}: no module {module}"
             if module != f"{package}.{name}":
                 assert name in defined(module), f"{module} defines no {name}"
-            assert (package, name) in used, f"{package}: nobody imports {name}"
+            # The names of the package itself are for users; test_python_api.py pins them.
+            assert package == imports.ROOM or (package, name) in used, (
+                f"{package}: nobody imports {name}"
+            )
 
 
 def defined(module: str) -> set[str]:

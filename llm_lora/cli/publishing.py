@@ -12,8 +12,6 @@ from llm_lora.cli.options import PATH, json_option, path_option
 from llm_lora.cli.outcome import print_json
 
 if TYPE_CHECKING:
-    from llm_lora.adapter import AnyBase
-    from llm_lora.files import Json
     from llm_lora.serving import Client
     from llm_lora.store import Alias, Damaged, Listed, Row, Standing, Store, Version
 
@@ -70,13 +68,13 @@ def publish(
     They become the next version of NAME, which is not live until it is promoted. The same content
     is never published twice.
     """
-    from llm_lora.store import Store, StoredRow, suggest_name
+    from llm_lora.store import Store, StoredRow, base_at_hand, publishable, suggest_name
 
-    folder, report, called = _find(source)
-    name = name if name is not None else suggest_name(called)
+    found = publishable(source)
+    name = name if name is not None else suggest_name(found.name)
     store = Store(root)
-    base = _base_at_hand(folder)
-    version = store.publish(folder, name, report=report, by=_user(), why=why, base=base)
+    base = base_at_hand(found.folder)
+    version = store.publish(found.folder, name, report=found.report, by=_user(), why=why, base=base)
     alias = store.alias(name)
     if and_promote:
         alias = store.promote(name, version.number, by=_user(), why=why, force=force, base=base)
@@ -106,11 +104,11 @@ def promote(
             url, as_json, lambda client: client.promote(name, number, why=why or None, force=force)
         )
         return
-    from llm_lora.store import Store
+    from llm_lora.store import Store, base_at_hand
 
     store = Store(root)
     version = store.version(name, number)
-    base = _base_at_hand(version.folder)
+    base = base_at_hand(version.folder)
     alias = store.promote(name, number, by=_user(), why=why, force=force, base=base)
     _tell_alias(name, alias, as_json=as_json, unmapped=None if base else version)
 
@@ -161,11 +159,11 @@ def canary(
             lambda client: client.canary(name, number, share, why=why or None, force=force),
         )
         return
-    from llm_lora.store import Store
+    from llm_lora.store import Store, base_at_hand
 
     store = Store(root)
     version = store.version(name, number)
-    base = _base_at_hand(version.folder) if share else None
+    base = base_at_hand(version.folder) if share else None
     alias = store.canary(name, number, share, by=_user(), why=why, force=force, base=base)
     _tell_alias(name, alias, as_json=as_json, unmapped=version if share and not base else None)
 
@@ -247,55 +245,12 @@ def remove(name: str, number: int, root: Path, why: str) -> None:
     click.echo(f"{name}@{number} removed")
 
 
-def _find(source: Path) -> tuple[Path, Json | None, str]:
-    """The adapter folder, report and name for a run or an adapter folder.
-
-    Raises:
-        UserError: the path is neither, or the run is not finished.
-    """
-    from llm_lora import run as runs
-    from llm_lora.adapter import folder as adapters
-    from llm_lora.errors import UserError
-    from llm_lora.files import read_object
-
-    if (source / adapters.CONFIG).is_file():
-        home = source.resolve().parent
-        if not (home / "recipe.yaml").is_file():
-            # An adapter from elsewhere, or a version of another store with its report.
-            report = source / "report.json"
-            called = str(read_object(source / adapters.MANIFEST).get("name", ""))
-            return source, read_object(report) if report.is_file() else None, called
-        source = home
-    run = runs.find(source)
-    if not run.finished:
-        raise UserError(
-            "this run is not finished",
-            where=str(run.folder),
-            fix="finish it: llm-lora train RECIPE --resume",
-        )
-    called = str(read_object(run.adapter / adapters.MANIFEST).get("name", run.name))
-    return run.adapter, run.read(run.report), called
-
-
-def _base_at_hand(folder: Path) -> AnyBase | None:
-    """The base that an adapter was trained on, if this machine has it; never downloads it."""
-    from llm_lora.adapter import base as any_base
-    from llm_lora.adapter import folder as adapters
-
-    return any_base.at_hand(adapters.read(folder).manifest)
-
-
 def _user() -> str:
     """The user and host that run this command."""
     # Imported here to keep `--help` quick.
-    import getpass
-    import socket
+    from llm_lora.machine import account
 
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # The user of a container may have no name.
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+    return account()
 
 
 def _ask(url: str, as_json: bool, order: Callable[[Client], Standing]) -> None:

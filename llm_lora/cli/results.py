@@ -100,14 +100,13 @@ def chat(run: Path, message: str | None, free: bool, base_only: bool, as_json: b
     """
     from llm_lora import run as runs
     from llm_lora.cli import talk
-    from llm_lora.tasks.text import task as text_task
+    from llm_lora.tasks.text import Talker
 
-    prepared = text_task.reopen(runs.find(run))
-    talker = talk.Talker(prepared, runs.find(run), free=free, base_only=base_only)
+    talker = Talker(runs.find(run), free=free, base_only=base_only)
     if message is not None:
-        talker.once(message, as_json=as_json)
+        talk.once(talker, message, as_json=as_json)
     else:
-        talker.loop(as_json=as_json)
+        talk.loop(talker, as_json=as_json)
 
 
 @click.command("runs")

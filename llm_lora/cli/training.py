@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from llm_lora.cli.options import PATH, gate_store_option, json_option, path_option, runs_option
 from llm_lora.cli.outcome import print_json
 from llm_lora.errors import EXIT_INTERRUPTED, Problem, UserError
-
-if TYPE_CHECKING:
-    from llm_lora.recipe import Read
 
 recipe_argument = click.argument("recipe", type=PATH)
 overrides_option = click.option(
@@ -54,7 +50,9 @@ def train(
 
     The evaluation runs on held-out examples, which are never trained on.
     """
-    found, reason = _read(recipe, overrides, profile)
+    from llm_lora.recipe import read_for_machine
+
+    found, reason = read_for_machine(recipe, overrides, profile)
     if _is_default("root"):
         root = found.runs or (found.resume.parent.parent if found.resume else root)
 
@@ -125,8 +123,9 @@ def data_check(
     from llm_lora import files, pipeline
     from llm_lora.cli.show import live as show
     from llm_lora.example import TooFewLeft
+    from llm_lora.recipe import read_for_machine
 
-    loaded = _read(recipe, overrides, profile)[0].recipe
+    loaded = read_for_machine(recipe, overrides, profile)[0].recipe
     try:
         dataset = pipeline.prepare(loaded).dataset
     except TooFewLeft as error:
@@ -141,25 +140,6 @@ def data_check(
         print_json(dataset.summary())
     else:
         show.dataset(loaded.task, dataset)
-
-
-def _read(recipe: Path, overrides: Sequence[str], profile: str) -> tuple[Read, str]:
-    """The recipe under the chosen profile, and the reason for that choice."""
-    from llm_lora import machine
-    from llm_lora import recipe as recipes
-
-    reason = "chosen with --profile"
-
-    def pick(names: tuple[str, ...]) -> str:
-        nonlocal reason
-        choice = machine.pick_profile(names, machine.detect())
-        reason = choice.reason
-        return choice.name
-
-    found = recipes.read(
-        recipe, overrides=overrides, profile=pick if profile == "auto" else profile
-    )
-    return found, reason
 
 
 def _is_default(option: str) -> bool:

@@ -1,2 +1,3 @@
+from . import sources as sources
 from .client import Client as Client
 from .readiness import Readiness as Readiness

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import socket
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from llm_lora.adapter import MADE, Adapter
 from llm_lora.adapter import folder as adapters
 from llm_lora.errors import Problem, UserError
 from llm_lora.files import Json
+from llm_lora.machine import user
 from llm_lora.run import Run
 from llm_lora.store import Store, Version, suggest_name
 
@@ -146,14 +146,6 @@ def publish(candidates: Sequence[Candidate], folder: Path) -> None:
         store.promote(version.name, version.number, by=by, why=_WHY, force=True)
 
 
-def user() -> str:
-    """The user who runs this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # The user of a container may have no name.
-        return "unknown"
-
-
 def _server(port: int) -> str:
     """The name of a server's own folder."""
     return f"{socket.gethostname()}-{port}"
@@ -187,6 +179,12 @@ def _add(store: Store, name: str, stock: Stock) -> None:
             stock.waiting.append(store.version(name, number))
         except UserError as error:  # It serves no requests yet.
             stock.warnings.append(f"{name}@{number} cannot be promoted: {error}")
+
+
+def is_run_or_adapter(path: Path) -> bool:
+    """Whether the path is that of a run or an adapter folder; a store is neither."""
+    places = (path / adapters.CONFIG, path / "recipe.yaml", path / runs.LATEST / "recipe.yaml")
+    return any(place.is_file() for place in places)
 
 
 def _own(source: Path) -> Candidate:

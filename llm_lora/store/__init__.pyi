@@ -12,6 +12,8 @@ from .listing import Standing as Standing
 from .listing import StoredRow as StoredRow
 from .names import is_name as is_name
 from .names import suggest_name as suggest_name
+from .publishable import base_at_hand as base_at_hand
+from .publishable import publishable as publishable
 from .published import Version as Version
 from .store import Store as Store
 from .store import UnknownAdapter as UnknownAdapter

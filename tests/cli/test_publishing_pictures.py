@@ -27,14 +27,13 @@ from llm_lora.adapter.mapping import text as mapping
 from llm_lora.base import image as picture_base
 from llm_lora.cli import publishing, serving
 from llm_lora.errors import UserError
-from llm_lora.machine import GIB, Hardware
+from llm_lora.machine import GIB, Hardware, free_port
 from llm_lora.serving import sources
 from llm_lora.serving.launch import examining
 from llm_lora.serving.launch import launching as launch
 from llm_lora.serving.launch.plans import AnyPlan, Wanted
 from llm_lora.serving.layer.config import ServingConfig
 from llm_lora.serving.layer.loader import Loader
-from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store
 
 TINY = picture_base.resolve("tiny")
@@ -239,7 +238,7 @@ def test_a_base_that_tells_no_prediction_is_served_as_its_adapters_were_trained(
 
 
 def examine(**wanted: Any) -> AnyPlan:
-    return examining.examine(Wanted(port=trial.free_port(), **wanted), CPU)
+    return examining.examine(Wanted(port=free_port(), **wanted), CPU)
 
 
 def refused(**wanted: Any) -> str:
@@ -323,7 +322,7 @@ def test_another_base_than_that_of_training_is_refused(tmp_path: Path) -> None:
 
 def test_a_dry_run_prints_the_command_and_writes_nothing(tmp_path: Path) -> None:
     run = picture_run(tmp_path / "run")
-    code, told = command("serve", run, "--dry-run", "--port", trial.free_port())
+    code, told = command("serve", run, "--dry-run", "--port", free_port())
     assert code == 0 and "64x64 in 3 steps · trigger ink sketch style" in told
     assert "llm_lora.serving.painter --host 127.0.0.1" in told
     assert not (run / "serving").exists()

@@ -92,6 +92,12 @@ def signals() -> Iterator[Stop]:
 
 
 def serve(plan: AnyPlan, watch: Watcher) -> None:
+    """Serve until a signal requests a stop; as `run`."""
+    with signals() as stop:
+        run(plan, watch, stop)
+
+
+def run(plan: AnyPlan, watch: Watcher, stop: Stop) -> None:
     """Serve until a stop is requested.
 
     Raises:
@@ -107,9 +113,8 @@ def serve(plan: AnyPlan, watch: Watcher) -> None:
     def start() -> Server:
         return Server(command, environment, log, grace_seconds=_GRACE_S)
 
-    with signals() as stop:
-        key = any_for_use(plan.wanted.api_keys)
-        keep_running(start, plan.url, log, watch, stop, Restarts(), key, plan.server)
+    key = any_for_use(plan.wanted.api_keys)
+    keep_running(start, plan.url, log, watch, stop, Restarts(), key, plan.server)
 
 
 def prepare(plan: AnyPlan) -> Path:

@@ -22,7 +22,7 @@ from llm_lora.base import Base
 from llm_lora.base import text as bases
 from llm_lora.errors import UserError
 from llm_lora.export import merge
-from llm_lora.machine import Hardware
+from llm_lora.machine import Hardware, free_port
 from llm_lora.progress import Watcher
 from llm_lora.run import Run
 from llm_lora.serving.client import as_json
@@ -129,7 +129,7 @@ class _Bench:
 
     def take_turn(self, base: Base, forms: Sequence[str], found: Mapping[str, _Form]) -> None:
         """Start a server, warm it up, measure the forms that it serves, stop it."""
-        port = trial.free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         command = flags.engine(base, _MODEL, "127.0.0.1", port, self._context, self._hardware)
         names = [f"adapter-{number + 1}" for number in range(self._settings.adapters)]
