@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from llm_lora import machine
 from llm_lora.errors import UserError
-from llm_lora.serving import sources
+from llm_lora.serving import Readiness, sources
 from llm_lora.serving.launch import AnyPlan, Line, Wanted, examining, launching
 
 
@@ -141,7 +140,7 @@ class _Watch:
     def waiting(self, seconds: float, doing: str) -> None:
         pass
 
-    def ready(self, seconds: float, state: dict[str, Any]) -> None:
+    def ready(self, seconds: float, state: Readiness) -> None:
         self.settled.set()
 
     def alarm(self, line: Line) -> None:
