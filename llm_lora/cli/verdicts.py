@@ -14,6 +14,7 @@ from rich.table import Table
 
 from llm_lora import files
 from llm_lora.cli.console import console
+from llm_lora.schema import KINDS
 from llm_lora.validate import Judged, LineVerdict, Summary
 
 _SHOWN = 20
@@ -96,10 +97,11 @@ def _print_summary(summary: Summary, *, repairing: bool) -> None:
             console.print(f"… and {left} more; list all: --json")
     share = summary.valid / summary.answers if summary.answers else 0.0
     colour = "green" if summary.answers and summary.valid == summary.answers else "red"
-    console.print(
-        f"[{colour}]{summary.valid} of {summary.answers} answers valid ({share:.1%})[/], "
-        f"{summary.invalid} not fitting the schema, {summary.not_json} not JSON"
-    )
+    told = [f"[{colour}]{summary.valid} of {summary.answers} answers valid ({share:.1%})[/]"]
+    for name, kind in KINDS.items():
+        if name != "valid":
+            told.append(f"{summary.kinds[name]} {kind.counted}")
+    console.print(", ".join(told))
     if repairing:
         removed = ", ".join(
             f"{_REPAIRS[name]} {count}" for name, count in document["repairs"].items()

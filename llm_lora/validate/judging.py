@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from llm_lora.errors import UserError
-from llm_lora.schema import VALID, AnswerSchema, NotJson, Verdict, bulk, not_json, repair
+from llm_lora.schema import (
+    KINDS,
+    VALID,
+    AnswerSchema,
+    KindName,
+    NotJson,
+    Verdict,
+    bulk,
+    not_json,
+    repair,
+)
 from llm_lora.schema import json_text as jsontext
 from llm_lora.validate import intake
 from llm_lora.validate.envelope import Envelope, no_column
@@ -50,9 +60,9 @@ class Summary:
     """Totals over a file of answers; grows by `add` and `merge`."""
 
     answers: int = 0
-    valid: int = 0
-    invalid: int = 0
-    not_json: int = 0
+    kinds: Counter[KindName] = field(default_factory=Counter)
+    """Answer counts by kind of verdict."""
+
     repaired: int = 0
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Answer counts by place (without indices; empty for the whole answer) and keyword."""
@@ -61,11 +71,14 @@ class Summary:
     repairs: Counter[str] = field(default_factory=Counter)
     """Counts of repaired answers by what was removed."""
 
+    @property
+    def valid(self) -> int:
+        return self.kinds["valid"]
+
     def add(self, judged: LineVerdict) -> None:
         """Count one more answer."""
         self.answers += 1
-        kind = judged.verdict.kind
-        setattr(self, kind, getattr(self, kind) + 1)
+        self.kinds[judged.verdict.kind] += 1
         self.repaired += bool(judged.repairs)
         self.repairs.update(judged.repairs)
         for reason in {(reason.field, reason.keyword) for reason in judged.verdict.reasons}:
@@ -73,8 +86,9 @@ class Summary:
 
     def merge(self, later: Summary, *, shift: int = 0) -> None:
         """Count the answers of a later part, whose line 1 is line `shift` + 1."""
-        for name in ("answers", "valid", "invalid", "not_json", "repaired"):
-            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.answers += later.answers
+        self.kinds.update(later.kinds)
+        self.repaired += later.repaired
         self.repairs.update(later.repairs)
         for reason, count in later.reasons.items():
             self._count(reason, count, later.first_lines[reason] + shift)
@@ -89,9 +103,7 @@ class Summary:
         """For JSON output, the most frequent reason first."""
         return {
             "answers": self.answers,
-            "valid": self.valid,
-            "invalid": self.invalid,
-            "not_json": self.not_json,
+            **{name: self.kinds[name] for name in KINDS},
             "repaired": self.repaired,
             "reasons": [
                 {
@@ -186,7 +198,7 @@ class Judge:
             if verdict is not VALID or index in mended
         ]
         into.summary.answers += len(verdicts) - len(notable)
-        into.summary.valid += len(verdicts) - len(notable)
+        into.summary.kinds["valid"] += len(verdicts) - len(notable)
         for index in notable:
             repairs = mended[index].removed if index in mended else ()
             one = LineVerdict(numbers[index], verdicts[index], repairs)
