@@ -25,6 +25,7 @@ from llm_lora import engines, files, versions
 from llm_lora import run as runs
 from llm_lora.progress import AnyDataset, Progress
 from llm_lora.recipe import loading as recipe
+from llm_lora.recipe.text import Recipe
 from llm_lora.report.text.answers import FORMS, judge_all, part_figures
 from llm_lora.run import Run
 from llm_lora.tasks.text import learning
@@ -107,7 +108,9 @@ def measure(variant: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     common = {"train.seed": seed, "train.evaluate_every": EVALUATE_EVERY}
     settings = {**common, **VARIANTS[variant]}
     changes = [*(f"{key}={value}" for key, value in settings.items()), *overrides]
-    prepared = prepare(recipe.load(RECIPE, profile="cpu", overrides=changes))
+    loaded = recipe.load(RECIPE, profile="cpu", overrides=changes)
+    assert isinstance(loaded, Recipe)
+    prepared = prepare(loaded)
     assert prepared.schema is not None
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
