@@ -59,7 +59,7 @@ def main() -> None:
             trial.running(made.command(), environment, made.url, log, path="/ready") as server,
             httpx.Client(base_url=made.url, timeout=600) as client,
         ):
-            found = {"seconds_to_ready": round(time.monotonic() - began, 2)}
+            found: dict[str, Any] = {"seconds_to_ready": round(time.monotonic() - began, 2)}
             print(f"{made.hardware}; {made.base_name}, {source.settings}", flush=True)
             found |= overhead(source, client, given)
             found["memory_gib"] = round(trial.memory_bytes(server) / 2**30, 3)

@@ -21,15 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llm_lora import engines, files, pipeline, versions
+from llm_lora import engines, files, versions
 from llm_lora import run as runs
-from llm_lora.data.text.dataset import Dataset
-from llm_lora.progress import Progress
+from llm_lora.progress import AnyDataset, Progress
 from llm_lora.recipe import loading as recipe
-from llm_lora.report.text import document as report
-from llm_lora.report.text.answers import FORMS
+from llm_lora.recipe.text import Recipe
+from llm_lora.report.text.answers import FORMS, judge_all, part_figures
 from llm_lora.run import Run
 from llm_lora.tasks.text import learning
+from llm_lora.tasks.text import task as text_task
 from llm_lora.tasks.text.prepared import max_new_tokens, prepare
 
 ROOT = Path(__file__).parent.parent
@@ -108,13 +108,15 @@ def measure(variant: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     common = {"train.seed": seed, "train.evaluate_every": EVALUATE_EVERY}
     settings = {**common, **VARIANTS[variant]}
     changes = [*(f"{key}={value}" for key, value in settings.items()), *overrides]
-    prepared = prepare(recipe.load(RECIPE, profile="cpu", overrides=changes))
+    loaded = recipe.load(RECIPE, profile="cpu", overrides=changes)
+    assert isinstance(loaded, Recipe)
+    prepared = prepare(loaded)
     assert prepared.schema is not None
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         here = runs.create(Path(folder), prepared.recipe.name, prepared.recipe.to_yaml)
         fit = learning.learn(prepared, here, Quiet(), resume=False)
-        pipeline.seal(prepared, here)
+        text_task.seal(prepared, here)
         engine = engines.load("text")
         answerer = engine.Answerer(
             prepared.base,
@@ -131,12 +133,8 @@ def measure(variant: str, seed: int, overrides: list[str]) -> dict[str, Any]:
             form: answerer.answer(prompts, sampling, schema=schema)
             for form, schema in zip(FORMS, (None, prepared.schema), strict=True)
         }
-    blocks = {
-        form: report.blocks(rows, prepared.schema)
-        for (_, form), rows in report.judge_all(
-            prepared.schema, held_out, {"adapter": answers}
-        ).items()
-    }
+    judged = judge_all(prepared.schema, held_out, {"adapter": answers})
+    figures = {form: part_figures(rows, prepared.schema) for (_, form), rows in judged.items()}
     return {
         "variant": variant,
         "seed": seed,
@@ -145,7 +143,9 @@ def measure(variant: str, seed: int, overrides: list[str]) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began),
         "overrides": overrides,
         "held_out": len(held_out),
-        "scores": {name: blocks[form][part][figure] for name, form, part, figure in _COLUMNS},
+        "scores": {
+            name: figures[form].parts[part].metric(figure) for name, form, part, figure in _COLUMNS
+        },
         "recipe": recipe.load(RECIPE, profile="cpu").digest(),
         "versions": versions.installed(),
     }
@@ -164,7 +164,7 @@ class Quiet:
     def progress(self, progress: Progress) -> None:
         """Nothing."""
 
-    def checked(self, dataset: Dataset) -> None:
+    def checked(self, task: str, dataset: AnyDataset) -> None:
         """Nothing."""
 
     def began(self, here: Run) -> None:

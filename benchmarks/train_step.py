@@ -36,13 +36,13 @@ def measure(bits: int, batch_size: int) -> dict[str, float]:
     base = bases.resolve("tiny")
     chat = Chat.load(base.path)
     path = ROOT / "data_templates" / "medical_qa" / "train.jsonl"
-    rows = []
+    rows: list[batches.Row] = []
     for example in formats.read(path):
         if isinstance(example, Example) and len(rows) < EXAMPLES:
             encoded = chat.encode(example)
             pairs = zip(encoded.input_ids, encoded.mask, strict=True)
             labels = [token if scored else batches.IGNORED for token, scored in pairs]
-            rows.append({"input_ids": encoded.input_ids, "labels": labels})
+            rows.append({"input_ids": list(encoded.input_ids), "labels": labels})
     lengths = [len(row["input_ids"]) for row in rows]
     order = batches.plan(lengths, epochs=1, batch_size=batch_size, grouped=True, seed=0)
     model = loading.load_base(base, bits=bits, precision="auto").model

@@ -37,6 +37,10 @@ INLINE = object()
 """Annotates a mapping whose keys are keys of the object itself: all that no other field has."""
 
 
+class OtherVersion(UserError):
+    """Raised for a file that another version of llm-lora wrote."""
+
+
 class Record:
     """The base of a frozen dataclass whose fields are the keys of a JSON object, in their order.
 
@@ -69,12 +73,12 @@ class Record:
             fix: advice on how to write it anew.
 
         Raises:
-            UserError: a key is missing or has a value of another type (names its place).
+            OtherVersion: a key is missing or has a value of another type (names its place).
         """
         try:
             return cast(Self, _record(cls, value, ""))
         except _Unlike as error:
-            raise UserError(
+            raise OtherVersion(
                 "written by another version of llm-lora",
                 where=f"{where}: {error}" if str(error) else str(where),
                 fix=fix,

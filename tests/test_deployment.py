@@ -201,7 +201,7 @@ def test_every_figure_of_a_dashboard_is_one_that_the_server_gives(path: Path) ->
         for metric, labels in re.findall(r"\b(llm_lora_\w+)(?:\{([^}]*)\})?", expression):
             assert metric in known, f"{metric} in {expression}"
             used.add(metric)
-            asked = set(re.findall(r"(\w+)(?:=~|=|!=)", labels))
+            asked = set(re.findall(r"(\w+)(?:=~|!~|=|!=)", labels))
             for group in re.findall(r"by \(([^)]*)\)", expression):
                 asked |= set(group.split(", "))
             assert asked <= known[metric], f"{metric} has no labels {asked - known[metric]}"

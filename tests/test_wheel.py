@@ -202,7 +202,7 @@ def test_without_vllm_data_are_judged_and_recipes_read(bare: Path, tmp_path: Pat
     code, told = asked(bare, tmp_path, "validate", "answers.jsonl", "--schema", schema)
     assert (code, told.splitlines()[-1]) == (
         1,
-        "3 of 5 answers valid (60.0%), 1 of the wrong shape, 1 not JSON",
+        "3 of 5 answers valid (60.0%), 1 not fitting the schema, 1 not JSON",
     )
     for name in ("medical_qa", "style_lora"):
         recipe = f"recipes/{name}.yaml"

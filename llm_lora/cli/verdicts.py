@@ -14,6 +14,7 @@ from rich.table import Table
 
 from llm_lora import files
 from llm_lora.cli.console import console
+from llm_lora.schema import KINDS
 from llm_lora.validate import Judged, LineVerdict, Summary
 
 _SHOWN = 20
@@ -81,27 +82,27 @@ def _lines(one: LineVerdict) -> Iterator[str]:
 
 
 def _print_summary(summary: Summary, *, repairing: bool) -> None:
-    document = summary.to_dict()
-    if document["reasons"]:
+    if reasons := summary.counted():
         table = Table("where", "rule", "answers", "first line", box=None, padding=(0, 2, 0, 0))
-        for row in document["reasons"][:_REASONS]:
+        for row in reasons[:_REASONS]:
             table.add_row(
-                escape(row["path"] or "(answer)"),
-                row["keyword"],
-                str(row["answers"]),
-                str(row["first_line"]),
+                escape(row.path or "(answer)"),
+                row.keyword,
+                str(row.answers),
+                str(row.first_line),
             )
         console.print(table)
-        if (left := len(document["reasons"]) - _REASONS) > 0:
+        if (left := len(reasons) - _REASONS) > 0:
             console.print(f"… and {left} more; list all: --json")
     share = summary.valid / summary.answers if summary.answers else 0.0
     colour = "green" if summary.answers and summary.valid == summary.answers else "red"
-    console.print(
-        f"[{colour}]{summary.valid} of {summary.answers} answers valid ({share:.1%})[/], "
-        f"{summary.invalid} not fitting the schema, {summary.not_json} not JSON"
-    )
+    told = [f"[{colour}]{summary.valid} of {summary.answers} answers valid ({share:.1%})[/]"]
+    for name, kind in KINDS.items():
+        if name != "valid":
+            told.append(f"{summary.kinds[name]} {kind.counted}")
+    console.print(", ".join(told))
     if repairing:
         removed = ", ".join(
-            f"{_REPAIRS[name]} {count}" for name, count in document["repairs"].items()
+            f"{_REPAIRS[name]} {count}" for name, count in summary.repairs.most_common()
         )
         console.print(f"{summary.repaired} repaired" + (f": {removed}" if removed else ""))

@@ -21,6 +21,7 @@ from .subschemas import Place as Place
 from .subschemas import Subschemas as Subschemas
 from .verdict import KINDS as KINDS
 from .verdict import VALID as VALID
+from .verdict import KindName as KindName
 from .verdict import Reason as Reason
 from .verdict import Verdict as Verdict
 from .verdict import not_json as not_json

@@ -36,7 +36,6 @@ _FORMATS = {
     "uri": "a URI",
     "uuid": "a UUID",
 }
-Kind = Literal["valid", "not_json", "invalid"]
 
 _UNKNOWN = ("additionalProperties", "unevaluatedProperties")
 _Facts = dict[str, Any]
@@ -60,7 +59,7 @@ class ReasonRow(TypedDict):
 class VerdictRow(TypedDict):
     """A verdict as JSON, without the value."""
 
-    kind: Kind
+    kind: KindName
     reasons: list[ReasonRow]
 
 
@@ -97,10 +96,33 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A kind of verdict.
+
+    `title` says it of one answer, `counted` after a number of answers; `parsed` tells whether such
+    an answer is JSON.
+    """
+
+    title: str
+    counted: str
+    parsed: bool = True
+
+
+KindName = Literal["valid", "invalid", "not_json"]
+
+KINDS: dict[KindName, Kind] = {
+    "valid": Kind("fits the schema", "valid"),
+    "invalid": Kind("does not fit the schema", "not fitting the schema"),
+    "not_json": Kind("not JSON", "not JSON", parsed=False),
+}
+"""Every kind of verdict, from best to worst."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """A judged answer; `value` is the parsed answer, None if it is not JSON."""
 
-    kind: Kind
+    kind: KindName
     reasons: tuple[Reason, ...] = ()
     value: object = None
 
@@ -110,7 +132,7 @@ class Verdict:
 
     @property
     def parsed(self) -> bool:
-        return self.kind != "not_json"
+        return KINDS[self.kind].parsed
 
     def to_dict(self) -> VerdictRow:
         """For JSON output: kind and reasons, without the value."""
@@ -122,15 +144,8 @@ class Verdict:
     @property
     def title(self) -> str:
         """Its kind in words."""
-        return KINDS[self.kind]
+        return KINDS[self.kind].title
 
-
-KINDS = {
-    "valid": "fits the schema",
-    "invalid": "does not fit the schema",
-    "not_json": "not JSON",
-}
-"""Every kind of verdict, in words."""
 
 VALID = Verdict("valid")
 """The verdict on a valid answer whose value is not needed."""

@@ -10,13 +10,22 @@ import os
 import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
 
 from llm_lora.errors import UserError
-from llm_lora.schema import VALID, AnswerSchema, NotJson, Verdict, bulk, not_json, repair
+from llm_lora.schema import (
+    KINDS,
+    VALID,
+    AnswerSchema,
+    KindName,
+    NotJson,
+    Verdict,
+    bulk,
+    not_json,
+    repair,
+)
 from llm_lora.schema import json_text as jsontext
 from llm_lora.validate import intake
 from llm_lora.validate.envelope import Envelope, no_column
@@ -45,8 +54,9 @@ class LineVerdict:
         return {**row, "repairs": list(self.repairs)} if self.repairs else row
 
 
-class ReasonCount(TypedDict):
-    """The answers that one reason refused, as JSON."""
+@dataclass(frozen=True)
+class ReasonCount:
+    """The answers that one reason refused: its place, its rule, their number and first line."""
 
     path: str
     keyword: str
@@ -54,26 +64,14 @@ class ReasonCount(TypedDict):
     first_line: int
 
 
-class Totals(TypedDict):
-    """A summary as JSON, the most frequent reason first."""
-
-    answers: int
-    valid: int
-    invalid: int
-    not_json: int
-    repaired: int
-    reasons: list[ReasonCount]
-    repairs: dict[str, int]
-
-
 @dataclass
 class Summary:
     """Totals over a file of answers; grows by `add` and `merge`."""
 
     answers: int = 0
-    valid: int = 0
-    invalid: int = 0
-    not_json: int = 0
+    kinds: Counter[KindName] = field(default_factory=Counter)
+    """Answer counts by kind of verdict."""
+
     repaired: int = 0
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Answer counts by place (without indices; empty for the whole answer) and keyword."""
@@ -82,11 +80,14 @@ class Summary:
     repairs: Counter[str] = field(default_factory=Counter)
     """Counts of repaired answers by what was removed."""
 
+    @property
+    def valid(self) -> int:
+        return self.kinds["valid"]
+
     def add(self, judged: LineVerdict) -> None:
         """Count one more answer."""
         self.answers += 1
-        kind = judged.verdict.kind
-        setattr(self, kind, getattr(self, kind) + 1)
+        self.kinds[judged.verdict.kind] += 1
         self.repaired += bool(judged.repairs)
         self.repairs.update(judged.repairs)
         for reason in {(reason.field, reason.keyword) for reason in judged.verdict.reasons}:
@@ -94,8 +95,9 @@ class Summary:
 
     def merge(self, later: Summary, *, shift: int = 0) -> None:
         """Count the answers of a later part, whose line 1 is line `shift` + 1."""
-        for name in ("answers", "valid", "invalid", "not_json", "repaired"):
-            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.answers += later.answers
+        self.kinds.update(later.kinds)
+        self.repaired += later.repaired
         self.repairs.update(later.repairs)
         for reason, count in later.reasons.items():
             self._count(reason, count, later.first_lines[reason] + shift)
@@ -106,23 +108,18 @@ class Summary:
         self.reasons[key] += count
         self.first_lines.setdefault(key, line)
 
-    def to_dict(self) -> Totals:
+    def counted(self) -> list[ReasonCount]:
+        """The answers that each reason refused, the most frequent reason first."""
+        ordered = sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+        return [ReasonCount(*key, count, self.first_lines[key]) for key, count in ordered]
+
+    def to_dict(self) -> dict[str, object]:
         """For JSON output, the most frequent reason first."""
         return {
             "answers": self.answers,
-            "valid": self.valid,
-            "invalid": self.invalid,
-            "not_json": self.not_json,
+            **{name: self.kinds[name] for name in KINDS},
             "repaired": self.repaired,
-            "reasons": [
-                {
-                    "path": key[0],
-                    "keyword": key[1],
-                    "answers": count,
-                    "first_line": self.first_lines[key],
-                }
-                for key, count in sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-            ],
+            "reasons": [asdict(one) for one in self.counted()],
             "repairs": dict(self.repairs.most_common()),
         }
 
@@ -207,7 +204,7 @@ class Judge:
             if verdict is not VALID or index in mended
         ]
         into.summary.answers += len(verdicts) - len(notable)
-        into.summary.valid += len(verdicts) - len(notable)
+        into.summary.kinds["valid"] += len(verdicts) - len(notable)
         for index in notable:
             repairs = mended[index].removed if index in mended else ()
             one = LineVerdict(numbers[index], verdicts[index], repairs)

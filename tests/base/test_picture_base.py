@@ -14,6 +14,7 @@ from support.picture_bases import change, original_shapes, write_folder, write_h
 from test_base import ask_for
 
 from llm_lora.adapter import sources as picture_sources
+from llm_lora.adapter.manifest import Manifest, Origin
 from llm_lora.base import configs as picture_configs
 from llm_lora.base import image as picture_base
 from llm_lora.base.family import CONFIGS, Family
@@ -264,8 +265,11 @@ def test_a_single_file_of_sd2_must_be_told_its_prediction(tmp_path: Path) -> Non
 def test_a_base_that_is_named_predicts_what_its_adapter_was_trained_for(tmp_path: Path) -> None:
     path = write_header(tmp_path / "dream.safetensors", original_shapes("sd2"))
     base = picture_base.resolve(str(path), prediction="v")
-    told = {"name": "moved", "digest": base.digest, "revision": None, "prediction": "v"}
-    source = picture_sources.Source("ink", tmp_path / "ink", {"base": told})
+    manifest = Manifest(
+        digest=None,
+        base=Origin(name="moved", digest=base.digest, revision=None, prediction="v"),
+    )
+    source = picture_sources.Source("ink", tmp_path / "ink", manifest)
     assert picture_sources.base_of([source], str(path)) == base
 
 

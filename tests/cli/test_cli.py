@@ -26,6 +26,33 @@ def test_help_names_every_command(run_command: RunCommand) -> None:
     assert run_command("--version")[1].startswith("llm-lora 0.")
 
 
+def test_a_report_of_another_version_does_not_stop_the_list_of_runs(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
+    for name, made, report in (
+        ("old", "a", "{}"),
+        ("older", "b", '{"gates": [{}], "passed": true}'),
+        ("young", "c", None),
+    ):
+        folder = tmp_path / name / f"2026-01-01T00-00-00-{made}"
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text("task: text\n")
+        if report is not None:
+            (folder / "report.json").write_text(report)
+            (folder / "manifest.json").write_text("{}")
+    code, out, _ = run_command("runs", "--runs", tmp_path, "--json")
+    rows = json.loads(out)
+    listed = [(row.pop("name"), row.pop("state")) for row in rows]
+    other = "report of another version"
+    assert code == 0
+    assert listed == [("old", other), ("older", other), ("young", "unfinished")]
+    assert all(row.keys() == {"run", "task"} for row in rows)
+    code, out, _ = run_command("runs", "--runs", tmp_path)
+    assert code == 0 and out.count("report of") == 2 and "unfinished" in out
+    code, _, told = run_command("report", tmp_path / "old" / "2026-01-01T00-00-00-a")
+    assert code == 2 and "written by another version of llm-lora" in told
+
+
 def test_validate_tells_line_place_and_rule(run_command: RunCommand) -> None:
     code, out, err = run_command("validate", "tests/data/answers.jsonl", "--schema", SCHEMA)
     assert (code, err) == (1, "")

@@ -102,7 +102,7 @@ def test_bins_begin_at_their_lower_bound_and_the_last_holds_one() -> None:
     said = [0.0, 0.09, 0.5, 0.59, 0.9, 1.0]
     found = reliability([Row({"a": one}, {"a": True}) for one in said])
     assert found is not None
-    assert [(one["low"], one["high"], one["n"]) for one in found["bins"]] == [
+    assert [(one.low, one.high, one.n) for one in found.bins] == [
         (0.0, 0.1, 2),
         (0.5, 0.6, 2),
         (0.9, 1.0, 2),
@@ -116,7 +116,7 @@ def test_a_value_that_is_partly_right_is_wrong() -> None:
         fields: dict[str, FieldScore]
 
     found = reliability([Partly({"a": 0.5}, {"a": FieldScore(0.5, "closed")})])
-    assert found is not None and found["accuracy"] == 0.0
+    assert found is not None and found.accuracy == 0.0
 
 
 def test_rounding_in_an_engine_makes_nobody_more_than_sure() -> None:

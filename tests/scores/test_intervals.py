@@ -6,9 +6,11 @@ import itertools
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from llm_lora.scores import intervals
 from llm_lora.scores.intervals import LEVEL, adjusted, differences, means
@@ -16,12 +18,15 @@ from llm_lora.scores.intervals import LEVEL, adjusted, differences, means
 SKEWED = [1.0] * 40 + [0.774, 0.439, 0.859, 0.697, 0.094, 0.976, 0.761, 0.786, 0.128]
 
 
-def test_the_interval_is_that_of_scipy() -> None:
-    # scipy 1.17.1, stats.bootstrap(method="BCa", n_resamples=100_000): 0.8483 to 0.9700
-    # The plain percentile interval would be 0.8677 to 0.9775.
-    (low, high), = means([SKEWED])  # fmt: skip
-    assert low == pytest.approx(0.8483, abs=0.006)
-    assert high == pytest.approx(0.9700, abs=0.003)
+# For the first, the plain percentile interval would be 0.8677 to 0.9775, not 0.8483 to 0.9700.
+@pytest.mark.parametrize("column", [SKEWED, [1.0] * 50 + [0.0] * 10, [0.1, 0.2, 0.9] * 20])
+def test_the_interval_is_that_of_scipy(column: list[float]) -> None:
+    found = stats.bootstrap(
+        (column,), np.mean, confidence_level=LEVEL, n_resamples=20_000, method="BCa", rng=1
+    ).confidence_interval
+    (interval,) = means([column])
+    # An end lies in a tail where few samples fall: a few percent of the width.
+    assert interval == pytest.approx(tuple(found), abs=0.06 * (found.high - found.low))
 
 
 def test_shares_have_the_interval_of_a_binomial_share() -> None:
@@ -33,6 +38,8 @@ def test_shares_have_the_interval_of_a_binomial_share() -> None:
 
 def test_what_was_never_seen_is_not_ruled_out() -> None:
     # Clopper and Pearson for 12 of 12: 0.025 ** (1 / 12) = 0.7354
+    exact = stats.binomtest(12, 12).proportion_ci(LEVEL, method="exact")
+    assert (exact.low, exact.high) == (pytest.approx(0.7354, abs=1e-4), 1.0)
     all_right, all_wrong, half = means([[1.0] * 12, [0.0] * 12, [0.5] * 12])
     assert all_right == (pytest.approx(0.7354, abs=1e-4), 1.0)
     assert all_wrong == (0.0, pytest.approx(0.2646, abs=1e-4))
@@ -68,11 +75,40 @@ def test_few_differences_are_tested_exactly() -> None:
 
 
 def test_many_differences_are_tested_by_random_signs() -> None:
-    # 18 better and 6 worse: the sign test says 0.0227 (scipy.stats.binomtest(18, 24)).
+    # 18 better and 6 worse: the sign test says 0.0227.
     ours, theirs = [1.0] * 18 + [0.0] * 6, [0.0] * 18 + [1.0] * 6
     (found,) = differences([ours], [theirs])
-    assert found.p == pytest.approx(0.0227, abs=0.005)
+    assert found.p == pytest.approx(stats.binomtest(18, 24).pvalue, abs=0.005)
     assert found.interval[0] > 0
+
+
+def scipy_chance(ours: list[int], theirs: list[int], resamples: float) -> float:
+    """Scipy's paired permutation test: the two scores of a pair are swapped or not."""
+    found = stats.permutation_test(
+        (np.array(ours), np.array(theirs)),
+        lambda a, b, axis: (a - b).sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        rng=2,
+    )
+    return float(found.pvalue)
+
+
+def test_the_paired_test_is_that_of_scipy() -> None:
+    """In hundredths, which scipy gets as whole numbers."""
+    generator = random.Random(5)
+    for count in (3, 7, 10):
+        ours = [generator.randrange(101) for _ in range(count)]
+        theirs = [generator.randrange(101) for _ in range(count)]
+        (found,) = differences([[one / 100 for one in ours]], [[one / 100 for one in theirs]])
+        assert found.p == pytest.approx(scipy_chance(ours, theirs, np.inf))
+    ours = [generator.randrange(30, 101) for _ in range(60)]
+    theirs = [generator.randrange(91) for _ in range(60)]
+    (found,) = differences([[one / 100 for one in ours]], [[one / 100 for one in theirs]])
+    chance = scipy_chance(ours, theirs, 10_000)
+    # Four standard errors of the difference of two chances from 10,000 draws each.
+    assert found.p == pytest.approx(chance, abs=4 * (2 * chance * (1 - chance) / 10_000) ** 0.5)
 
 
 hundredths = st.integers(0, 100)

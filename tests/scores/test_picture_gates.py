@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def test_a_dimension_passes_at_its_bound() -> None:
         schema = bounds(properties={"fidelity": {"type": "number", "minimum": wanted}})
         plain, of_schema, whole = picture_gates.judge({"fidelity": wanted}, found, schema)
         outcome = {"threshold": wanted, "value": 0.75, "passed": passed}
-        assert plain == {"name": "fidelity"} | outcome
-        assert of_schema == {"name": "fidelity.schema"} | outcome
-        assert (whole["threshold"], whole["value"], whole["passed"]) == (1.0, passed, passed)
+        assert plain.to_json() == {"name": "fidelity"} | outcome
+        assert of_schema.to_json() == {"name": "fidelity.schema"} | outcome
+        assert (whole.threshold, whole.value, whole.passed) == (1.0, passed, passed)
 
 
 def test_only_dimensions_with_a_minimum_have_a_gate_of_their_own() -> None:
@@ -111,17 +112,19 @@ def test_only_dimensions_with_a_minimum_have_a_gate_of_their_own() -> None:
             "strengths": {"minimum": 2},
         }
     )
-    names = [one["name"] for one in picture_gates.judge({}, measured(), schema)]
+    names = [one.name for one in picture_gates.judge({}, measured(), schema)]
     assert names == ["consistency.schema", "schema_valid"]
 
 
 def test_what_nobody_gave_a_reason_for_was_not_measured() -> None:
-    (outcome,) = picture_gates.judge({"learning": 0.1}, {"scores": {"learning": None}}, None)
-    assert (outcome["passed"], outcome["reason"]) == (False, "not measured")
+    unsaid = replace(measured(learning=None), reasons={})
+    (outcome,) = picture_gates.judge({"learning": 0.1}, unsaid, None)
+    assert (outcome.passed, outcome.reason) == (False, "not measured")
 
 
 def test_the_record_has_every_dimension_and_what_it_rests_on() -> None:
-    assert picture_gates.record({"scores": {"fidelity": 0.5, "other": 1}}) == {
+    bare = replace(measured(), scores={"fidelity": 0.5, "other": 1}, dimensions=(), strengths=())
+    assert picture_gates.record(bare) == {
         **dict.fromkeys(DIMENSIONS, None),
         "fidelity": 0.5,
         "strengths": [],
@@ -129,7 +132,8 @@ def test_the_record_has_every_dimension_and_what_it_rests_on() -> None:
     }
     found = picture_gates.record(measured())
     assert found["facts"] == {"fidelity": {"held-out pictures": 16}}
-    assert [row["strength"] for row in found["strengths"]] == [0.0, 0.8]
+    strengths: Any = found["strengths"]
+    assert [row["strength"] for row in strengths] == [0.0, 0.8]
     picture_gates.require_known(
         bounds(properties={name: {} for name in found}, required=list(found))
     )

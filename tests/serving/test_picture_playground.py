@@ -130,7 +130,7 @@ def test_the_base_alone(page: Page) -> None:
     paint(page, seed="3", steps="3")
     (picture,) = seen(page)
     assert np.array_equal(picture, painted(PROMPT)[0])
-    assert page.text("#who") == "tiny" and told(page)[0].startswith("bare base")
+    assert page.text("#who") == "tiny" and told(page)[0].startswith("base alone")
 
 
 def test_trouble_is_told_in_the_servers_words(page: Page) -> None:

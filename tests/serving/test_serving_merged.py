@@ -19,13 +19,12 @@ from support.served import TOKENS, Served, greedy
 from llm_lora.adapter import folder as adapters
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.errors import UserError
-from llm_lora.machine import GIB, Hardware
+from llm_lora.machine import GIB, Hardware, free_port
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.launch import text as preflight
 from llm_lora.serving.launch import vllm as flags
 from llm_lora.serving.launch.text import Wanted
 from llm_lora.serving.layer.layer import Layer
-from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store, Version
 
 CPU = Hardware(cores=2, memory_bytes=16 * GIB)
@@ -33,7 +32,7 @@ CPU = Hardware(cores=2, memory_bytes=16 * GIB)
 
 def refused(**wanted: Any) -> str:
     with pytest.raises(UserError) as caught:
-        preflight.examine(Wanted(port=trial.free_port(), **wanted), CPU)
+        preflight.examine(Wanted(port=free_port(), **wanted), CPU)
     return str(caught.value)
 
 
@@ -102,7 +101,7 @@ def served(
     small_run: Path, merged: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it")
-    port = trial.free_port()
+    port = free_port()
     options = ("--port", port, "--extra-vllm", "--dtype float32")
     command = Command("serve", small_run, "--merged", merged, *options)
     found = Served(command, Store(small_run / "serving" / "store"), f"http://127.0.0.1:{port}")
@@ -165,9 +164,7 @@ def test_a_merged_model_of_another_run_or_a_changed_one_is_refused(
 
 @pytest.mark.slow
 def test_vllm_is_told_of_the_merged_model_alone(small_run: Path, merged: Path) -> None:
-    plan = preflight.examine(
-        Wanted(port=trial.free_port(), sources=(small_run,), merged=merged), CPU
-    )
+    plan = preflight.examine(Wanted(port=free_port(), sources=(small_run,), merged=merged), CPU)
     command = flags.command(plan)
     assert command[command.index("--model") + 1] == str(merged.resolve())
     assert "--enable-lora" not in command and "--worker-extension-cls" not in command

@@ -21,7 +21,7 @@ from support.served import ADMIN_KEY, API_KEY, Served, runs_on
 
 from llm_lora import files
 from llm_lora.cli import painting
-from llm_lora.serving.measure import trial
+from llm_lora.machine import free_port
 from llm_lora.store.store import Store
 
 PROMPT = "a red circle"
@@ -45,7 +45,7 @@ def served(
     for name, key in keys.items():
         files.write_text(folder / name, f"{key}\n")
         (folder / name).chmod(0o600)
-    port = trial.free_port()
+    port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         # Several threads may round sums differently; these pictures must be equal.
         patch.setenv("OMP_NUM_THREADS", "1")

@@ -28,10 +28,10 @@ from support.commands import Command
 from support.served import ADMIN_KEY, API_KEY, TOKENS, Served, greedy, runs_on, scaled
 
 from llm_lora.data.text.dataset import Dataset
+from llm_lora.machine import free_port
 from llm_lora.run import Run
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.layer.routes import ROUTES, Access
-from llm_lora.serving.measure import trial
 from llm_lora.store.store import Store
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make env installs it")
@@ -55,7 +55,7 @@ def runs(
 
 
 def serve(store: Store, folder: Path) -> Served:
-    port = trial.free_port()
+    port = free_port()
     command = Command(
         *("serve", "--store", store.root, "--port", port, "--max-adapters", PLACES),
         *("--api-keys", folder / "api", "--admin-keys", folder / "admin"),

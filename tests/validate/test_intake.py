@@ -347,7 +347,7 @@ def test_repairs_keep_lines_and_everything_else(tmp_path: Path) -> None:
     again.write_bytes(block.fixed)
     (second,) = judge_blocks(again, Judge(SCHEMA, fix=True))
     assert second.fixed == block.fixed
-    assert (second.summary.repaired, second.summary.not_json) == (0, 1)
+    assert (second.summary.repaired, second.summary.kinds["not_json"]) == (0, 1)
 
 
 def test_repaired_parquet_answers_become_json_strings(tmp_path: Path) -> None:

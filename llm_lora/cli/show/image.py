@@ -51,7 +51,7 @@ def extent(dataset: PictureDataset) -> Table:
 
 def figures(report: ImageReport) -> Mapping[str, float | None]:
     """The most informative dimensions, if they were measured."""
-    return {key: report.scores[key] for key in COLUMNS if report.scores[key] is not None}
+    return {key: score for key in COLUMNS if (score := report.scores.get(key)) is not None}
 
 
 def results(run: Run) -> Mapping[str, Path]:

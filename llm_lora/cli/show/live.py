@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from llm_lora.cli.console import console, figure
 from llm_lora.progress import Interrupted
 from llm_lora.progress import Progress as Moment
-from llm_lora.record import INLINE, OMITTED, Record
+from llm_lora.record import INLINE, OMITTED, OtherVersion, Record
 from llm_lora.report import Report, read_report
 from llm_lora.task import TASKS, load
 
@@ -292,13 +292,17 @@ class Summary(Record):
 
 
 def summary(run: Run) -> Summary:
-    """A short summary of one run."""
-    report = read_report(run) if run.report.is_file() else None
+    """A short summary of one run, without figures where another version wrote its report."""
+    state = "finished" if run.finished else "unfinished"
+    try:
+        report = read_report(run) if run.report.is_file() else None
+    except OtherVersion:
+        report, state = None, "report of another version"
     return Summary(
         run=str(run.folder),
         name=run.name,
         task=run.task,
-        state="finished" if run.finished else "unfinished",
+        state=state,
         figures=of(run.task).figures(report) if report else {},
         passed=report.passed if report else None,
         base=report.base_identity.name if report else "",

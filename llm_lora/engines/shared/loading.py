@@ -82,8 +82,9 @@ def free_memory() -> None:
 def give_back_freed_memory() -> None:
     """Let glibc map blocks of a megabyte and more, and hand them back as soon as they are freed.
 
-    A walk over large tensors needs it. Training leaves glibc as it is: told to keep freed memory,
-    it fills any machine, since batches of varied lengths leave holes that nothing later fits.
+    A walk over large tensors needs it. Training leaves glibc as it is, which maps blocks above
+    32 MB: kept on the heap, freed logits stay resident for as long as anything lies above them,
+    and batches of varied lengths leave ever more such holes.
     """
     trim_threshold, mmap_threshold = -1, -3  # Numbers of mallopt(3); no other libc has it.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from llm_lora.report.text import differences
 from llm_lora.report.text.differences import Piece
-from llm_lora.schema import KINDS as verdict_kinds
+from llm_lora.schema import KINDS as VERDICTS
 from llm_lora.scores import same
 
 WORST = 10
@@ -22,10 +22,10 @@ reason to count by."""
 CHANGED = 4
 """Number of answers shown that the constraint changed."""
 
-KINDS = {
+KINDS: dict[str, str] = {
     "right": "equals the reference",
     "differs": "fits the schema, but differs",
-    **{kind: title for kind, title in verdict_kinds.items() if kind != "valid"},
+    **{name: kind.title for name, kind in VERDICTS.items() if name != "valid"},
     "cut_off": "cut off by the token limit",
 }
 """The kinds of answers; every answer is of exactly one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from llm_lora.schema import AnswerSchema, Verdict
+from llm_lora.schema import AnswerSchema, KindName, Verdict
 
 if TYPE_CHECKING:
     from llm_lora.store import Version
@@ -13,12 +13,10 @@ if TYPE_CHECKING:
 OnInvalid = Literal["flag", "retry", "error"]
 """What to do with an invalid answer: report it, retry once, or answer 422."""
 
-Outcome = Literal[
-    "valid", "not_json", "invalid", "truncated", "unjudged", "painted", "error", "aborted"
-]
-"""How an exchange ended. `unjudged`: no schema was enforced, or there was nothing to judge;
-`truncated`: the token limit cut the answer off; `painted`: pictures were sent; `error`: the server
-refused or failed; `aborted`: the client went away."""
+Outcome = KindName | Literal["truncated", "unjudged", "painted", "error", "aborted"]
+"""How an exchange ended: with a kind of verdict, or otherwise. `unjudged`: no schema was enforced,
+or there was nothing to judge; `truncated`: the token limit cut the answer off; `painted`: pictures
+were sent; `error`: the server refused or failed; `aborted`: the client went away."""
 
 
 @dataclass(slots=True)

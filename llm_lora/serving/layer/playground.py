@@ -13,6 +13,7 @@ from starlette.types import Send
 from llm_lora.files import ASSETS
 from llm_lora.serving.layer import asgi
 from llm_lora.serving.layer.asgi import Header
+from llm_lora.serving.layer.text import judging
 
 TEMPLATES = ASSETS / "playground"
 
@@ -32,7 +33,7 @@ def page(task: str) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    return files.get_template(f"{task}.html.jinja").render()
+    return files.get_template(f"{task}.html.jinja").render(verdicts=judging.TITLES)
 
 
 @cache

@@ -463,4 +463,5 @@ def test_what_cannot_be_measured_says_why(
         assert found["reasons"][name] not in findings(found, name), "told twice"
     assert "train.save_every" in found["reasons"]["learning"]
     assert {row["style"] for row in found["strengths"]} == {None}
-    assert not picture_gates.judge({"strength": 0.1}, found, None)[0]["passed"]
+    read = picture_gates.Measurements.from_json(found, "measured", "")
+    assert not picture_gates.judge({"strength": 0.1}, read, None)[0].passed

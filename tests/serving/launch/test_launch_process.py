@@ -225,7 +225,7 @@ def test_a_server_that_dies_comes_back_until_it_does_so_too_often(fake: Fake) ->
     screen = Screen()
     with pytest.raises(UserError, match=r"died too often(.|\n)*OSError: gone"):
         keep_running(fake, "brief", screen, launch.Stop())
-    assert screen.of("ready") == [{"ready": True}] * 3
+    assert screen.of("ready") == [Readiness(True)] * 3
     assert screen.of("died") == [
         (4, ["OSError: gone"], 0.05),
         (4, ["OSError: gone"], 0.1),

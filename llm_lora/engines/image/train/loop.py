@@ -259,13 +259,13 @@ class Training:
             rungs = replace(rungs, cache=True)
             self._latents = self._encoded(True)
             self._say(
-                "out of memory: from here on pictures are encoded once, and the VAE is unloaded"
+                "out of memory: pictures are encoded once from here on, and the VAE is unloaded"
             )
         elif rungs.split < largest:
             rungs = replace(rungs, split=rungs.split * 2)
             size = -(-largest // rungs.split)
             self._say(
-                f"out of memory: from here on batches run in {rungs.split} parts of {size}; the "
+                f"out of memory: batches run in {rungs.split} parts of {size} from here on; the "
                 "training result stays the same"
             )
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from llm_lora.schema import AnswerSchema, Reason, Verdict
+from llm_lora.schema import KINDS, AnswerSchema, Reason, Verdict
 from llm_lora.serving.layer.exchange import Exchange, Outcome
 
 CUT_OFF = {
@@ -19,8 +19,18 @@ CUT_OFF = {
 }
 """Messages for finish reasons that leave an answer incomplete."""
 
-WRONG: tuple[Outcome, ...] = ("not_json", "invalid", "truncated")
-"""The outcomes that `on_invalid` acts on."""
+WRONG: tuple[Outcome, ...] = (*(name for name in reversed(KINDS) if name != "valid"), "truncated")
+"""The outcomes that `on_invalid` acts on, from worst to best."""
+
+TITLES: dict[Outcome, tuple[str, str]] = {
+    **{
+        name: ("good", f"✓ {kind.title}") if name == "valid" else ("bad", f"✗ {kind.title}")
+        for name, kind in KINDS.items()
+    },
+    "truncated": ("bad", "✗ cut off"),
+    "unjudged": ("", "not judged"),
+}
+"""How the playground shows the outcome of an answer: its tone (good, bad or empty) and words."""
 
 SHOWN_REASONS = 20
 """Most reasons in an answer's `llm_lora` field, to bound its size."""
