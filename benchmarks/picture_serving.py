@@ -26,6 +26,7 @@ from llm_lora import machine as plan
 from llm_lora.adapter import folder as adapters
 from llm_lora.adapter import sources as picture_sources
 from llm_lora.lora_prompt import Pick
+from llm_lora.machine import free_port
 from llm_lora.serving.launch import examining
 from llm_lora.serving.launch import launching as launch
 from llm_lora.serving.launch import vllm as flags
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
         publish(store, source.path, 0)
-        wanted = Wanted(store=store.root, port=trial.free_port())
+        wanted = Wanted(store=store.root, port=free_port())
         made = examining.examine(wanted, plan.detect())
         environment = flags.environment(os.environ, launch.prepare(made))
         began = time.monotonic()

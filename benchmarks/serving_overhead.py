@@ -23,6 +23,7 @@ import httpx
 from llm_lora import machine as plan
 from llm_lora import run as runs
 from llm_lora.adapter import folder as adapters
+from llm_lora.machine import free_port
 from llm_lora.serving.client import Client, as_json
 from llm_lora.serving.launch import launching as launch
 from llm_lora.serving.launch import text as preflight
@@ -58,7 +59,7 @@ def main() -> None:
         version = publish(store, here.adapter, 1)
         store.promote(NAME, version.number, by=BY)
         wanted = Wanted(
-            store=store.root, base=prepared.recipe.base, port=trial.free_port(), max_adapters=4
+            store=store.root, base=prepared.recipe.base, port=free_port(), max_adapters=4
         )
         made = preflight.examine(wanted, hardware)
         with_layer = stack.enter_context(
@@ -70,7 +71,7 @@ def main() -> None:
                 path="/ready",
             )
         )
-        port = trial.free_port()
+        port = free_port()
         alone_url = f"http://127.0.0.1:{port}"
         command = [
             *flags.engine(made.base, made.base_name, "127.0.0.1", port, made.context, hardware),

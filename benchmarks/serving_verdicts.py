@@ -23,6 +23,7 @@ from jsonschema import Draft202012Validator
 from llm_lora import machine as plan
 from llm_lora import run as runs
 from llm_lora.adapter import folder as adapters
+from llm_lora.machine import free_port
 from llm_lora.serving.client import as_json
 from llm_lora.serving.launch import launching as launch
 from llm_lora.serving.launch import text as preflight
@@ -50,7 +51,7 @@ def main() -> None:
     store = Store(folder / "store")
     store.publish(here.adapter, NAME, report=here.read(here.report), by="benchmark")
     store.promote(NAME, 1, by="benchmark", force=True)
-    made = preflight.examine(Wanted(store=store.root, port=trial.free_port()), hardware)
+    made = preflight.examine(Wanted(store=store.root, port=free_port()), hardware)
     schema = json.loads((here.adapter / adapters.SCHEMA).read_text())
     judge = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
 

@@ -19,11 +19,13 @@ class Task:
         makes: the output of its adapters, for messages and tables.
         tensors: pattern of the names of an adapter's tensors, with `module` and `side`.
         routes: routes of its server whose bodies name a model.
+        of_base, of_task: members that only the manifests of its adapters have.
         recipe: the model of its recipes.
         steps: the module of its steps of the pipeline (`tasks.Steps`).
         engine: the module of its engine.
         preflight: the module that examines what will be served.
         asking: the class that answers requests to its server.
+        report: the class of its reports.
         showing: the module of its terminal output (`cli.show.Showing`).
     """
 
@@ -31,11 +33,14 @@ class Task:
     makes: str
     tensors: str
     routes: tuple[str, ...]
+    of_base: tuple[str, ...]
+    of_task: tuple[str, ...]
     recipe: str
     steps: str
     engine: str
     preflight: str
     asking: str
+    report: str
     showing: str
 
 
@@ -50,11 +55,14 @@ TASKS = {
             # As PEFT writes them.
             tensors=rf"base_model\.model\.(?P<module>.+){_SIDE}",
             routes=("/v1/chat/completions", "/v1/completions", "/tokenize"),
+            of_base=("bits",),
+            of_task=("chat_template_digest", "chat_template_options", "system"),
             recipe="llm_lora.recipe.text:Recipe",
             steps="llm_lora.tasks.text.task",
             engine="llm_lora.engines.text.engine",
             preflight="llm_lora.serving.launch.text",
             asking="llm_lora.serving.layer.text.asking:Asking",
+            report="llm_lora.report.text:TextReport",
             showing="llm_lora.cli.show.text",
         ),
         Task(
@@ -63,11 +71,14 @@ TASKS = {
             # As diffusers writes them.
             tensors=rf"(?P<module>(unet|text_encoder(_2)?)\..+){_SIDE}",
             routes=("/v1/images/generations",),
+            of_base=("prediction",),
+            of_task=("trigger",),
             recipe="llm_lora.recipe.image:ImageRecipe",
             steps="llm_lora.tasks.image.task",
             engine="llm_lora.engines.image.engine",
             preflight="llm_lora.serving.launch.image",
             asking="llm_lora.serving.layer.image.asking:Painting",
+            report="llm_lora.report.image:ImageReport",
             showing="llm_lora.cli.show.image",
         ),
     )

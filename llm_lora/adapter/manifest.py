@@ -8,16 +8,10 @@ from pathlib import Path
 
 from llm_lora.errors import UserError
 from llm_lora.files import Json
+from llm_lora.task import TASKS
 
 Setting = str | int | float | None
 """One setting of generation."""
-
-_OF_BASE = {"text": ("bits",), "image": ("prediction",)}
-_OF_TASK = {
-    "text": ("chat_template_digest", "chat_template_options", "system"),
-    "image": ("trigger",),
-}
-"""Members that only the manifests of one task have."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +118,10 @@ class Manifest:
                 "revision": base.revision,
                 "digest": base.digest,
                 "architecture": base.architecture,
-                **{key: getattr(base, key) for key in _OF_BASE[self.task]},
+                **{key: getattr(base, key) for key in TASKS[self.task].of_base},
             },
             "schema_digest": self.schema_digest,
-            **{key: getattr(self, key) for key in _OF_TASK[self.task]},
+            **{key: getattr(self, key) for key in TASKS[self.task].of_task},
             "sampling": self.sampling,
             "dataset_fingerprint": self.dataset_fingerprint,
             "recipe_digest": self.recipe_digest,

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import cast
 
 from llm_lora.report.document import Report
 from llm_lora.run import Run
-
-_CLASSES = {
-    "text": ("llm_lora.report.text.document", "TextReport"),
-    "image": ("llm_lora.report.image.document", "ImageReport"),
-}
+from llm_lora.task import TASKS, load
 
 
 def read_report(run: Run) -> Report:
@@ -20,6 +15,5 @@ def read_report(run: Run) -> Report:
     Raises:
         UserError: the run has none yet, or it is damaged or of another version.
     """
-    module, name = _CLASSES[run.task]
-    kind = cast(type[Report], getattr(importlib.import_module(module), name))
+    kind = cast(type[Report], load(TASKS[run.task].report))
     return kind.of(run)

@@ -216,7 +216,7 @@ def test_writers_take_turns_and_readers_never_see_half(tmp_path: Path, folders: 
     assert sorted(e.number for e in events if e.kind == "publish") == list(range(1, 13))
     promoted = [event for event in events if event.kind == "promote"]
     # In turn: each found live the version that the one before made live.
-    assert [e["before"] for e in promoted] == [None, *(e["number"] for e in promoted[:-1])]
+    assert [e.facts["before"] for e in promoted] == [None, *(e.number for e in promoted[:-1])]
     assert reader.alias(NAME).changed == promoted[-1]
 
 

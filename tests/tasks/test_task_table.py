@@ -16,6 +16,7 @@ from llm_lora.task import TASKS, Task, load
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_part_exists(task: Task) -> None:
     assert load(task.recipe).model_fields["task"].annotation.__args__ == (task.name,)
+    assert load(task.report).__name__.endswith("Report")
     for part in (task.steps, task.engine, task.preflight, task.asking, task.showing):
         module, _, name = part.partition(":")
         found = find_spec(module)  # Engines take seconds to import.
