@@ -88,7 +88,7 @@ def test_no_name_loads_torch() -> None:
 def test_a_schema_is_a_file_a_dictionary_or_loaded(tmp_path: Path) -> None:
     path = tmp_path / "answer.schema.json"
     path.write_text(json.dumps(SCHEMA))
-    for schema in (SCHEMA, path, str(path), ll.Schema.load(path)):
+    for schema in (SCHEMA, path, str(path), ll.Schema.load(path), ll.Schema.load(str(path))):
         assert ll.judge('{"a": 1}', schema).value == {"a": 1}
         assert [one.path for one in ll.judge('{"a": "1"}', schema).reasons] == ["a"]
         assert ll.judge("no", schema).kind == "not_json"

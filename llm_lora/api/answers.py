@@ -27,7 +27,7 @@ def judge(text: str, schema: Schema | Mapping[str, Any] | str | PathLike[str]) -
         UserError: the schema is not valid or its file cannot be read.
     """
     if isinstance(schema, str | PathLike):
-        schema = Schema.load(Path(schema))
+        schema = Schema.load(schema)
     elif isinstance(schema, Mapping):
         schema = Schema.from_text(json.dumps(schema))
     return schema.judge(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from os import PathLike
 from pathlib import Path
 
 import jsonschema_rs
@@ -55,13 +56,14 @@ class AnswerSchema:
     _validator: jsonschema_rs.Validator = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path) -> AnswerSchema:
+    def load(cls, path: str | PathLike[str]) -> AnswerSchema:
         """Read an answer schema from a file and inline the neighbouring files it refers to.
 
         Raises:
             UserError: the file cannot be read, is not JSON (with line and column), or is not a
                 valid schema (every mistake, with its place in the file).
         """
+        path = Path(path)
         text = files.read_text(path)
         try:
             parsed = jsontext.parse(text)
