@@ -214,7 +214,7 @@ def test_without_vllm_data_are_judged_and_recipes_read(bare: Path, tmp_path: Pat
 
 def test_without_vllm_a_server_is_asked_and_none_is_started(bare: Path, tmp_path: Path) -> None:
     code, told = asked(bare, tmp_path, "promote", "triage", "1", "--url", "http://127.0.0.1:9")
-    assert code == 2 and "no server answers" in told
+    assert code == 2 and "cannot reach the server" in told
     (tmp_path / "store").mkdir()
     code, told = asked(bare, tmp_path, "serve", "--store", "store", "--base", "tiny")
     assert code == 2 and "vLLM is not installed" in told and "llm-lora[serve]" in told

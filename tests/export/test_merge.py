@@ -330,7 +330,7 @@ def test_the_dequantised_base_is_the_engines_own_to_the_bit(
 
 @pytest.mark.slow
 def test_rows_that_end_within_a_block_are_refused_in_nf4_on_a_cpu(tmp_path: Path) -> None:
-    """bitsandbytes reads them wrongly; once that is fixed, the refusal can go."""
+    """bitsandbytes reads them wrongly with AVX-512; once that is fixed, the refusal can go."""
     import torch
     from bitsandbytes import functional as bnb
     from support import random_models as models
@@ -345,7 +345,8 @@ def test_rows_that_end_within_a_block_are_refused_in_nf4_on_a_cpu(tmp_path: Path
         for one in (weight, weight.flatten())
     )
     assert (flat.reshape(64, 96) - weight).abs().max() < 1
-    assert not torch.equal(rows, flat.reshape(64, 96))
+    reads_wrongly = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert torch.equal(rows, flat.reshape(64, 96)) is not reads_wrongly
     base = bases.resolve(str(models.make_model(tmp_path / "base", intermediate_size=96)))
     with pytest.raises(UserError, match=r"down_proj has 96 inputs, no multiple of 64"):
         loading.load_base(base, bits=4, precision="fp32")

@@ -191,7 +191,7 @@ def test_the_queue_overflows_a_killed_painter_comes_back_and_the_end_waits_for_r
         assert last.result().status_code == 200
     code, output = server.command.finish(60)
     assert code == 0 and "Finishing running requests" in output, output
-    assert "painter ended with code 137; starting again" in output
+    assert "painter exited with code 137; restarting" in output
     assert not any(map(runs_on, processes))
 
 

@@ -18,6 +18,7 @@ from llm_lora.base import text as bases
 from llm_lora.base.chat import Chat
 from llm_lora.data.text.dataset import Dataset
 from llm_lora.engines.text import engine as text
+from llm_lora.machine import free_port
 from llm_lora.schema.answer import AnswerSchema
 from llm_lora.serving.measure import trial
 
@@ -47,7 +48,7 @@ class Server:
 @contextmanager
 def running(model: Path, name: str, folder: Path, *flags: str) -> Iterator[Server]:
     """Plain vLLM, without anything of ours; fp32, so that near ties fall alike in both programs."""
-    port = trial.free_port()
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(model), "--served-model-name", name]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024"]

@@ -293,21 +293,24 @@ def test_small_input_starts_no_process(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_killed_process_is_told(many: Path) -> None:
+    before = set(psutil.Process().children())
     blocks = judge_blocks(many, Judge(SCHEMA), jobs=2)
     with pytest.raises(UserError, match="a worker process was killed"):
         for number, _ in enumerate(blocks):
             if number == 4:
-                for child in psutil.Process().children():
-                    child.kill()
+                for worker in set(psutil.Process().children()) - before:
+                    worker.kill()
 
 
 def test_leaving_early_leaves_no_process(many: Path) -> None:
+    before = set(psutil.Process().children())
     blocks = judge_blocks(many, Judge(SCHEMA), jobs=2)
     for _ in range(5):
         next(blocks)
-    assert psutil.Process().children()
+    workers = set(psutil.Process().children()) - before
+    assert workers
     blocks.close()  # type: ignore[attr-defined]
-    assert not psutil.Process().children()
+    assert not workers & set(psutil.Process().children())
 
 
 # --- repairs --------------------------------------------------------------------------------------

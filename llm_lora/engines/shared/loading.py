@@ -161,8 +161,9 @@ def _leave_weights_alone(model: Any) -> None:
 def _require_whole_blocks(model: Any) -> None:
     """Refuse NF4 on a CPU where blocks of weights reach over the ends of rows.
 
-    bitsandbytes 0.50 unpacks them wrongly there, without a word: it takes each row to begin a new
-    block, while packing counts through.
+    bitsandbytes 0.50 silently unpacks them wrongly on a CPU with AVX-512: it assumes that each row
+    begins a new block, although packing does not. Refused on every CPU, since the adapter may be
+    used on another one.
 
     Raises:
         UserError: a layer has such rows.

@@ -24,8 +24,7 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from support.in_process import ask
 from support.layer_parts import config
-from llm_lora.serving import routes
-from llm_lora.serving.layer.layer import Layer
+from llm_lora.serving.layer import Layer, routes
 
 folder = Path(sys.argv[1])
 config(folder).write(folder / "serving.json")
