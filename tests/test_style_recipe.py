@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.places import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def run(*command: object, cache: Path) -> subprocess.CompletedProcess[str]:
