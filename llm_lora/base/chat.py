@@ -160,7 +160,7 @@ class Chat:
         Raises:
             UserError: as `render`.
         """
-        return self._ids(self.render(messages, add_generation_prompt=True))
+        return self.ids(self.render(messages, add_generation_prompt=True))
 
     def encode(self, example: Example) -> Encoded:
         """Token ids and loss mask of an example, without truncation.
@@ -192,7 +192,7 @@ class Chat:
                 f"no end token follows the answer: the template writes {rest!r}, "
                 f"but this base stops at {' or '.join(self._end_texts)}"
             )
-        prompt, encoding = self._ids(before), self._encode(whole)
+        prompt, encoding = self.ids(before), self._encode(whole)
         ids, offsets, answer_at = encoding.ids, encoding.offsets, len(whole) - len(after)
         if ids[: len(prompt)] != prompt:
             # The tokenizer merges the prompt's last characters with the answer's first. In serving
@@ -228,8 +228,13 @@ class Chat:
             length += len(stream.step(self._tokenizer, token) or "")
         return found
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The token ids of a rendered text."""
         return self._encode(text).ids
+
+    def token(self, number: int) -> str | None:
+        """A token as its vocabulary writes it, for messages; None if there is none."""
+        return self._tokenizer.id_to_token(number)
 
     def _encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(text, add_special_tokens=False)

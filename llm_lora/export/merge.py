@@ -148,6 +148,8 @@ def build(
     candidates = _candidates(into, prepared.recipe.lora.bits, measure)
     _require_space(space, prepared, len(candidates))
     engine = engines.load(prepared.recipe.task)
+    # Runs of earlier versions were trained without this check.
+    engine.require_served_ids(prepared.base, prepared.chat, prepared.dataset.held_out)
     for candidate in candidates:
         watch.stage(f"Merging into the {candidate} base")
         folder = space / candidate

@@ -342,7 +342,7 @@ def test_each_token_of_an_answer_begins_where_the_text_before_it_ends(
 
 def test_a_control_token_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:
     chat = Chat.load(write_family(tmp_path, "qwen2.5"))
-    ids = chat._ids("<|im_start|>user\nHi<|im_end|>")
+    ids = chat.ids("<|im_start|>user\nHi<|im_end|>")
     assert chat.decode(ids) == "user\nHi"
     assert chat.decode(ids, skip_special=False) == "<|im_start|>user\nHi<|im_end|>"
     assert chat.special_tokens == {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}

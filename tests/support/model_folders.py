@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from support.places import TESTS
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 TEMPLATES = TESTS / "templates"
 
@@ -103,6 +112,37 @@ def tokenizer(
     result.train_from_iterator(_CORPUS, trainer)
     result.add_tokens([AddedToken(text, normalized=False) for text in plain_added])
     return result
+
+
+@cache
+def byte_fallback_tokenizer(specials: tuple[str, ...]) -> Tokenizer:
+    """A tokenizer as Llama 2 has it: spaces are written as U+2581, one stands before each text, and
+    characters outside the vocabulary fall back to tokens of single bytes."""
+    result = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    spaces = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    result.normalizer = normalizers.Sequence(spaces)
+    result.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    listed = ("<unk>", *specials, *(f"<0x{byte:02X}>" for byte in range(256)))
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=list(listed), limit_alphabet=200, show_progress=False
+    )
+    # Words are learned apart, as sentencepiece does; the finished tokenizer has no pre-tokenizer.
+    result.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    result.train_from_iterator(_CORPUS, trainer)
+    result.pre_tokenizer = None
+    # The trainer marks all that it is given; byte tokens are ordinary ones.
+    made = json.loads(result.to_str())
+    made["added_tokens"] = [
+        one for one in made["added_tokens"] if one["content"] in ("<unk>", *specials)
+    ]
+    return Tokenizer.from_str(json.dumps(made))
 
 
 def write_family(folder: Path, name: str) -> Path:

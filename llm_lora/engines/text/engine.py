@@ -34,6 +34,7 @@ from llm_lora.engines.text.answers import Answerer, Sampling
 from llm_lora.engines.text.comparing import Form, compare
 from llm_lora.engines.text.merging import merge
 from llm_lora.engines.text.preferring import prefer
+from llm_lora.engines.text.served_ids import require_served_ids
 from llm_lora.engines.text.trainer import PlannedTrainer
 from llm_lora.errors import UserError
 from llm_lora.example import Example
@@ -52,6 +53,7 @@ __all__ = [
     "peak_memory_bytes",
     "prefer",
     "reinforce",
+    "require_served_ids",
 ]
 
 _RELIED_ON = {
@@ -96,9 +98,11 @@ def fit(
 
     Raises:
         Interrupted: the user pressed Ctrl-C; a checkpoint was saved.
-        UserError: out of memory, a NaN loss, or an `extra` key that TRL refuses.
+        UserError: the server would build other token ids, out of memory, a NaN loss, or an `extra`
+            key that TRL refuses.
     """
     tuning.quiet()
+    require_served_ids(base, chat, (*train, *validation))
     started, cpu_started = time.monotonic(), time.process_time()
     encoded = [chat.encode(example) for example in train]
     rows = [_row(one) for one in encoded]
