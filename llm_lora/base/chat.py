@@ -218,14 +218,23 @@ class Chat:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
     def places(self, ids: Sequence[int]) -> list[int]:
-        """The character of `decode(ids)` at which each token starts."""
+        """The character of `decode(ids)` at which each token starts.
+
+        Tokens of single bytes can spell a character and then, by one more byte, an invalid run, in
+        which byte-fallback decoders replace that character too. Streams cannot take back what they
+        wrote, and raise; the places are then read from the text up to each token.
+        """
         from tokenizers.decoders import DecodeStream
 
         stream = DecodeStream(skip_special_tokens=True)
         found, length = [], 0
-        for token in ids:
-            found.append(length)
-            length += len(stream.step(self._tokenizer, token) or "")
+        try:
+            for token in ids:
+                found.append(length)
+                length += len(stream.step(self._tokenizer, token) or "")
+        except Exception:  # tokenizers raises nothing more specific
+            # An unfinished character is written as U+FFFD: its bytes share the place it starts at.
+            found = [len(self.decode(ids[:i]).rstrip("\ufffd")) for i in range(len(ids))]
         return found
 
     def ids(self, text: str) -> list[int]:

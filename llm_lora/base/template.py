@@ -31,6 +31,9 @@ NAMED_TOKENS = (
     "mask_token",
 )
 
+_CLOCK = "strftime_now"
+"""The function by which templates write the date."""
+
 
 class ChatTemplate:
     """A compiled chat template; `where` names its file in messages."""
@@ -51,7 +54,10 @@ class ChatTemplate:
     @cached_property
     def variables(self) -> frozenset[str]:
         """Names that the template reads from outside, including its switches."""
-        return frozenset(meta.find_undeclared_variables(_environment().parse(self.text)))
+        environment = _environment()
+        # The clock is a function of ours, but what it says comes from outside.
+        del environment.globals[_CLOCK]
+        return frozenset(meta.find_undeclared_variables(environment.parse(self.text)))
 
     @property
     def switches(self) -> list[dict[str, object]]:
@@ -91,6 +97,12 @@ class ChatTemplate:
                 if has_system
                 else "choose another base",
             ) from None
+        except Exception as error:  # templates run any code: missing keys, wrong types, recursion
+            raise UserError(
+                f"the chat template fails on these messages: {type(error).__name__}: {error}",
+                where=self._where,
+                fix="restore the template of the model, or choose another base",
+            ) from error
 
 
 class _Generation(Extension):
@@ -114,7 +126,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    environment.globals[_CLOCK] = _strftime_now
     return environment
 
 

@@ -20,11 +20,13 @@ from support.model_folders import (
     GPT2_SPLIT,
     QWEN_SPLIT,
     Family,
+    byte_fallback_tokenizer,
     write_family,
     write_folder,
 )
 from support.places import TESTS
 from tokenizers import Tokenizer, processors
+from tokenizers.decoders import DecodeStream
 
 from llm_lora.base import text as base
 from llm_lora.base.chat import Chat, Unencodable
@@ -447,3 +449,58 @@ def test_loading_takes_no_transformers(tmp_path: Path) -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_template_that_reads_the_clock_says_so(tmp_path: Path) -> None:
+    template = (TESTS / "templates" / "qwen2.5.jinja").read_text()
+    plain = write_folder(tmp_path / "plain", FAMILIES["qwen2.5"], template)
+    assert "strftime_now" not in Chat.load(plain).variables
+    dated = "{% set today = strftime_now('%d %b %Y') %}" + template
+    found = Chat.load(write_folder(tmp_path / "dated", FAMILIES["qwen2.5"], dated)).variables
+    assert found == Chat.load(plain).variables | {"strftime_now"}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{{ messages[0]['content'] + 1 }}",
+        "{{ 1 // 0 }}",
+        "{{ messages[0]['content'].encode('no such codec') }}",
+        "{{ strftime_now(3) }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ],
+)
+def test_whatever_a_template_raises_names_the_template(broken: str, tmp_path: Path) -> None:
+    template = (TESTS / "templates" / "qwen2.5.jinja").read_text()
+    folder = write_folder(tmp_path, FAMILIES["qwen2.5"], broken + template)
+    with pytest.raises(UserError, match="the chat template fails on these messages"):
+        Chat.load(folder)
+
+
+def test_bytes_that_spoil_a_written_character_leave_every_token_its_place() -> None:
+    made = byte_fallback_tokenizer(("<s>", "</s>"))
+    chat = Chat(
+        made,
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
+        " {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}",
+        named_tokens={"eos_token": "</s>"},
+        eos_ids=(made.token_to_id("</s>"),),
+        pad_id=0,
+        context_length=None,
+        where="base",
+    )
+    whole = [made.token_to_id(byte) for byte in ("<0xC3>", "<0xA9>")]
+    partial = made.token_to_id("<0xE4>")
+    start, end = chat.ids('{"a":"'), chat.ids('"}')
+    spoilt = [*start, *whole, partial, *end]
+    stream = DecodeStream(skip_special_tokens=True)
+    with pytest.raises(Exception, match="prefix"):
+        for token in spoilt:
+            stream.step(made, token)
+    places, text = chat.places(spoilt), chat.decode(spoilt)
+    assert len(places) == len(spoilt) and max(places) <= len(text)
+    assert places[: len(start)] == chat.places(start)
+    assert text[places[-1] :] == chat.decode([end[-1]])
+    # A character that is only unfinished, at the end or before other text, ends nothing either.
+    for ids in ([*start, partial], [*start, partial, *end]):
+        assert len(chat.places(ids)) == len(ids)

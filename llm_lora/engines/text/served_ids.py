@@ -73,7 +73,7 @@ def _compare(
     text = chat.render(messages, add_generation_prompt=add_generation_prompt)
     served = text
     # A template that reads the clock may write another time on each call.
-    if "strftime_now" not in chat.template:
+    if "strftime_now" not in chat.variables:
         served = tokenizer.apply_chat_template(
             [{"role": message.role, "content": message.content} for message in messages],
             chat_template=chat.template,
