@@ -60,6 +60,11 @@ class Course:
             rows[-1] = mask
         return rows
 
+    def begins(self, answer: Sequence[int]) -> bool:
+        """Whether the constraint allows the first token of an answer."""
+        self._matcher.reset()
+        return bool(self._mask()[answer[0]])
+
     def forced(self, answer: Sequence[int]) -> list[bool]:
         """For each token of an answer, whether it is the only one that the constraint allows."""
         forced: list[bool] = (np.count_nonzero(self.allowed(answer), axis=1) == 1).tolist()

@@ -34,7 +34,7 @@ from llm_lora.engines.text.answers import Answerer, Sampling
 from llm_lora.engines.text.comparing import Form, compare
 from llm_lora.engines.text.merging import merge
 from llm_lora.engines.text.preferring import prefer
-from llm_lora.engines.text.served_ids import require_served_ids
+from llm_lora.engines.text.served_ids import require_allowed_start, require_served_ids
 from llm_lora.engines.text.trainer import PlannedTrainer
 from llm_lora.errors import UserError
 from llm_lora.example import Example
@@ -105,6 +105,15 @@ def fit(
     require_served_ids(base, chat, (*train, *validation))
     started, cpu_started = time.monotonic(), time.process_time()
     encoded = [chat.encode(example) for example in train]
+    if schema is not None:
+        require_allowed_start(
+            chat,
+            schema,
+            encoded,
+            tell,
+            forced_weight=recipe.train.forced_weight,
+            validation_loss=recipe.train.validation_loss,
+        )
     rows = [_row(one) for one in encoded]
     if schema is not None and (recipe.train.closed_weight, recipe.train.forced_weight) != (1, 1):
         weights = weigh(

@@ -8,16 +8,18 @@ those that were trained on, and nothing else tells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
 from transformers import AutoTokenizer
 from transformers import logging as transformers_logging
 
-from llm_lora.base import Base, Chat
+from llm_lora.base import Base, Chat, Encoded
+from llm_lora.data.text import Course
 from llm_lora.errors import UserError
 from llm_lora.example import Example, Message
+from llm_lora.schema import AnswerSchema
 
 _CONVERSATIONS = 16
 """Examples to compare: classes differ in rules, which show in any of them."""
@@ -44,6 +46,48 @@ def require_served_ids(base: Base, chat: Chat, examples: Sequence[Example]) -> N
     for messages in (_PROBE, *chosen):
         _compare(base, chat, tokenizer, messages[:-1], add_generation_prompt=True)
         _compare(base, chat, tokenizer, messages, add_generation_prompt=False)
+
+
+def require_allowed_start(
+    chat: Chat,
+    schema: AnswerSchema,
+    encoded: Sequence[Encoded],
+    tell: Callable[[str], None],
+    *,
+    forced_weight: float,
+    validation_loss: str,
+) -> None:
+    """Check that the constraint allows the first token of the answers as they are trained.
+
+    Some tokenizers join the space before an answer to its first character, and the constraint
+    allows no space there. Weights and losses under the constraint then have no place to start from
+    (`Course.allowed`), and would silently be those without it.
+
+    Raises:
+        UserError: the recipe asks for such a weight or loss.
+    """
+    course = Course(schema, chat)
+    answers = [one.input_ids[one.prompt_tokens :] for one in encoded]
+    found = [answer[0] for answer in answers if not course.begins(answer)]
+    if not found:
+        return
+    reason = (
+        f"{len(found)} of {len(answers)} answers begin with the token {chat.token(found[0])!r}, "
+        "which the answer schema's constraint does not allow"
+    )
+    if forced_weight != 1:
+        raise UserError(
+            f"{reason}, so forced tokens cannot be told from others",
+            where="train.forced_weight",
+            fix="set it to 1, or choose a base whose tokenizer starts an answer without a space",
+        )
+    if validation_loss == "constrained":
+        raise UserError(
+            f"{reason}, so there is no loss under the constraint",
+            where="train.validation_loss",
+            fix="set it to free, or choose a base whose tokenizer starts an answer without a space",
+        )
+    tell(f"{reason}: constrained answers will begin with another token than was trained")
 
 
 def _as_served(base: Base) -> Any:

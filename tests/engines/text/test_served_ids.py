@@ -16,9 +16,10 @@ from support.model_folders import (
 
 from llm_lora.base import Base, Chat
 from llm_lora.base import text as bases
-from llm_lora.engines.text.served_ids import require_served_ids
+from llm_lora.engines.text.served_ids import require_allowed_start, require_served_ids
 from llm_lora.errors import UserError
 from llm_lora.example import Message, make_example
+from llm_lora.schema import AnswerSchema
 
 EXAMPLES = [
     make_example(
@@ -120,3 +121,34 @@ def test_a_folder_that_the_server_cannot_load_is_refused(tmp_path: Path) -> None
     (base.path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="the server could not load this tokenizer"):
         require_served_ids(base, chat, EXAMPLES)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"days": {"type": "integer"}},
+    "required": ["days"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("key", ["forced_weight", "validation_loss"])
+def test_a_start_that_the_constraint_refuses_is_told_or_refused(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "answer.schema.json"
+    path.write_text(json.dumps(SCHEMA))
+    schema = AnswerSchema.load(path)
+    plain: dict[str, Any] = {"forced_weight": 1, "validation_loss": "free"}
+    values = {"forced_weight": 0.5, "validation_loss": "constrained"}
+    asked = plain | {key: values[key]}
+    told: list[str] = []
+
+    _, fits = opened(write_family(tmp_path / "fits", "qwen2.5"))
+    rows = [fits.encode(one) for one in EXAMPLES]
+    require_allowed_start(fits, schema, rows, told.append, **asked)
+    assert not told
+
+    _, joins = opened(write_llama_2(tmp_path / "joins", "PreTrainedTokenizerFast"))
+    rows = [joins.encode(one) for one in EXAMPLES]
+    with pytest.raises(UserError, match=f"train.{key}.*40 of 40 answers begin with the token"):
+        require_allowed_start(joins, schema, rows, told.append, **asked)
+    require_allowed_start(joins, schema, rows, told.append, **plain)
+    assert "will begin with another token than was trained" in told[0]
