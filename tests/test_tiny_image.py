@@ -111,6 +111,7 @@ def test_pictures_get_through_the_vae(pipeline: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_base_follows_its_prompt(pipeline: Any) -> None:
     scenes, following = pretraining("scenes"), pretraining("following")
     paint = pretraining("pipeline").paint

@@ -353,6 +353,7 @@ def test_a_flat_recipe_trains_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     steps = ("--set", "train.max_steps=12", "--set", "train.save_every=3")
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -196,6 +196,7 @@ def test_too_few_prompts_for_a_step_are_refused(
         work.go()
 
 
+@pytest.mark.long
 def test_a_dpo_run_goes_on_from_what_it_has_finished(small_recipe: Path, tmp_path: Path) -> None:
     options = ["--runs", tmp_path, "--set", "train.method=dpo", "--set", "train.max_steps=2"]
     options += ["--set", "train.evaluate_every=2", "--set", "generate.max_new_tokens=8"]
