@@ -50,7 +50,7 @@ def test_probabilities_are_those_of_the_model(schema: AnswerSchema | None) -> No
         prompt_ids = chat.prompt_ids(prompt)
         assert len(answer.chances) == answer.tokens - (answer.finish == "stop")
         pieces = [answer.text[a:b] for (a, _), (b, _) in zip(answer.chances, answer.chances[1:])]  # noqa: B905
-        ids = chat._ids(answer.text)
+        ids = chat.ids(answer.text)
         if len(ids) != len(answer.chances):
             continue  # The model may write a text in other tokens than the tokenizer does.
         assert [chat.decode([token]) for token in ids[:-1]] == pieces
