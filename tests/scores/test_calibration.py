@@ -132,7 +132,7 @@ def test_without_any_probability_there_is_no_table() -> None:
 def test_tokens_begin_where_the_text_says() -> None:
     chat = Chat.load(bases.resolve("tiny").path)
     text = '{"name":"Zoë 頭痛 🤒","urgent":true}'
-    ids = chat._ids(text)
+    ids = chat.ids(text)
     places = chat.places(ids)
     assert places[0] == 0 and places == sorted(places)
     assert chat.decode(ids) == text

@@ -75,9 +75,11 @@ def test_a_run_is_compared_with_the_live_version(
     recipe = (run / "recipe.yaml").read_text()
     assert "max_drop: null" in recipe and "max_new_tokens: 48" in recipe
 
-    def evaluate(check: str, tokens: int) -> tuple[int, dict[str, object]]:
+    # Long enough for whole answers, of which probabilities are known.
+    recipe = recipe.replace("max_new_tokens: 48", "max_new_tokens: 192")
+
+    def evaluate(check: str) -> tuple[int, dict[str, object]]:
         written = recipe.replace("max_drop: null", f"max_drop: 0.0\n  {check}")
-        written = written.replace("max_new_tokens: 48", f"max_new_tokens: {tokens}")
         written = written.replace("  max_latency_ms: null\n", "").replace("  fields: {}\n", "")
         (run / "recipe.yaml").write_text(written)
         code, output = llm_lora("evaluate", run, "--store", store, "--json").finish()
@@ -85,7 +87,7 @@ def test_a_run_is_compared_with_the_live_version(
         return code, json.loads(output[output.index("{") :])
 
     # No version is live, so no drop. The time limit is impossible, so the command fails.
-    code, told = evaluate("max_latency_ms: 0.001\n  fields: {severity: 0.0, age: 1.0}", tokens=16)
+    code, told = evaluate("max_latency_ms: 0.001\n  fields: {severity: 0.0, age: 1.0}")
     gates = {gate["name"]: gate for gate in told["gates"]}  # type: ignore[attr-defined]
     assert code == 1
     assert gates["max_drop"]["reason"].startswith("no version is live yet")
@@ -95,8 +97,7 @@ def test_a_run_is_compared_with_the_live_version(
 
     publish = ("publish", run, "--store", store, "--as", "small", "--promote", "--force")
     assert llm_lora(*publish).finish()[0] == 0
-    # Long enough for whole answers, of which probabilities are known.
-    code, told = evaluate("fields: {}", tokens=192)
+    code, told = evaluate("fields: {}")
     gates = {gate["name"]: gate for gate in told["gates"]}  # type: ignore[attr-defined]
     # It is compared with itself by new answers, and nothing drops.
     assert told["published"]["label"] == "small@1"  # type: ignore[index]
