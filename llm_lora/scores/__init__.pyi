@@ -3,6 +3,8 @@ from . import figures as figures
 from . import gates as gates
 from . import preference as preference
 from . import scoring as scoring
+from .baselines import BASELINES as BASELINES
+from .baselines import baselines as baselines
 from .calibration import Reliability as Reliability
 from .fields import closed_spans as closed_spans
 from .figures import METRICS as METRICS
@@ -13,6 +15,7 @@ from .figures import FieldFigures as FieldFigures
 from .figures import Figures as Figures
 from .figures import Forms as Forms
 from .figures import Parts as Parts
+from .figures import Tally as Tally
 from .gates import AT_MOST as AT_MOST
 from .gates import Gate as Gate
 from .gates import Gates as Gates
@@ -23,5 +26,5 @@ from .preference import Pair as Pair
 from .preference import reward as reward
 from .scoring import FieldScore as FieldScore
 from .scoring import Tolerances as Tolerances
-from .scoring import mean_score as mean_score
+from .scoring import micro_f1 as micro_f1
 from .scoring import same as same

@@ -95,7 +95,7 @@ def reliability(rows: Sequence[Chosen]) -> Reliability | None:
     by_field: dict[str, list[tuple[float, bool]]] = {}
     for row in rows:
         for name, confidence in row.confidence.items():
-            by_field.setdefault(name, []).append((confidence, row.fields[name].score == 1))
+            by_field.setdefault(name, []).append((confidence, row.fields[name].right))
     everything = [pair for found in by_field.values() for pair in found]
     if not everything:
         return None

@@ -1,11 +1,11 @@
-"""The figures of a set of answers: means with intervals, counts, confusions, comparisons."""
+"""The figures of a set of answers, with intervals, counts, confusions and comparisons."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 from llm_lora.record import INLINE, OMITTED, Record
 from llm_lora.schema import AnswerSchema, Verdict
@@ -13,6 +13,9 @@ from llm_lora.scores import intervals
 from llm_lora.scores.fields import Kind, closed_values, shape
 from llm_lora.scores.intervals import Interval
 from llm_lora.scores.scoring import FieldScore
+
+if TYPE_CHECKING:
+    from llm_lora.scores.intervals import Floats
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,15 @@ METRICS = {
     "parsed": Metric("Parsed", "parsed", secondary=True, certain=True),
     "schema_valid": Metric("Schema valid", "valid"),
     "exact_match": Metric("Exact match", "exact", secondary=True),
+    "precision": Metric("Precision", "P", secondary=True),
+    "recall": Metric("Recall", "R", secondary=True),
+    "macro_f1": Metric("Macro F1", "macro", secondary=True),
     "field_f1": Metric("Field F1", "field F1"),
 }
-"""The figures of a set of answers, each a mean over its examples."""
+"""The figures of a set of answers: shares of its examples, then scores of their values."""
+
+_SHARES = 3
+"""The first of them are shares of the examples."""
 
 SURE = 0.05
 """Significance level: a p-value below it counts as a difference."""
@@ -69,39 +78,46 @@ class Confusion(Record):
 
 @dataclass(frozen=True)
 class FieldFigures(Record):
-    """The figures of one field: the mean `score` over all `n` examples with its `interval`.
+    """The figures of one field over `n` examples; None where nothing defines them.
 
-    `score_present` is the mean over the `n_present` examples whose reference has a value there.
-    `expected`, `given`, `missing` and `spurious` are counts, as in `FieldScore`; only a closed
-    field has a `confusion`.
+    `support` counts the reference's values, `given` those of the answers; `precision`, `recall` and
+    `f1` (with its `interval`) are over these values. `missing` and `spurious` are counts as in
+    `FieldScore`. `absent` counts the examples in which rightly neither side has a value: they
+    raise no score. Only a closed field has a `confusion`.
     """
 
-    score: float | None
-    interval: Interval
     kind: Kind
     n: int
-    score_present: float | None
-    n_present: int
-    expected: int
+    support: int
     given: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    interval: Interval | None
     missing: int
     spurious: int
+    absent: int
     confusion: Annotated[Confusion | None, OMITTED] = None
 
 
 @dataclass(frozen=True)
 class Figures(Record):
-    """The figures of `n` answers, all None without any.
+    """The figures of `n` answers; None where nothing defines them.
 
-    `parsed`, `schema_valid` and `exact_match` are shares of them; `field_f1` is the mean over
-    fields of the mean over examples, so a rare field counts as much as a common one; `intervals`
-    are their confidence intervals. `cut_off` answers were ended by the token limit.
+    `parsed`, `schema_valid` and `exact_match` are shares of the answers. `precision`, `recall` and
+    `field_f1` are over the values of all fields and examples together (micro averages), so that a
+    value counts the same wherever it is, and one that both sides leave out does not count.
+    `macro_f1` is the mean of the F1 of the fields for which the references have a value.
+    `intervals` are their confidence intervals. `cut_off` answers were ended by the token limit.
     """
 
     n: int
     parsed: float | None
     schema_valid: float | None
     exact_match: float | None
+    precision: float | None
+    recall: float | None
+    macro_f1: float | None
     field_f1: float | None
     intervals: Mapping[str, Interval | None]
     fields: Mapping[str, FieldFigures]
@@ -152,7 +168,7 @@ Scores = Mapping[str, Forms]
 
 @dataclass(frozen=True)
 class Difference(Record):
-    """The mean difference of a figure, its interval, and the p-value of a permutation test."""
+    """The difference of a figure, its interval, and the p-value of a permutation test."""
 
     difference: float
     interval: Interval
@@ -163,8 +179,8 @@ class Difference(Record):
 class Comparison(Record):
     """The differences of two sets of `n` answers to the same examples, ours minus theirs.
 
-    `figures` has those of `METRICS`; it is empty without examples. The p-values of fields are
-    corrected for the number of fields.
+    `figures` has those of `METRICS`, `fields` the F1 of each field, where both sets define it. The
+    p-values of fields are corrected for the number of fields.
     """
 
     n: int
@@ -174,41 +190,117 @@ class Comparison(Record):
     ORDER: ClassVar[tuple[str, ...]] = ("n", "figures", "fields")
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What one answer adds to the figures: its verdict, and field → hits, expected, given."""
+
+    parsed: bool
+    valid: bool
+    exact: bool
+    fields: Mapping[str, tuple[float, int, int]]
+
+    @classmethod
+    def of(cls, row: Scored) -> Tally:
+        """What a judged answer adds."""
+        counts = {
+            name: (field.hits, field.expected, field.given) for name, field in row.fields.items()
+        }
+        return cls(row.verdict.parsed, row.verdict.valid, row.exact, counts)
+
+
 def summarise(rows: Sequence[Scored], schema: AnswerSchema | None = None) -> Figures:
     """The figures of one set of answers; `schema` gives the order of closed values."""
-    table = [flat(row.verdict, row.exact, _scores(row)) for row in rows]
-    names = list(table[0]) if table else []
-    columns = {name: [row[name] for row in table] for name in names}
-    sure = {
-        name: _rounded(ends)
-        for name, ends in zip(names, intervals.means([*columns.values()]), strict=True)
-    }
+    tallies = [Tally.of(row) for row in rows]
+    names = _names(tallies)
+    found: list[intervals.Estimate | None] = [None] * (len(METRICS) + len(names))
+    if rows:
+        found = intervals.estimates(_table(tallies, names), _figures)
+    metrics = dict(zip(METRICS, found, strict=False))
     orders = dict(closed_values(shape(schema))) if schema else {}
-    fields = {}
-    for name in rows[0].fields if rows else ():
-        found = [row.fields[name] for row in rows]
-        present = [field.score for field in found if field.present]
-        closed = found[0].kind == "closed"
-        fields[name] = FieldFigures(
-            score=_mean(columns[FIELD + name]),
-            interval=sure[FIELD + name],
-            kind=found[0].kind,
-            n=len(found),
-            score_present=_mean(present),
-            n_present=len(present),
-            expected=sum(field.expected for field in found),
-            given=sum(field.given for field in found),
-            missing=sum(field.missing for field in found),
-            spurious=sum(field.spurious for field in found),
-            confusion=confusion(found, orders.get(name, ())) if closed else None,
-        )
     return Figures(
         n=len(rows),
-        **{name: _mean(columns.get(name, [])) for name in METRICS},
-        intervals={name: sure.get(name) for name in METRICS},
-        fields=fields,
+        **{name: round(one.value, 6) if one else None for name, one in metrics.items()},
+        intervals={name: _rounded(one.interval) if one else None for name, one in metrics.items()},
+        fields={
+            name: _field_figures(
+                [(row.verdict.parsed, row.fields.get(name)) for row in rows],
+                estimate,
+                orders.get(name, ()),
+            )
+            for name, estimate in zip(names, found[len(METRICS) :], strict=True)
+        },
         cut_off=sum(row.cut_off for row in rows),
     )
+
+
+def _field_figures(
+    rows: Sequence[tuple[bool, FieldScore | None]],
+    f1: intervals.Estimate | None,
+    order: Sequence[str],
+) -> FieldFigures:
+    """The figures of one field, from whether each answer was parsed, and its score."""
+    fields = [field for _, field in rows if field]
+    kind = fields[0].kind
+    hits = sum(field.hits for field in fields)
+    support, given = (sum(getattr(one, key) for one in fields) for key in ("expected", "given"))
+    return FieldFigures(
+        kind=kind,
+        n=len(rows),
+        support=support,
+        given=given,
+        precision=round(hits / given, 6) if given else None,
+        recall=round(hits / support, 6) if support else None,
+        f1=round(f1.value, 6) if f1 else None,
+        interval=_rounded(f1.interval) if f1 else None,
+        missing=sum(field.missing for field in fields),
+        spurious=sum(field.spurious for field in fields),
+        absent=sum(parsed and not (field and field.f1 is not None) for parsed, field in rows),
+        confusion=confusion(fields, order) if kind == "closed" else None,
+    )
+
+
+def _names(tallies: Iterable[Tally]) -> list[str]:
+    """The fields that any answer or reference has."""
+    return list(dict.fromkeys(name for tally in tallies for name in tally.fields))
+
+
+def _table(tallies: Iterable[Tally], names: Sequence[str]) -> list[list[float]]:
+    """The counts of each answer: 1, its verdict, and hits, expected and given of each field."""
+    none = (0.0, 0, 0)
+    return [
+        [1, tally.parsed, tally.valid, tally.exact]
+        + [count for name in names for count in tally.fields.get(name, none)]
+        for tally in tallies
+    ]
+
+
+def _figures(sums: Floats) -> Floats:
+    """`METRICS`, then the F1 of every field, from sums of the columns of `_table`."""
+    import numpy as np
+
+    head = 1 + _SHARES
+    hits, expected, given = (sums[..., head + offset :: 3] for offset in range(3))
+    all_hits, all_expected, all_given = (
+        counts.sum(axis=-1, keepdims=True) for counts in (hits, expected, given)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fields = 2 * hits / (expected + given)
+        supported = expected > 0
+        macro = np.where(supported, fields, 0).sum(axis=-1, keepdims=True) / supported.sum(
+            axis=-1, keepdims=True
+        )
+        found: Floats = np.concatenate(
+            [
+                sums[..., 1:head] / sums[..., :1],
+                all_hits / all_given,
+                all_hits / all_expected,
+                macro,
+                2 * all_hits / (all_expected + all_given),
+                fields,
+            ],
+            axis=-1,
+        )
+    return found
 
 
 def confusion(fields: Sequence[FieldScore], order: Sequence[str] = ()) -> Confusion:
@@ -226,61 +318,29 @@ def confusion(fields: Sequence[FieldScore], order: Sequence[str] = ()) -> Confus
     )
 
 
-def flat(verdict: Verdict, exact: bool, fields: Mapping[str, float]) -> dict[str, float]:
-    """Every figure of one answer: those of `METRICS`, and `fields.PATH` for each field."""
-    mean = sum(fields.values()) / len(fields) if fields else 0.0
-    values = (float(verdict.parsed), float(verdict.valid), float(exact), mean)
-    found = dict(zip(METRICS, values, strict=True))
-    return found | {FIELD + name: value for name, value in fields.items()}
+def compare(ours: Sequence[Tally], theirs: Sequence[Tally]) -> Comparison:
+    """The differences of two sets of answers to the same examples, in the same order.
 
-
-def compare(ours: Sequence[Scored], theirs: Sequence[Scored]) -> Comparison:
-    """The differences of two sets of answers to the same examples, in the same order (`paired`)."""
-    return paired(*([flat(row.verdict, row.exact, _scores(row)) for row in rows]
-                    for rows in (ours, theirs)))  # fmt: skip
-
-
-def paired(
-    ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]]
-) -> Comparison:
-    """The differences of two sets of answers to the same examples, ours minus theirs.
-
-    Args:
-        ours: the output of `flat` for each example.
-        theirs: the same for the other set, in the same order.
+    Fields that only one of the sets has are left out.
     """
-    names = [name for name in ours[0] if name in theirs[0]] if ours else []
-    found = intervals.differences(
-        [[row[name] for row in ours] for name in names],
-        [[row[name] for row in theirs] for name in names],
-    )
-    by_name = dict(zip(names, found, strict=True))
-    fields = [name for name in names if name.startswith(FIELD)]
-    corrected = intervals.adjusted([by_name[name].p for name in fields])
+    names = [name for name in _names(ours) if name in set(_names(theirs))]
+    found: list[intervals.Difference | None] = []
+    if ours:
+        found = intervals.differences(_table(ours, names), _table(theirs, names), _figures)
+    figures = zip(METRICS, found, strict=False)
+    fields = [(name, one) for name, one in zip(names, found[len(METRICS) :], strict=False) if one]
+    corrected = intervals.adjusted([one.p for _, one in fields])
     return Comparison(
         n=len(ours),
-        figures={
-            name: _entry(by_name[name], by_name[name].p) for name in names if name not in fields
-        },
-        fields={
-            name.removeprefix(FIELD): _entry(by_name[name], p)
-            for name, p in zip(fields, corrected, strict=True)
-        },
+        figures={name: _entry(one, one.p) for name, one in figures if one},
+        fields={name: _entry(one, p) for (name, one), p in zip(fields, corrected, strict=True)},
     )
-
-
-def _scores(row: Scored) -> dict[str, float]:
-    return {name: field.score for name, field in row.fields.items()}
 
 
 def _entry(one: intervals.Difference, p: float) -> Difference:
-    return Difference(round(one.mean, 6), _rounded(one.interval), round(p, 6))
+    return Difference(round(one.value, 6), _rounded(one.interval), round(p, 6))
 
 
 def _rounded(ends: Interval) -> Interval:
     low, high = ends
     return round(low, 6), round(high, 6)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(sum(values) / len(values), 6) if values else None

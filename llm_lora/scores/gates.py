@@ -11,8 +11,9 @@ from llm_lora.errors import Problem, UserError
 from llm_lora.record import OMITTED, Record
 from llm_lora.schema import AnswerSchema, Verdict
 from llm_lora.scores import figures
+from llm_lora.scores.baselines import BASELINES
 from llm_lora.scores.fields import Kind, leaves, shape
-from llm_lora.scores.figures import Figures, Scores
+from llm_lora.scores.figures import Figures, Parts, Scores
 
 Gates = Mapping[str, float | bool | None]
 """Gate → threshold:
@@ -22,12 +23,14 @@ Gates = Mapping[str, float | bool | None]
                              over that part
     fields.PATH              at least: the score of one field
     better_than_base         true: higher `field_f1` than the base
+    better_than_baselines    true: higher `field_f1` than every trivial baseline
     max_drop                 at most: the drop of a figure below the live version's
     max_latency_ms           at most: the 95th percentile of the time per answer
 
 None, false and a minimum of 0 set no condition."""
 
 DROP, LATENCY = "max_drop", "max_latency_ms"
+BETTER_THAN_BASELINES = "better_than_baselines"
 AT_MOST = (DROP, LATENCY)
 """The gates whose figure must not exceed the threshold."""
 
@@ -67,9 +70,11 @@ class Gate(Record):
     reason: Annotated[str, OMITTED] = ""
 
     @property
-    def at_most(self) -> bool:
-        """Whether the value must not exceed the threshold."""
-        return self.name in AT_MOST
+    def bound(self) -> str:
+        """How the value must stand to the threshold: `≤`, `≥` or `more than`."""
+        if self.name in AT_MOST:
+            return "≤"
+        return "more than" if self.name.startswith("better_than_") else "≥"
 
 
 class Row(Protocol):
@@ -136,6 +141,7 @@ def judge(
     gates: Gates,
     scores: Scores,
     *,
+    baselines: Mapping[str, Parts],
     constrained: Sequence[Row] | None,
     rival: Rival | None,
     latency: Latency | None,
@@ -148,6 +154,7 @@ def judge(
     Args:
         gates: the thresholds.
         scores: model → form → part → figures.
+        baselines: name → the figures of a trivial baseline.
         constrained: the adapter's judged answers under the constraint.
         rival: the live version; its answers are the model `published` of `scores`.
         latency: see `max_latency_ms`.
@@ -160,6 +167,8 @@ def judge(
             outcomes.append(_latency(float(wanted), latency))
         elif name == "better_than_base" and wanted:
             outcomes.append(_better_than_base(scores))
+        elif name == BETTER_THAN_BASELINES and wanted:
+            outcomes.append(_better_than_baselines(scores, baselines))
         elif wanted:
             outcomes.append(_least(name, float(wanted), scores))
     if constrained is not None:
@@ -178,7 +187,8 @@ def _least(name: str, wanted: float, scores: Scores) -> Gate:
     if name.startswith(figures.FIELD):
         whole = _figures(scores, "adapter")
         field = whole.fields.get(name.removeprefix(figures.FIELD)) if whole else None
-        return at_least(name, wanted, field.score if field else None, "no such field")
+        value = field.f1 if field else None
+        return at_least(name, wanted, value, "no held-out value of it" if value is None else "")
     figure, part = _figure_and_part(name)
     part = part or "all"
     found = _figures(scores, "adapter", part=part)
@@ -190,9 +200,28 @@ def _least(name: str, wanted: float, scores: Scores) -> Gate:
 def _better_than_base(scores: Scores) -> Gate:
     base, adapter = (_figures(scores, model) for model in ("base", "adapter"))
     threshold, value = (found.field_f1 if found else None for found in (base, adapter))
+    return _more("better_than_base", threshold, value, "field_f1 must exceed the base's")
+
+
+def _better_than_baselines(scores: Scores, baselines: Mapping[str, Parts]) -> Gate:
+    """The adapter against the trivial baseline that scores best."""
+    adapter = _figures(scores, "adapter")
+    value = adapter.field_f1 if adapter else None
+    found = {
+        name: parts.all.field_f1
+        for name, parts in baselines.items()
+        if parts.all.field_f1 is not None
+    }
+    if not found:
+        return outcome(BETTER_THAN_BASELINES, None, value, False, "no baseline was measured")
+    best = max(found, key=lambda name: found[name])
+    reason = f"field_f1 must exceed that of {BASELINES[best]}"
+    return _more(BETTER_THAN_BASELINES, found[best], value, reason)
+
+
+def _more(name: str, threshold: float | None, value: float | None, reason: str) -> Gate:
     passed = threshold is not None and value is not None and value > threshold
-    reason = "field_f1 must exceed the base's"
-    return outcome("better_than_base", threshold, value, passed, reason)
+    return outcome(name, threshold, value, passed, reason)
 
 
 def _drop(wanted: float, scores: Scores, rival: Rival | None) -> Gate:

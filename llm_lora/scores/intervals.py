@@ -1,13 +1,14 @@
-"""Bootstrap confidence intervals of means, and a paired permutation test of two.
+"""Bootstrap confidence intervals of figures, and a paired permutation test of two.
 
-The unit is the example: a held-out example is resampled, or its two scores swapped, with all its
-fields, since the fields of one answer are not independent. Everything is seeded, so the same
-answers give the same figures.
+A figure is computed from sums over examples: a share from the number of answers that have it, an F1
+from the hits and values of all answers. The unit is the example: a held-out example is resampled,
+or its two answers swapped, with all its counts, since the fields of one answer are not independent.
+Everything is seeded, so the same answers give the same figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -26,10 +27,10 @@ DRAWS = 2000
 width."""
 
 SIGNS = 10_000
-"""Number of random sign patterns in the permutation test, if not all can be tried."""
+"""Number of random patterns of swaps in the permutation test, if not all can be tried."""
 
 _EXACT = 12
-"""Up to this many nonzero differences, every sign pattern is tried."""
+"""Up to this many examples with different answers, every pattern of swaps is tried."""
 
 _CHUNK = 4_000_000
 """Number of values held in memory at a time."""
@@ -39,49 +40,102 @@ _NORMAL = NormalDist()
 
 Interval = tuple[float, float]
 
+Statistic = Callable[["Floats"], "Floats"]
+"""Maps sums over examples [..., columns] to figures [..., figures]; undefined ones are NaN."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its interval."""
+
+    value: float
+    interval: Interval
+
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean difference of paired scores, its interval, and the two-sided p-value: the chance of
-    a difference at least as large if the two scores of each pair were interchangeable."""
+    """The difference of a figure of two sets of answers, its interval, and the two-sided p-value:
+    the chance of a difference at least as large if the two answers of each pair were
+    interchangeable."""
 
-    mean: float
+    value: float
     interval: Interval
     p: float
 
 
-def means(
-    columns: Sequence[Sequence[float]], low: float = 0.0, high: float = 1.0
-) -> list[Interval]:
-    """The interval of the mean of each column; empty if there are no values.
+def estimates(table: Sequence[Sequence[float]], statistic: Statistic) -> list[Estimate | None]:
+    """Figures from 0 to 1 with their intervals; None for one that is undefined.
 
     Bias-corrected and accelerated bootstrap (Efron 1987; Efron and Tibshirani 1993, 14.10). It
-    resamples only observed values, so it would claim certainty if all n are equal. In that case
-    the exact binomial bound (Clopper and Pearson 1934) limits the share of other, unseen values: it
-    is at most 1 - (alpha / 2)^(1 / n), and they may lie anywhere from `low` to `high`.
+    resamples only observed examples, so it would claim certainty if all are alike. In that case
+    the exact binomial bound (Clopper and Pearson 1934) limits the share of other, unseen examples:
+    it is at most 1 - (alpha / 2)^(1 / n), and their values may lie anywhere from 0 to 1.
+
+    Args:
+        table: the counts of each example, [examples, columns].
+        statistic: computes the figures from the columns' sums.
     """
     import numpy as np
 
-    return _means(np.array(columns, dtype=np.float64).T, low, high)
+    counts = np.array(table, dtype=np.float64)
+    found = statistic(counts.sum(axis=0))
+    drawn = statistic(_resampled(counts))
+    # A figure rests on the examples that change it; the others say nothing of its certainty.
+    without = statistic(counts.sum(axis=0) - counts)
+    alone = statistic(counts)
+    return [
+        None
+        if np.isnan(value)
+        else Estimate(
+            float(value),
+            _bca(
+                float(value),
+                drawn[:, index],
+                without[:, index],
+                (0.0, 1.0),
+                int(np.count_nonzero(~np.isnan(alone[:, index]))),
+            ),
+        )
+        for index, value in enumerate(found)
+    ]
 
 
 def differences(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
-) -> list[Difference]:
-    """The difference of each pair of columns of scores from 0 to 1, ours minus theirs.
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], statistic: Statistic
+) -> list[Difference | None]:
+    """The difference of each figure, ours minus theirs; None where either is undefined.
 
-    The test flips the signs of the differences (Fisher 1935): in every pattern if few differ, else
+    The test swaps the two answers of examples (Fisher 1935): in every pattern if few differ, else
     in random ones, to which the observed one is added (Phipson and Smyth 2010).
+
+    Args:
+        ours: the counts of each example, [examples, columns].
+        theirs: the same of the other answers, in the same order.
+        statistic: computes the figures from the columns' sums.
     """
     import numpy as np
 
-    apart = np.array(ours, dtype=np.float64).T - np.array(theirs, dtype=np.float64).T
-    if not apart.size:
-        return []
-    chance = _flipped(apart)
+    both = np.array([ours, theirs], dtype=np.float64)
+    width = both.shape[-1]
+
+    def apart(sums: Floats) -> Floats:
+        found: Floats = statistic(sums[..., :width]) - statistic(sums[..., width:])
+        return found
+
+    counts = np.concatenate(both, axis=1)
+    found = apart(counts.sum(axis=0))
+    drawn = apart(_resampled(counts))
+    without = apart(counts.sum(axis=0) - counts)
+    chances = _swapped(both, statistic, found)
     return [
-        Difference(float(column.mean()), interval, p)
-        for column, interval, p in zip(apart.T, _means(apart, -1.0, 1.0), chance, strict=True)
+        None
+        if np.isnan(value)
+        else Difference(
+            float(value),
+            _bca(float(value), drawn[:, index], without[:, index], (-1.0, 1.0), len(counts)),
+            chances[index],
+        )
+        for index, value in enumerate(found)
     ]
 
 
@@ -99,49 +153,50 @@ def adjusted(chances: Sequence[float]) -> list[float]:
     return found
 
 
-def _means(values: Floats, low: float, high: float) -> list[Interval]:
-    if not values.size:
-        return []
-    drawn = _resampled(values)
-    return [_bca(column, draws, low, high) for column, draws in zip(values.T, drawn.T, strict=True)]
-
-
-def _resampled(values: Floats) -> Floats:
-    """Column means of bootstrap samples [draws, columns] of the rows of `values`."""
+def _resampled(counts: Floats) -> Floats:
+    """Column sums of bootstrap samples [draws, columns] of the rows of `counts`."""
     import numpy as np
 
-    # A sample is drawn as the number of times that each row occurs in it: the means are then one
+    # A sample is drawn as the number of times that each row occurs in it: the sums are then one
     # matrix product, and the same rows are drawn for every column.
-    count = len(values)
+    size = len(counts)
     random = np.random.default_rng(_SEED)
     drawn = []
-    step = max(1, _CHUNK // count)
+    step = max(1, _CHUNK // size)
     for start in range(0, DRAWS, step):
-        size = min(step, DRAWS - start)
-        picked = random.integers(0, count, (size, count)) + np.arange(size)[:, None] * count
-        times = np.bincount(picked.ravel(), minlength=size * count).reshape(size, count)
-        drawn.append(times @ values / count)
+        draws = min(step, DRAWS - start)
+        picked = random.integers(0, size, (draws, size)) + np.arange(draws)[:, None] * size
+        times = np.bincount(picked.ravel(), minlength=draws * size).reshape(draws, size)
+        drawn.append(times @ counts)
     return np.concatenate(drawn)
 
 
-def _bca(column: Floats, drawn: Floats, low: float, high: float) -> Interval:
-    """The BCa interval of one mean (Efron and Tibshirani 1993, equations 14.9 to 14.15).
+def _bca(
+    value: float, drawn: Floats, without: Floats, limits: tuple[float, float], examples: int
+) -> Interval:
+    """The BCa interval of one figure (Efron and Tibshirani 1993, equations 14.9 to 14.15).
 
-    The jackknife estimate of the acceleration has the closed form below, as the statistic is a
-    mean.
+    Args:
+        value: the figure.
+        drawn: its value in each bootstrap sample; NaN where it is undefined.
+        without: its value without each example, for the jackknife.
+        limits: its lowest and highest possible value.
+        examples: the number of examples that it rests on.
     """
     import numpy as np
 
-    mean, tail = float(column.mean()), (1 - LEVEL) / 2
-    if np.ptp(column) < 1e-12:
-        unseen = 1 - tail ** (1 / len(column))
-        return mean - unseen * (mean - low), mean + unseen * (high - mean)
-    # Means that differ only by rounding are ties; half of them count as below.
-    below = np.count_nonzero(drawn < mean - 1e-12) + np.count_nonzero(drawn <= mean + 1e-12)
+    tail = (1 - LEVEL) / 2
+    drawn, without = (column[~np.isnan(column)] for column in (drawn, without))
+    if not len(without) or np.ptp(without) < 1e-12:
+        unseen = 1 - tail ** (1 / max(1, examples))
+        low, high = limits
+        return value - unseen * (value - low), value + unseen * (high - value)
+    # Values that differ only by rounding are ties; half of them count as below.
+    below = np.count_nonzero(drawn < value - 1e-12) + np.count_nonzero(drawn <= value + 1e-12)
     share = min(max(below / 2 / len(drawn), 0.5 / len(drawn)), 1 - 0.5 / len(drawn))
     bias = _NORMAL.inv_cdf(share)
-    centred = column - mean
-    acceleration = float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
+    pull = without.mean() - without
+    acceleration = float((pull**3).sum() / (6 * (pull**2).sum() ** 1.5))
 
     def quantile(chance: float) -> float:
         moved = bias + _NORMAL.inv_cdf(chance)
@@ -151,29 +206,34 @@ def _bca(column: Floats, drawn: Floats, low: float, high: float) -> Interval:
     return float(ends[0]), float(ends[1])
 
 
-def _flipped(apart: Floats) -> list[float]:
-    """For each column, the chance of a sum at least as far from 0 with random signs."""
+def _swapped(both: Floats, statistic: Statistic, found: Floats) -> list[float]:
+    """For each figure, the chance of a difference as far from 0 if answers are swapped at random.
+
+    `both` has our counts and theirs [2, examples, columns], `found` the observed differences.
+    """
     import numpy as np
 
-    wanted = np.abs(apart.sum(axis=0)) - 1e-9
-    chances = [1.0] * apart.shape[1]
-    many = []
-    for index, column in enumerate(apart.T):
-        nonzero = column[column != 0]
-        if len(nonzero) > _EXACT:
-            many.append(index)
-        elif len(nonzero):
-            patterns = (np.arange(2 ** len(nonzero))[:, None] >> np.arange(len(nonzero))) & 1
-            sums = (1 - 2 * patterns) @ nonzero
-            chances[index] = float(np.mean(np.abs(sums) >= wanted[index]))
-    if many:
-        random = np.random.default_rng(_SEED)
-        hits = np.zeros(len(many))
-        step = max(1, _CHUNK // len(apart))
-        for start in range(0, SIGNS, step):
-            size = min(step, SIGNS - start)
-            signs = 1.0 - 2 * random.integers(0, 2, (size, len(apart)), dtype=np.int8)
-            hits += np.count_nonzero(np.abs(signs @ apart[:, many]) >= wanted[many], axis=0)
-        for index, count in zip(many, hits, strict=True):
-            chances[index] = float(1 + count) / (1 + SIGNS)
-    return chances
+    total, apart = both.sum(axis=(0, 1)), both[0] - both[1]
+    apart = apart[np.any(apart != 0, axis=1)]
+    wanted = np.abs(found) - 1e-9
+
+    def hits(signs: Floats) -> NDArray[np.intp]:
+        moved = signs @ apart
+        differing = statistic((total + moved) / 2) - statistic((total - moved) / 2)
+        # A figure that a swap leaves undefined is no evidence of a difference.
+        far: NDArray[np.bool_] = np.abs(np.nan_to_num(differing)) >= wanted
+        count: NDArray[np.intp] = far.sum(axis=0)
+        return count
+
+    if len(apart) <= _EXACT:
+        patterns = (np.arange(2 ** len(apart))[:, None] >> np.arange(len(apart))) & 1
+        signs = (1 - 2 * patterns).astype(np.float64)
+        return [float(count) / len(patterns) for count in hits(signs)]
+    random = np.random.default_rng(_SEED)
+    counted = np.ones(len(found), dtype=np.intp)
+    step = max(1, _CHUNK // max(apart.shape))
+    for start in range(0, SIGNS, step):
+        size = min(step, SIGNS - start)
+        signs = 1.0 - 2 * random.integers(0, 2, (size, len(apart)), dtype=np.int8)
+        counted += hits(signs.astype(np.float64))
+    return [float(count) / (1 + SIGNS) for count in counted]

@@ -1,6 +1,6 @@
 """Preference pairs of a model's own answers, ranked by the judge and the field scores.
 
-The reward of an answer is 1 for fitting the schema plus its mean field score against the training
+The reward of an answer is 1 for fitting the schema plus the F1 of its values against the training
 answer: from 0 for an answer that cannot be parsed to 2 for one that is right in every field.
 """
 
@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from llm_lora.example import Answer, Example
 from llm_lora.schema import AnswerSchema
-from llm_lora.schema import json_text as jsontext
-from llm_lora.scores.scoring import mean_score, score
+from llm_lora.scores.scoring import answer_score, read, score
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ def reward(schema: AnswerSchema, reference: str, answer: str) -> float:
         reference: the training answer, which fits the schema.
         answer: the text that a model wrote.
     """
-    verdict = schema.judge(answer)
-    fields = score(schema, jsontext.parse(reference), verdict)
-    return float(verdict.valid) + mean_score(fields)
+    value, verdict = read(schema, reference, answer)
+    fields = score(schema, value, verdict)
+    return float(verdict.valid) + answer_score(verdict, fields)
 
 
 def some(examples: Sequence[Example], count: int, seed: int) -> list[Example]:

@@ -76,6 +76,7 @@ def make(**changes: Any) -> TextReport:
         "adapter": AdapterIdentity("d3", 16, bits=4),
         "schema": SCHEMA,
         "held_out": HELD_OUT,
+        "train": HELD_OUT[:1],
         "answers": ANSWERS,
         "gates": {"schema_valid": 0.5, "field_f1_seen": 0.9, "better_than_base": True},
         "seconds": 61.04,
@@ -108,8 +109,9 @@ def write(folder: Path, **changes: Any) -> str:
 def test_the_document_has_the_promised_shape() -> None:
     document = build()
     assert list(document) == [
-        "recipe", "base", "adapter", "published", "held_out", "scores", "comparisons",
-        "calibration", "latency", "gates", "passed", "seconds", "peak_memory_bytes", "decoding",
+        "recipe", "base", "adapter", "published", "held_out", "findings", "scores", "baselines",
+        "comparisons", "calibration", "latency", "gates", "passed", "seconds", "peak_memory_bytes",
+        "decoding",
     ]  # fmt: skip
     assert document["held_out"] == {"seen": 2, "unseen": 1}
     for model in ("base", "adapter"):
@@ -122,7 +124,7 @@ def test_the_document_has_the_promised_shape() -> None:
                 assert figures <= block.keys()
                 assert list(block["fields"]) == ["level", "drugs[]", "day"]
                 for field in block["fields"].values():
-                    assert {"score", "kind", "n"} <= field.keys()
+                    assert {"f1", "kind", "n", "support"} <= field.keys()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
@@ -130,10 +132,10 @@ def test_figures_are_those_of_the_answers() -> None:
     blocks = build()["scores"]["adapter"]["unconstrained"]
     assert blocks["seen"]["exact_match"] == 0.5
     assert blocks["seen"]["schema_valid"] == 1
-    assert blocks["seen"]["fields"]["level"]["score"] == 0.5
+    assert blocks["seen"]["fields"]["level"]["f1"] == 0.5
     assert blocks["unseen"]["parsed"] == blocks["unseen"]["field_f1"] == 0
-    # level: 1, 0, 0; drugs and day (absent on both sides): 1, 1, 0
-    assert blocks["all"]["field_f1"] == pytest.approx((1 / 3 + 2 / 3 + 2 / 3) / 3, abs=1e-6)
+    # Six values in the references, four in the answers, three of them right; no day in either.
+    assert blocks["all"]["field_f1"] == pytest.approx(2 * 3 / (6 + 4), abs=1e-6)
 
 
 def test_examples_without_a_part_count_in_all_only() -> None:
@@ -177,7 +179,7 @@ def test_gates_judge_the_adapters_own_answers() -> None:
     outcomes = gates()
     assert outcomes["schema_valid"] == {"threshold": 0.5, "value": 0.666667, "passed": True}
     assert outcomes["field_f1_seen"]["passed"] is False
-    assert outcomes["field_f1_seen"]["value"] == pytest.approx((0.5 + 1 + 1) / 3, abs=1e-6)
+    assert outcomes["field_f1_seen"]["value"] == pytest.approx(2 * 3 / (4 + 4), abs=1e-6)
     assert outcomes["better_than_base"]["threshold"] == 0
     assert outcomes["better_than_base"]["passed"] is True
     assert outcomes["constrained_schema_valid"] == {"threshold": 1.0, "value": 1.0, "passed": True}
@@ -239,7 +241,9 @@ def test_every_answer_is_written_with_its_verdict(tmp_path: Path) -> None:
     assert row["verdict"]["kind"] == "not_json"
     assert row["verdict"]["reasons"][0]["keyword"] == "prose"
     assert row["exact_match"] is False
-    assert row["fields"] == {"level": 0.0, "drugs[]": 0.0, "day": 0.0}
+    lost = {"f1": 0.0, "hits": 0.0, "expected": 1, "given": 0}
+    none = {"f1": None, "hits": 0.0, "expected": 0, "given": 0}
+    assert row["fields"] == {"level": lost, "drugs[]": lost, "day": none}
     assert row["reference"] == RIGHT
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == build()
 

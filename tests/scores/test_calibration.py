@@ -75,7 +75,7 @@ class Row:
 
     @property
     def fields(self) -> dict[str, FieldScore]:
-        return {name: FieldScore(float(hit), "closed") for name, hit in self.right.items()}
+        return {name: FieldScore("closed", float(hit), 1, 1) for name, hit in self.right.items()}
 
 
 def test_the_error_is_the_mean_distance_from_the_diagonal() -> None:
@@ -115,7 +115,7 @@ def test_a_value_that_is_partly_right_is_wrong() -> None:
         confidence: dict[str, float]
         fields: dict[str, FieldScore]
 
-    found = reliability([Partly({"a": 0.5}, {"a": FieldScore(0.5, "closed")})])
+    found = reliability([Partly({"a": 0.5}, {"a": FieldScore("closed", 0.5, 1, 1)})])
     assert found is not None and found.accuracy == 0.0
 
 

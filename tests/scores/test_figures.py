@@ -10,7 +10,8 @@ from test_scores import make, record
 
 from llm_lora.report.text.answers import Judged
 from llm_lora.scores import fields
-from llm_lora.scores.figures import compare, summarise
+from llm_lora.scores.figures import Comparison, Tally, summarise
+from llm_lora.scores.figures import compare as compare_tallies
 from llm_lora.scores.scoring import exact_match, score
 
 # --- many answers ---------------------------------------------------------------------------------
@@ -27,7 +28,11 @@ SMALL = make(
 )
 
 
-def test_summary_is_the_mean_over_fields_of_the_mean_over_examples() -> None:
+def compare(ours: list[Judged], theirs: list[Judged]) -> Comparison:
+    return compare_tallies(*([Tally.of(row) for row in rows] for rows in (ours, theirs)))
+
+
+def test_a_summary_is_over_the_values_that_are_there() -> None:
     rows = [
         judged({"level": "low", "items": []}, '{"level":"low","items":[]}'),
         judged({"level": "low", "items": ["a"]}, '{"level":"high","items":["a"]}'),
@@ -35,27 +40,47 @@ def test_summary_is_the_mean_over_fields_of_the_mean_over_examples() -> None:
         judged({"level": "low", "items": []}, "oh"),
     ]
     found = summarise(rows, SMALL).to_json()
+
+    def near(value: float) -> object:
+        return pytest.approx(value, abs=1e-6)
+
     assert found == {
         "n": 4,
         "parsed": 0.75,
         "schema_valid": 0.5,
         "exact_match": 0.25,
-        # level: 1, 0, 0, 0 → 1/4; items: 1, 1, 2/3, 0 → 2/3
-        "field_f1": pytest.approx((1 / 4 + 2 / 3) / 2, abs=1e-6),
+        # level: 1 hit of 4 expected and 3 given; items: 2 hits of 3 expected and 2 given.
+        "precision": near(3 / 5),
+        "recall": near(3 / 7),
+        "macro_f1": near((2 / 7 + 4 / 5) / 2),
+        "field_f1": near(6 / 12),
         "intervals": mock.ANY,
         "fields": {
-            "level": {"score": 0.25, "interval": mock.ANY, "kind": "closed", "n": 4,
-                      "score_present": 0.25, "n_present": 4,
-                      "expected": 4, "given": 3, "missing": 1, "spurious": 0,
+            "level": {"kind": "closed", "n": 4, "support": 4, "given": 3,
+                      "precision": near(1 / 3), "recall": 0.25, "f1": near(2 / 7),
+                      "interval": mock.ANY, "missing": 1, "spurious": 0, "absent": 0,
                       "confusion": {"labels": ["low", "high", "mid", "(not JSON)"],
                                     "counts": [[1, 1, 1, 1], [0] * 4, [0] * 4, [0] * 4]}},
-            "items[]": {"score": pytest.approx(2 / 3, abs=1e-6), "interval": mock.ANY,
-                        "kind": "list", "n": 4,
-                        "score_present": pytest.approx(5 / 6, abs=1e-6), "n_present": 2,
-                        "expected": 3, "given": 2, "missing": 1, "spurious": 0},
+            # One example rightly has no items; that of the last answer is not known.
+            "items[]": {"kind": "list", "n": 4, "support": 3, "given": 2,
+                        "precision": 1.0, "recall": near(2 / 3), "f1": near(4 / 5),
+                        "interval": mock.ANY, "missing": 1, "spurious": 0, "absent": 1},
         },
         "cut_off": 0,
     }  # fmt: skip
+
+
+def test_a_field_without_values_has_no_score_and_no_part_in_the_mean() -> None:
+    rows = [judged({"level": "low", "items": []}, '{"level":"low","items":[]}')] * 3
+    found = summarise(rows, SMALL)
+    items = found.fields["items[]"]
+    assert (items.f1, items.interval, items.precision, items.recall) == (None, None, None, None)
+    assert (items.support, items.absent) == (0, 3)
+    assert found.macro_f1 == found.field_f1 == 1
+    spurious = [judged({"level": "low", "items": []}, '{"level":"low","items":["a"]}')] * 3
+    found = summarise(spurious, SMALL)
+    assert found.fields["items[]"].f1 == 0 and found.fields["items[]"].recall is None
+    assert found.macro_f1 == 1 and found.field_f1 == pytest.approx(2 / 3, abs=1e-6)
 
 
 def test_a_summary_of_nothing_claims_nothing() -> None:
@@ -76,8 +101,8 @@ def test_intervals_hold_their_figures() -> None:
         assert interval is not None and value is not None
         assert 0 <= interval[0] <= value <= interval[1] <= 1, name
     for field in found.fields.values():
-        assert field.score is not None
-        assert field.interval[0] < field.score < field.interval[1]
+        assert field.f1 is not None and field.interval is not None
+        assert field.interval[0] < field.f1 < field.interval[1]
 
 
 def test_closed_values_keep_the_order_of_the_schema() -> None:
@@ -119,15 +144,14 @@ def test_two_adapters_are_compared_example_by_example() -> None:
 
     found = compare(answers(*[right] * 8), answers(*[wrong] * 4, *[right] * 2, *[broken] * 2))
     assert found.n == 8
-    # 4 of 8 lose one of two fields, 2 of 8 lose both: (4 / 2 + 2) / 8
-    assert found.figures["field_f1"].difference == 0.5
+    # Of the 8 levels theirs has 2, and gives 6: 1 - 2 * 2 / (8 + 6)
+    assert found.figures["field_f1"].difference == pytest.approx(1 - 4 / 14, abs=1e-6)
     assert found.figures["field_f1"].p == 2 / 2**6
     assert found.figures["schema_valid"].difference == 0.25
     assert found.figures["schema_valid"].p == 2 / 2**2
-    assert found.fields["level"].difference == 0.75
-    # Two fields are tested (Holm): 2 / 2**6 is doubled, 2 / 2**2 is not.
-    assert found.fields["level"].p == 4 / 2**6
-    assert found.fields["items[]"].p == 0.5
+    # Items are in no reference and in no answer, so only one field is compared.
+    assert found.fields.keys() == {"level"}
+    assert found.fields["level"].p == 2 / 2**6
     turned = compare(answers(*[wrong] * 4, *[right] * 2, *[broken] * 2), answers(*[right] * 8))
-    assert turned.figures["field_f1"].difference == -0.5
+    assert turned.figures["field_f1"].difference == pytest.approx(4 / 14 - 1, abs=1e-6)
     assert compare([], []).to_json() == {"n": 0, "fields": {}}

@@ -41,10 +41,11 @@ SCHEMA = AnswerSchema.from_text(
 
 def figures(valid: float, f1: float, **fields: float) -> Parts:
     told = {
-        name: FieldFigures(score, (0.0, 1.0), "closed", 9, score, 9, 9, 9, 0, 0)
+        name: FieldFigures("closed", 9, 9, 9, score, score, score, (0.0, 1.0), 0, 0, 0)
         for name, score in fields.items()
     }
-    return Parts({"all": Figures(9, 1.0, valid, 0.5, f1, intervals={}, fields=told, cut_off=0)})
+    whole = Figures(9, 1.0, valid, 0.5, f1, f1, f1, f1, intervals={}, fields=told, cut_off=0)
+    return Parts({"all": whole})
 
 
 SCORES = {
@@ -61,7 +62,12 @@ LIVE = Rival("medical-qa@3", "d" * 64)
 
 
 def outcome(name: str, wanted: float, **changes: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {"constrained": None, "rival": LIVE, "latency": None} | changes
+    options: dict[str, Any] = {
+        "baselines": {},
+        "constrained": None,
+        "rival": LIVE,
+        "latency": None,
+    } | changes
     (gate,) = gates.judge({name: wanted}, options.pop("scores", SCORES), **options)
     found = gate.to_json()
     assert found.pop("name") == name
@@ -76,7 +82,7 @@ def test_a_single_field_has_a_least_score() -> None:
     assert outcome("fields.level", 0.9) == {"value": 0.9, "passed": True}
     assert outcome("fields.level", 0.91)["passed"] is False
     missing = outcome("fields.drugs[].dose", 0.5)
-    assert missing == {"value": None, "passed": False, "reason": "no such field"}
+    assert missing == {"value": None, "passed": False, "reason": "no held-out value of it"}
 
 
 def test_a_figure_passes_at_its_threshold_and_fails_just_below() -> None:
@@ -101,19 +107,45 @@ def test_as_good_as_the_base_is_not_better() -> None:
     for f1, passed in ((0.19, False), (0.2, False), (0.21, True)):
         scores = SCORES | {"adapter": Forms({"unconstrained": figures(1.0, f1)})}
         (found,) = gates.judge(
-            {"better_than_base": True}, scores, constrained=None, rival=None, latency=None
+            {"better_than_base": True},
+            scores,
+            baselines={},
+            constrained=None,
+            rival=None,
+            latency=None,
         )
         assert (found.threshold, found.value, found.passed) == (0.2, f1, passed)
     (found,) = gates.judge(
-        {"better_than_base": True}, {}, constrained=None, rival=None, latency=None
+        {"better_than_base": True}, {}, baselines={}, constrained=None, rival=None, latency=None
     )
     assert found.passed is False
+
+
+def test_the_best_trivial_baseline_must_be_beaten() -> None:
+    baselines = {"constant": figures(1.0, 0.3), "nearest": figures(1.0, 0.78)}
+    scores = {"adapter": Forms({"unconstrained": figures(1.0, 0.78)})}
+    found = outcome_of("better_than_baselines", scores, baselines)
+    assert (found.threshold, found.value, found.passed) == (0.78, 0.78, False)
+    assert "the answer to the most similar training prompt" in found.reason
+    baselines["nearest"] = figures(1.0, 0.77)
+    assert outcome_of("better_than_baselines", scores, baselines).passed is True
+    none = outcome_of("better_than_baselines", scores, {})
+    assert (none.passed, none.reason) == (False, "no baseline was measured")
+
+
+def outcome_of(name: str, scores: Any, baselines: Any) -> gates.Gate:
+    (found,) = gates.judge(
+        {name: True}, scores, baselines=baselines, constrained=None, rival=None, latency=None
+    )
+    return found
 
 
 def test_gates_that_are_off_judge_nothing() -> None:
     off = {"schema_valid": 0.0, "field_f1": None, "better_than_base": False, "max_drop": None}
     asked = off | {"max_latency_ms": None}
-    assert gates.judge(asked, SCORES, constrained=None, rival=LIVE, latency=None) == ()
+    assert (
+        gates.judge(asked, SCORES, baselines={}, constrained=None, rival=LIVE, latency=None) == ()
+    )
 
 
 def test_the_figure_that_falls_furthest_below_the_live_version_counts() -> None:
@@ -188,6 +220,7 @@ def test_a_recipe_names_its_gates(tmp_path: Path) -> None:
     assert check.gates() == {
         "schema_valid": 0.9,
         "better_than_base": False,
+        "better_than_baselines": True,
         "max_drop": 0,
         "max_latency_ms": 800,
         "fields.level": 0.8,

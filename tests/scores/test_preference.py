@@ -32,9 +32,9 @@ BROKEN = '{"level":"low","a'
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [(TARGET, 2.0), (HALF, 1.5), (WRONG, 1.0), (SHAPELESS, 0.5), (BROKEN, 0.0), ("", 0.0)],
+    [(TARGET, 2.0), (HALF, 1.5), (WRONG, 1.0), (SHAPELESS, 2 / 3), (BROKEN, 0.0), ("", 0.0)],
 )
-def test_the_reward_is_validity_plus_the_mean_field_score(answer: str, expected: float) -> None:
+def test_the_reward_is_validity_plus_the_f1_of_the_values(answer: str, expected: float) -> None:
     assert reward(SCHEMA, TARGET, answer) == expected
 
 
@@ -53,7 +53,7 @@ def made(*texts: str, chosen: str = "target", margin: float = 0.1) -> list[Pair]
 def test_the_worst_answer_loses_against_the_target() -> None:
     (pair,) = made(HALF, SHAPELESS, WRONG)
     assert (pair.chosen, pair.rejected) == (TARGET, SHAPELESS)
-    assert (pair.chosen_reward, pair.rejected_reward) == (2.0, 0.5)
+    assert (pair.chosen_reward, pair.rejected_reward) == (2.0, 2 / 3)
     assert pair.example == example().id and pair.ended
 
 
@@ -83,7 +83,7 @@ def test_answers_that_hardly_differ_make_no_pair() -> None:
 
 
 def test_pairs_are_read_as_they_were_written() -> None:
-    (pair,) = made(SHAPELESS)
+    (pair,) = made(HALF)
     assert Pair.from_dict(json.loads(json.dumps(pair.to_dict()))) == pair
 
 

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from llm_lora.schema.answer import AnswerSchema, Verdict
 from llm_lora.scores import fields
 from llm_lora.scores.pairing import assign
-from llm_lora.scores.scoring import FieldScore, exact_match, mean_score, same, score, token_f1
+from llm_lora.scores.scoring import (
+    FieldScore,
+    answer_score,
+    exact_match,
+    micro_f1,
+    same,
+    score,
+    token_f1,
+)
 
 
 def make(document: dict[str, Any]) -> AnswerSchema:
@@ -52,13 +60,13 @@ REFERENCE = {
 
 def scored(
     answer: object, reference: object = REFERENCE, schema: AnswerSchema = VISIT
-) -> dict[str, float]:
-    """Field → score."""
+) -> dict[str, float | None]:
+    """Field → F1; None where neither side has a value."""
     found = score(schema, reference, schema.judge(json.dumps(answer)))
-    return {name: field.score for name, field in found.items()}
+    return {name: field.f1 for name, field in found.items()}
 
 
-def changed(**values: Any) -> dict[str, float]:
+def changed(**values: Any) -> dict[str, float | None]:
     return scored(REFERENCE | values)
 
 
@@ -216,7 +224,9 @@ def test_closed_values_are_found_in_the_canonical_text_alone() -> None:
 
 
 def test_the_reference_itself_is_all_right() -> None:
-    assert set(scored(REFERENCE).values()) == {1.0}
+    found = scored(REFERENCE)
+    assert found.pop("duration") is None  # null in both: no value
+    assert set(found.values()) == {1.0}
 
 
 def test_closed_fields_are_right_or_wrong() -> None:
@@ -235,21 +245,21 @@ def test_numbers_have_a_tolerance() -> None:
 
 
 def test_a_number_may_have_a_tolerance_of_its_own() -> None:
-    def right(value: object, tolerance: float) -> float:
+    def right(value: object, tolerance: float) -> float | None:
         answer = VISIT.judge(json.dumps(REFERENCE | {"temperature": value}))
-        return score(VISIT, REFERENCE, answer, {"temperature": tolerance})["temperature"].score
+        return score(VISIT, REFERENCE, answer, {"temperature": tolerance})["temperature"].f1
 
     assert [right(value, 0.1) for value in (38.4, 38.6, 38.61, None)] == [1, 1, 0, 0]
     # 38.1 and 38.2 differ by 0.10000000000000142 in binary.
     schema = make(record(t={"type": "number"}))
-    assert score(schema, {"t": 38.1}, schema.judge('{"t":38.2}'), {"t": 0.1})["t"].score == 1
+    assert score(schema, {"t": 38.1}, schema.judge('{"t":38.2}'), {"t": 0.1})["t"].f1 == 1
     assert [right(38.50000001, 0), right(38.51, 0)] == [1, 0]
 
 
 def test_numbers_are_equal_within_a_millionth() -> None:
     number = make(record(n={"type": "number"}, other={}))
 
-    def right(reference: object, answer: object) -> tuple[float, float]:
+    def right(reference: object, answer: object) -> tuple[float | None, float | None]:
         found = scored(*({"n": one, "other": one} for one in (answer, reference)), number)
         return found["n"], found["other"]
 
@@ -263,13 +273,26 @@ def test_numbers_are_equal_within_a_millionth() -> None:
     assert right(True, True) == right("1", "1") == (1, 1)
 
 
-def test_nulls_are_honest() -> None:
-    assert changed(duration=None)["duration"] == 1
+def test_values_that_neither_side_has_score_nothing() -> None:
+    assert changed(duration=None)["duration"] is None
     assert changed(duration="two days")["duration"] == 0
     assert changed(temperature=None)["temperature"] == 0
     without = {key: value for key, value in REFERENCE.items() if key != "duration"}
-    assert scored(without)["duration"] == 0  # a missing property is not null
-    assert scored(without, without)["duration"] == 1
+    assert scored(without)["duration"] is None  # nothing is missing where there is nothing
+    assert not exact_match(REFERENCE, VISIT.judge(json.dumps(without)))
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n", [], {}])
+def test_ways_to_say_nothing_are_no_values(nothing: object) -> None:
+    anything = make(record(a={}, b={"type": "string"}, c={"type": "array"}, d=record(e=SPAN)))
+    for key in "abcd":
+        name = {"c": "c[]", "d": "d.e"}.get(key, key)
+        value = {"c": ["x"], "d": {"e": "x"}}.get(key, "x")
+        assert scored({key: nothing}, {}, anything)[name] is None, key
+        assert scored({key: nothing}, {key: nothing}, anything)[name] is None, key
+        assert scored({key: nothing}, {key: value}, anything)[name] == 0, key
+        assert scored({key: value}, {key: nothing}, anything)[name] == 0, key
+    assert scored({}, {}, anything).keys() == {"a", "b", "c[]", "d.e"}
 
 
 def test_spans_and_texts_score_by_words() -> None:
@@ -313,22 +336,11 @@ def test_lists_score_by_items() -> None:
     assert changed(symptoms=[])["symptoms[]"] == 0
     assert changed(symptoms="fever")["symptoms[]"] == 0
     empty = REFERENCE | {"symptoms": []}
-    assert scored(empty, empty)["symptoms[]"] == 1
+    assert scored(empty, empty)["symptoms[]"] is None
     assert scored(REFERENCE, empty)["symptoms[]"] == 0
     mixed = make({"type": "array"})
     assert scored([1, True, {"a": [1]}], [1.0, True, {"a": [1]}], mixed) == {"[]": 1.0}
     assert scored([1], [True], mixed) == {"[]": 0.0}
-
-
-def test_null_is_no_empty_list_and_no_empty_object() -> None:
-    """Each of them is right where the reference has it, and wrong in each other's place."""
-    empty: dict[str, Any] = {"symptoms[]": [], "medications[].name": [], "patient.age": {}}
-    for name, value in empty.items():
-        key = name.partition("[")[0].partition(".")[0]
-        has, null = REFERENCE | {key: value}, REFERENCE | {key: None}
-        assert scored(has, has)[name] == scored(null, null)[name] == 1, name
-        assert scored(has, null)[name] == scored(null, has)[name] == 0, name
-        assert scored(has)[name] == scored(null)[name] == scored(REFERENCE, null)[name] == 0, name
 
 
 def test_items_that_are_objects_or_lists_count_by_what_they_hold() -> None:
@@ -344,8 +356,8 @@ def test_objects_are_paired_for_the_best_sum() -> None:
     assert swapped[names] == swapped[doses] == 1
     # One missing: 1 pair of 2 references and 1 answer, F1 = 2*1/3
     missing = changed(medications=[{"name": "Ibuprofen", "dose": "400 mg"}])
-    assert missing[names] == missing[doses] == pytest.approx(2 / 3)
-    # One spurious and a wrong dose: names 2*2/5; doses 2*(1/2 + 1)/5, as "400" is in "400 g"
+    assert (missing[names], missing[doses]) == (pytest.approx(2 / 3), 1)  # aspirin has no dose
+    # One spurious and a wrong dose: names 2*2/5; doses 2*(1/2)/(1 + 2), as "400" is in "400 g"
     spurious = changed(
         medications=[
             {"name": "Zinc", "dose": "1 g"},
@@ -354,18 +366,18 @@ def test_objects_are_paired_for_the_best_sum() -> None:
         ]
     )
     assert spurious[names] == pytest.approx(4 / 5)
-    assert spurious[doses] == pytest.approx(2 * 1.5 / 5)
+    assert spurious[doses] == pytest.approx(2 * 0.5 / 3)
     assert changed(medications=[])[names] == 0
     assert changed(medications=[7])[names] == 0
     assert changed(medications=None)[names] == 0
     none = REFERENCE | {"medications": []}
-    assert scored(none, none)[doses] == 1
+    assert scored(none, none)[doses] is None
 
 
 def test_a_nested_object_that_is_not_there() -> None:
     assert changed(patient=None)["patient.age"] == 0
     nobody = REFERENCE | {"patient": None}
-    assert scored(nobody, nobody)["patient.age"] == 1
+    assert scored(nobody, nobody)["patient.age"] is None
     assert scored(REFERENCE, nobody)["patient.age"] == 0
 
 
@@ -401,10 +413,10 @@ def test_an_empty_list_is_nothing_to_find_wherever_it_stands() -> None:
     for nothing in ([], None):
         found = score(anything, {"a": nothing}, anything.judge('{"a":[1]}'))["a"]
         assert (found.expected, found.given, found.missing, found.spurious) == (0, 1, 0, 1)
-        assert not found.present
+        assert found.f1 == 0 and not found.right
     found = score(anything, {"a": [1]}, anything.judge('{"a":[]}'))["a"]
     assert (found.expected, found.given, found.missing, found.spurious) == (1, 0, 1, 0)
-    assert found.present
+    assert found.f1 == 0 and not found.right
 
 
 def test_members_of_objects_are_counted_over_all_objects() -> None:
@@ -426,18 +438,20 @@ def test_an_answer_that_is_no_json_misses_everything() -> None:
     assert all(field.missing == field.expected for field in found.values())
     assert found["severity"].choices == (("high", "(not JSON)"),)
     assert found["medications[].name"].expected == 2
-    assert not found["duration"].present
+    assert found["duration"].f1 is None
 
 
 def test_an_answer_that_is_no_json_scores_nothing() -> None:
-    found = score(VISIT, {"duration": None}, VISIT.judge("sorry"))
-    assert {field.score for field in found.values()} == {0.0}
+    verdict = VISIT.judge("sorry")
+    assert {field.f1 for field in score(VISIT, {"duration": None}, verdict).values()} == {None}
+    assert answer_score(verdict, score(VISIT, {"duration": None}, verdict)) == 0
+    assert micro_f1(score(VISIT, REFERENCE, verdict).values()) == 0
     assert not exact_match({}, VISIT.judge("sorry"))
 
 
 def test_without_a_schema_the_text_is_scored() -> None:
     found = score(None, "See a doctor today.", Verdict("valid", (), "See the doctor!"))
-    assert found == {"$": FieldScore(4 / 7, "text")}
+    assert found == {"$": FieldScore("text", 4 / 7, 1, 1)}
 
 
 def test_exact_match_compares_values() -> None:
@@ -459,10 +473,39 @@ def test_equal_lists_are_equal_in_every_item() -> None:
         assert not same([1, [2, {"a": 3}]], other) and not same(other, [1, [2, {"a": 3}]])
 
 
-def test_every_field_of_an_answer_counts_the_same() -> None:
-    scores = (1.0, 0.5, 0.0, 0.5)
-    assert mean_score({str(i): FieldScore(s, "text") for i, s in enumerate(scores)}) == 0.5
-    assert mean_score({}) == 0
+def test_every_value_of_an_answer_counts_the_same() -> None:
+    fields_ = [FieldScore("text", 0.5, 1, 1), FieldScore("list", 3, 4, 5), FieldScore("closed")]
+    assert micro_f1(fields_) == 2 * 3.5 / (5 + 6)
+    assert micro_f1([]) is micro_f1([FieldScore("closed")]) is None
+    right = Verdict("valid", (), {})
+    assert answer_score(right, {"a": fields_[0], "b": fields_[1]}) == 7 / 11
+    assert answer_score(right, {"a": FieldScore("closed")}) == 1  # rightly nothing
+
+
+def test_an_open_object_counts_path_by_path() -> None:
+    slots = make(record(slots={"type": "object", "additionalProperties": {"type": "string"}}))
+    reference = {"slots": {"city": "Rome", "day": "Monday", "note": None}}
+
+    def counts(answer: object) -> tuple[float, int, int, int, int]:
+        one = score(slots, reference, slots.judge(json.dumps({"slots": answer})))["slots"]
+        return one.hits, one.expected, one.given, one.missing, one.spurious
+
+    assert counts({"day": "Monday", "city": "Rome"}) == (2, 2, 2, 0, 0)
+    assert counts({"city": "Oslo"}) == (0, 2, 1, 1, 0)  # city is wrong, day is missing
+    assert counts({"city": "Rome", "time": "noon"}) == (1, 2, 2, 1, 1)
+    assert counts({}) == counts(None) == (0, 2, 0, 2, 0)
+    assert counts("Rome") == (0, 2, 1, 2, 1)
+
+
+def test_what_the_schema_does_not_name_counts_too() -> None:
+    loose = make(record(a=SPAN, rows={"type": "array", "items": record(b=SPAN)}))
+    found = scored({"a": "x", "c": 1, "d": {"e": 2}}, {"a": "x", "c": 1}, loose)
+    assert found["*"] == pytest.approx(2 / 3)
+    assert scored({"rows": [{"b": "x", "c": 1}]}, {"rows": [{"b": "x"}]}, loose)["rows[].*"] == 0
+    assert scored("a", {"a": "x"}, loose) == {"a": 0.0, "rows[].b": None, "*": 0.0}
+    assert scored({"a": "x", "rows": "y"}, {"a": "x"}, loose)["rows[].*"] == 0
+    assert scored({"a": "x", "rows": ["y"]}, {"a": "x"}, loose)["rows[].*"] == 0
+    assert "*" not in scored({"a": "x", "c": None}, {"a": "x"}, loose)
 
 
 # --- assignment -----------------------------------------------------------------------------------

@@ -78,6 +78,11 @@ def scores(report: ImageReport) -> Table:
     return table
 
 
+def findings(report: ImageReport) -> Sequence[str]:
+    """What is to be known before any figure."""
+    return ()
+
+
 def versus(told: ImageVersus) -> None:
     """Compare two runs' adapters, dimension by dimension."""
     console.print(f"[bold]{escape(told.ours)}[/] minus [bold]{escape(told.theirs)}[/]")

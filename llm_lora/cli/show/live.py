@@ -57,6 +57,9 @@ class Showing(Protocol):
     def scores(self, report: Any) -> Table:
         """The scores of a report."""
 
+    def findings(self, report: Any) -> Sequence[str]:
+        """What is to be known before any figure."""
+
     def samples(self, run: Run) -> None:
         """A few results of the adapter."""
 
@@ -245,15 +248,20 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+_BOUNDS = {"≥": "", "≤": "at most ", "more than": "more than "}
+
+
 def outcome(run: Run, report: Report) -> None:
     """Print the report, samples, the paths of all results, and the next command."""
     shown = of(run.task)
+    for finding in shown.findings(report):
+        console.print(f"[bold red]{escape(finding)}[/]")
     console.print(shown.scores(report))
     for gate in report.gates:
         mark = "[green]passed[/]" if gate.passed else "[red]failed[/]"
         console.print(
             f"  gate {mark}  {escape(gate.name)}: {figure(gate.value)} "
-            f"(required: {'at most ' if gate.at_most else ''}{figure(gate.threshold)})"
+            f"(required: {_BOUNDS[gate.bound]}{figure(gate.threshold)})"
             + (f"; {escape(gate.reason)}" if gate.reason else "")
         )
     shown.samples(run)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llm_lora.cli.console import console, figure
-from llm_lora.scores import METRICS, SURE
+from llm_lora.scores import BASELINES, METRICS, SURE
 
 if TYPE_CHECKING:
     from llm_lora.data import Finding
@@ -87,7 +87,15 @@ def scores(report: TextReport) -> Table:
                     f"[bold]{last}[/]",
                     end_section=part == names[-1],
                 )
+    for name, parts in report.baselines.items():
+        *values, last = (figure(parts.all.metric(metric)) for metric in METRICS)
+        table.add_row(BASELINES[name], "all", str(parts.all.n), *values, f"[bold]{last}[/]")
     return table
+
+
+def findings(report: TextReport) -> Sequence[str]:
+    """What is to be known before any figure."""
+    return report.findings
 
 
 def versus(told: TextVersus) -> None:

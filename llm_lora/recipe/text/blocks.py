@@ -276,15 +276,17 @@ class CheckRecipe(Block):
         description="Minimum fraction of unconstrained held-out answers that fit the schema.",
     )
     field_f1: Share | None = Field(
-        default=None, description="Minimum mean field score on all held-out examples."
+        default=None,
+        description="Minimum F1 of the values of all fields over all held-out examples. Values "
+        "that both reference and answer leave out do not count.",
     )
     field_f1_seen: Share | None = Field(
         default=None,
-        description="Minimum mean field score on held-out examples of patterns seen in train.",
+        description="Minimum field_f1 on held-out examples of patterns seen in train.",
     )
     field_f1_unseen: Share | None = Field(
         default=None,
-        description="Minimum mean field score on held-out examples of patterns not in train.",
+        description="Minimum field_f1 on held-out examples of patterns not in train.",
     )
     exact_match: Share | None = Field(
         default=None, description="Minimum fraction of held-out answers equal to the reference."
@@ -292,9 +294,15 @@ class CheckRecipe(Block):
     better_than_base: Switch = Field(
         default=True, description="The adapter must score above its base, unconstrained."
     )
+    better_than_baselines: Switch = Field(
+        default=True,
+        description="The adapter must score above answers that need no model: the best constant "
+        "answer, the most frequent closed values, and the answer to the most similar training "
+        "prompt.",
+    )
     fields: dict[NotEmpty, Share] = Field(
         default_factory=dict,
-        description="Minimum mean score of single fields, by path: severity, medications[].dose.",
+        description="Minimum F1 of single fields, by path: severity, medications[].dose.",
     )
     max_drop: Share | None = Field(
         default=None,

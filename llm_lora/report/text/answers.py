@@ -8,7 +8,6 @@ from typing import Any
 
 from llm_lora.example import Answer, Example
 from llm_lora.schema import AnswerSchema, Verdict
-from llm_lora.schema import json_text as jsontext
 from llm_lora.scores import FieldScore, Parts, Tolerances, calibration, figures
 from llm_lora.scores import scoring as scores
 
@@ -45,8 +44,8 @@ class Judged:
 
     @property
     def score(self) -> float:
-        """The mean score over the fields."""
-        return scores.mean_score(self.fields)
+        """F1 of the answer's values."""
+        return scores.answer_score(self.verdict, self.fields)
 
 
 def judge(
@@ -62,12 +61,7 @@ def judge(
     """
     judged = []
     for example, answer in zip(held_out, answers, strict=True):
-        if schema is None:
-            reference: object = example.answer.strip()
-            verdict = Verdict("valid", (), answer.text.strip())
-        else:
-            reference = jsontext.parse(example.answer)
-            verdict = schema.judge(answer.text)
+        reference, verdict = scores.read(schema, example.answer, answer.text)
         judged.append(
             Judged(
                 id=example.id,
@@ -122,9 +116,19 @@ def answer_rows(judged: Sets) -> Iterator[dict[str, Any]]:
                 "verdict": row.verdict.to_dict(),
                 "exact_match": row.exact,
                 "score": round(row.score, 6),
-                "fields": {name: round(field.score, 6) for name, field in row.fields.items()},
+                "fields": {name: _count(field) for name, field in row.fields.items()},
                 **(_rounded(row.confidence) if row.confidence else {}),
             }
+
+
+def _count(field: FieldScore) -> dict[str, float | None]:
+    """The F1 of a field and the counts that it comes from."""
+    return {
+        "f1": None if field.f1 is None else round(field.f1, 6),
+        "hits": round(field.hits, 6),
+        "expected": field.expected,
+        "given": field.given,
+    }
 
 
 def _rounded(confidence: Mapping[str, float]) -> dict[str, Any]:

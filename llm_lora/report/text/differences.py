@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llm_lora.schema import AnswerSchema, Verdict, dumps, parse
-from llm_lora.scores import FieldScore, mean_score, same
+from llm_lora.scores import FieldScore, micro_f1, same
 
 _WORDS = re.compile(r"\w+|\s+|[^\w\s]")
 
@@ -72,7 +72,8 @@ def properties(schema: AnswerSchema | None, row: Row) -> Iterator[Difference]:
         texts = [_shown(side[key]) if key in side else "" for side in (reference, answer)]
         inner = {name: field for name, field in row.fields.items() if _under(name, key)}
         alike = key in answer and key in reference and same(reference[key], answer[key])
-        yield Difference(key, mean_score(inner) if inner else float(alike), *sides(*texts))
+        f1 = micro_f1(inner.values())
+        yield Difference(key, float(alike) if f1 is None else f1, *sides(*texts))
 
 
 def unread(row: Row, limit: int) -> Iterator[Piece]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from llm_lora.record import Key, Record
 from llm_lora.report import document
 from llm_lora.report.document import Report
-from llm_lora.scores import Comparison, Forms, Latency, Reliability, Rival
+from llm_lora.scores import Comparison, Forms, Latency, Parts, Reliability, Rival
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,25 @@ class TextReport(Report):
     """The content of `report.json`: `report.adapter.constrained.all.field_f1`, say.
 
     `scores` has the figures of every model that answered, `calibration` those whose engine gave
-    probabilities, by model and form. `rival` is the live version, if the recipe compares with it;
-    `latency` and `decoding` are None where they were not measured.
+    probabilities, by model and form. `baselines` has those of answers that need no model, by name
+    (`scores.BASELINES`), `findings` what is to be known before any figure. `rival` is the live
+    version, if the recipe compares with it; `latency` and `decoding` are None where they were not
+    measured.
     """
 
     adapter_identity: Annotated[AdapterIdentity, Key("adapter")]
     rival: Annotated[Rival | None, Key("published")]
     scores: Mapping[str, Forms]
+    baselines: Mapping[str, Parts]
+    findings: tuple[str, ...]
     comparisons: tuple[ModelComparison, ...]
     calibration: Mapping[str, Mapping[str, Reliability]]
     latency: Latency | None
     decoding: Decoding | None
 
     ORDER = (
-        *("recipe", "base_identity", "adapter_identity", "rival", "held_out", "scores"),
-        *("comparisons", "calibration", "latency", "gates", "passed", "seconds"),
+        *("recipe", "base_identity", "adapter_identity", "rival", "held_out", "findings", "scores"),
+        *("baselines", "comparisons", "calibration", "latency", "gates", "passed", "seconds"),
         *("peak_memory_bytes", "decoding"),
     )
 

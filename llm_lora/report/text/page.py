@@ -14,6 +14,7 @@ from llm_lora.report.text.document import ModelComparison, TextReport
 from llm_lora.report.text.samples import Row, Sets
 from llm_lora.schema import AnswerSchema
 from llm_lora.scores import (
+    BASELINES,
     METRICS,
     SURE,
     Confusion,
@@ -74,6 +75,7 @@ def render(
     return page.get_template("page.html.jinja").render(
         report=report,
         metrics=METRICS,
+        baselines=BASELINES,
         identities=[
             ("Recipe", report.recipe.to_json()),
             ("Base", report.base_identity.to_json()),
@@ -260,7 +262,7 @@ def _fields(report: TextReport) -> Iterator[FieldRow]:
 
 
 def _score(figures: Figures, field: str) -> float | None:
-    return figures.fields[field].score if field in figures.fields else None
+    return figures.fields[field].f1 if field in figures.fields else None
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,7 @@ class ConfusionTable:
 def _confusions(figures: Mapping[str, Figures]) -> Iterator[ConfusionTable]:
     for name, field in figures["all"].fields.items() if figures else ():
         if field.confusion is not None:
-            yield confusion_table(name, field.score, field.confusion)
+            yield confusion_table(name, field.f1, field.confusion)
 
 
 def confusion_table(name: str, score: float | None, table: Confusion) -> ConfusionTable:

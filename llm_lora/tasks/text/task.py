@@ -166,6 +166,7 @@ def evaluate(
         held_out=held_out,
         answers=answers,
         gates=recipe.check.gates(),
+        train=prepared.dataset.train,
         seconds=time.monotonic() - started,
         peak_memory_bytes=max(fit.peak_memory_bytes, engine.peak_memory_bytes()),
         tolerances=recipe.check.tolerance,
