@@ -34,10 +34,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Answered:
-    """The headline figures of held-out answers."""
+    """The headline figures of held-out answers.
+
+    `field_f1` is None where an earlier version scored them: it counted values that both sides
+    left out as right, so its figure is another one.
+    """
 
     schema_valid: float
-    field_f1: float
+    field_f1: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,5 +138,8 @@ class Manifest:
         for form in forms:
             if parts := (self.scores or {}).get(form):
                 whole = parts.get("all")
-                return Answered(whole["schema_valid"], whole["field_f1"]) if whole else None
+                if not whole:
+                    return None
+                comparable = "precision" in whole
+                return Answered(whole["schema_valid"], whole["field_f1"] if comparable else None)
         return None

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a set of answers: its title on the page and in the terminal.
+    """A figure of a set of answers: its title on the page and, if shown there, in the terminal.
 
     `secondary` ones give way on a narrow screen; `certain` ones are shown without an interval.
     """
 
     title: str
-    short: str
+    short: str = ""
     secondary: bool = False
     certain: bool = False
 
@@ -35,9 +35,9 @@ METRICS = {
     "parsed": Metric("Parsed", "parsed", secondary=True, certain=True),
     "schema_valid": Metric("Schema valid", "valid"),
     "exact_match": Metric("Exact match", "exact", secondary=True),
-    "precision": Metric("Precision", "P", secondary=True),
-    "recall": Metric("Recall", "R", secondary=True),
-    "macro_f1": Metric("Macro F1", "macro", secondary=True),
+    "precision": Metric("Precision", secondary=True),
+    "recall": Metric("Recall", secondary=True),
+    "macro_f1": Metric("Macro F1", secondary=True),
     "field_f1": Metric("Field F1", "field F1"),
 }
 """The figures of a set of answers: shares of its examples, then scores of their values."""

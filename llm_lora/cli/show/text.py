@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llm_lora.cli.console import console, figure
-from llm_lora.scores import BASELINES, METRICS, SURE
+from llm_lora.scores import METRICS, SURE
 
 if TYPE_CHECKING:
     from llm_lora.data import Finding
@@ -70,7 +70,8 @@ def scores(report: TextReport) -> Table:
     table = Table(title="Held-out answers", title_justify="left", title_style="bold")
     table.add_column("model, form", no_wrap=True)
     table.add_column("part")
-    for column in ("n", *(metric.short for metric in METRICS.values())):
+    shown = {name: metric.short for name, metric in METRICS.items() if metric.short}
+    for column in ("n", *shown.values()):
         table.add_column(column, justify="right", no_wrap=True)
     for model, forms in report.scores.items():
         for form, found in forms.forms.items():
@@ -78,7 +79,7 @@ def scores(report: TextReport) -> Table:
             for part in names:
                 block = found.parts[part]
                 first = part == "all"
-                *values, last = (figure(block.metric(name)) for name in METRICS)
+                *values, last = (figure(block.metric(name)) for name in shown)
                 table.add_row(
                     f"{model}, {form}" if first else "",
                     part,
@@ -88,8 +89,8 @@ def scores(report: TextReport) -> Table:
                     end_section=part == names[-1],
                 )
     for name, parts in report.baselines.items():
-        *values, last = (figure(parts.all.metric(metric)) for metric in METRICS)
-        table.add_row(BASELINES[name], "all", str(parts.all.n), *values, f"[bold]{last}[/]")
+        *values, last = (figure(parts.all.metric(metric)) for metric in shown)
+        table.add_row(f"no model, {name}", "all", str(parts.all.n), *values, f"[bold]{last}[/]")
     return table
 
 

@@ -189,7 +189,7 @@ class PreferRecipe(Block):
     """Training on the adapter's own scored answers, for train.method dpo or grpo.
 
     The adapter from supervised training answers training prompts. The reward of an answer, 0 to 2,
-    is 1 if it fits the schema, plus its mean field score against the training answer.
+    is 1 if it fits the schema, plus the F1 of its values against the training answer.
     """
 
     prompts: Whole = Field(

@@ -263,7 +263,8 @@ class Plan(AnyPlan):
         found = candidate.adapter.manifest.answered("constrained", "unconstrained")
         if found is None:
             return schema
-        return f"{schema} · held out: {found.schema_valid:.1%} valid, field F1 {found.field_f1:.2f}"
+        f1 = "of another version" if found.field_f1 is None else f"{found.field_f1:.2f}"
+        return f"{schema} · held out: {found.schema_valid:.1%} valid, field F1 {f1}"
 
     def request(self, candidate: Candidate | None) -> tuple[str, Json]:
         message = (candidate.example if candidate else None) or "Hello"

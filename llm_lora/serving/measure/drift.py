@@ -32,7 +32,7 @@ from llm_lora.tasks.text import Prepared
 SERVED = "served.json"
 
 TOLERANCE = 0.02
-"""How far the mean field score may differ. Two programs round bf16 sums differently, which now and
+"""How far field F1 may differ. Two programs round bf16 sums differently, which now and
 then decides a near tie the other way; a wrong prompt, adapter or base costs far more."""
 
 _ASKED = {"unconstrained": {"schema": "off"}, "constrained": {"on_invalid": "flag"}}
