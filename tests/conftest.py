@@ -46,6 +46,7 @@ generate:
   batch_size: 16
 check:
   better_than_base: false
+  better_than_baselines: false
 """
 
 
