@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,19 +175,23 @@ def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
 def test_a_manifest_is_read_as_it_was_written(
     task: str, base: dict[str, Any], own: dict[str, Any]
 ) -> None:
+    scored = {"schema_valid": 1.0, "precision": 0.5, "field_f1": 0}
     made = Manifest(
         name="a",
         task=task,
         digest="e" * 64,
         base=Origin("tiny", "d" * 64, "main", "sd1", **base),
         sampling={"steps": 4},
-        scores={"constrained": {}, "unconstrained": {"all": {"schema_valid": 1.0, "field_f1": 0}}},
+        scores={"constrained": {}, "unconstrained": {"all": scored}},
         versions={"peft": "1"},
         **own,
     )
     assert Manifest.from_json(made.to_json(), Path()) == made
     assert made.answered("constrained", "unconstrained") == Answered(1.0, 0)
     assert made.answered("constrained") is None
+    # Without a precision it is a mean in which values that both sides left out counted as right.
+    old = replace(made, scores={"unconstrained": {"all": {"schema_valid": 1.0, "field_f1": 0.9}}})
+    assert old.answered("unconstrained") == Answered(1.0, None)
 
 
 def test_the_manifest_is_json_a_person_can_read(tmp_path: Path) -> None:
