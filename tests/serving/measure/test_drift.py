@@ -176,7 +176,7 @@ def test_answers_that_differ_are_counted_shown_and_judged(made: tuple[Run, Prepa
     assert constrained["server"]["all"]["schema_valid"] == 0.75
     assert not document["passed"]
     assert document["reasons"][0] == "3 constrained answers do not fit the schema"
-    assert document["reasons"][1].startswith("field F1, constrained: 0.7")
+    assert document["reasons"][1].startswith("field F1, constrained: 0.85")
     assert len(document["reasons"]) == 2
     [first, *others] = [row for row in document["answers"] if row["form"] == "constrained"]
     assert first["differs_at"] == 9
