@@ -103,21 +103,25 @@ def _frequent(schema: AnswerSchema, train: Sequence[Example]) -> str:
 
 def _nearest(train: Sequence[Example], held_out: Sequence[Example]) -> list[str]:
     """For each held-out prompt the answer to the training prompt of the highest word F1."""
-    lengths = []
-    holders: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    import numpy as np
+
+    lengths = np.zeros(len(train))
+    holders: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for number, example in enumerate(train):
         words = scoring.words(example.prompt[-1].content)
-        lengths.append(words.total())
+        lengths[number] = words.total()
         for word, count in words.items():
-            holders[word].append((number, count))
+            numbers, counts = holders[word]
+            numbers.append(number)
+            counts.append(count)
+    index = {word: tuple(map(np.array, held)) for word, held in holders.items()}
     found = []
     for example in held_out:
         words = scoring.words(example.prompt[-1].content)
-        shared: Counter[int] = Counter()
-        for word, count in words.items():
-            for number, other in holders.get(word, ()):
-                shared[number] += min(count, other)
-        total = words.total()
-        best = max(shared, key=lambda one: (shared[one] / (lengths[one] + total), -one), default=0)
-        found.append(train[best].answer)
+        shared = np.zeros(len(train))
+        for word in words.keys() & index.keys():
+            where, times = index[word]
+            shared[where] += np.minimum(words[word], times)
+        # Of equally similar prompts the first; without any word in common that is the first of all.
+        found.append(train[int(np.argmax(shared / (lengths + max(1, words.total()))))].answer)
     return found
